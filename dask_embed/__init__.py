@@ -1,0 +1,67 @@
+"""Transformer models as lazy columns of Dask dataframes.
+
+Importing this package is cheap: torch, transformers, cudf and Dask's dataframes are imported
+when they are first needed. The accessor ``.ml`` appears on pandas, cuDF and Dask DataFrames.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dask_embed import _registration
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dask_embed import datasets
+    from dask_embed.arrays import to_array
+    from dask_embed.explain import explain
+    from dask_embed.jobs.parquet import read_parquet
+    from dask_embed.jobs.progress import progress
+    from dask_embed.models.registry import unload
+    from dask_embed.models.spec import Model
+    from dask_embed.operators import Embedder, ModelOperator
+
+_HOMES = {
+    "Embedder": "dask_embed.operators",
+    "Model": "dask_embed.models.spec",
+    "ModelOperator": "dask_embed.operators",
+    "datasets": "dask_embed",
+    "explain": "dask_embed.explain",
+    "progress": "dask_embed.jobs.progress",
+    "read_parquet": "dask_embed.jobs.parquet",
+    "to_array": "dask_embed.arrays",
+    "unload": "dask_embed.models.registry",
+}
+
+__all__ = [
+    "Embedder",
+    "Model",
+    "ModelOperator",
+    "datasets",
+    "explain",
+    "progress",
+    "read_parquet",
+    "to_array",
+    "unload",
+]
+
+
+def __getattr__(name: str) -> Any:
+    import importlib
+
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = _HOMES[name]
+    if home == __name__:
+        return importlib.import_module(f"{home}.{name}")
+    # Kept, because importing the module of the same name would put the module in its place.
+    globals()[name] = value = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]
+
+
+_registration.register()

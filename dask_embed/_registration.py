@@ -1,0 +1,40 @@
+"""Register the accessor ``.ml`` with every dataframe library, as soon as it is imported."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import wrapt
+
+
+def register() -> None:
+    """Add the accessor to each library: now if it is imported, else when it is."""
+    wrapt.register_post_import_hook(_pandas, "pandas")
+    wrapt.register_post_import_hook(_cudf, "cudf")
+    wrapt.register_post_import_hook(_dask, "dask.dataframe")
+
+
+def _pandas(module: Any) -> None:
+    module.api.extensions.register_dataframe_accessor("ml")(_frame_accessor)
+
+
+def _cudf(module: Any) -> None:
+    module.api.extensions.register_dataframe_accessor("ml")(_frame_accessor)
+
+
+def _dask(module: Any) -> None:
+    from dask.dataframe.extensions import register_dataframe_accessor
+
+    register_dataframe_accessor("ml")(_dask_accessor)
+
+
+def _frame_accessor(frame: Any) -> Any:
+    from dask_embed.accessor import FrameAccessor
+
+    return FrameAccessor(frame)
+
+
+def _dask_accessor(frame: Any) -> Any:
+    from dask_embed.accessor import DaskAccessor
+
+    return DaskAccessor(frame)

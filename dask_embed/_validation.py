@@ -1,0 +1,32 @@
+"""Error messages for bad arguments: what was given, what is allowed, what was meant."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Any
+
+
+def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Raise ValueError unless `value` is one of `allowed`."""
+    if value in allowed:
+        return
+    choices = ", ".join(repr(choice) for choice in allowed)
+    raise ValueError(f"{name} must be one of {choices}; got {value!r}{meant(value, allowed)}")
+
+
+def positive_integer(name: str, value: Any, *, allow_none: bool = True) -> None:
+    """Raise unless `value` is an integer above zero, or None where that is allowed."""
+    if value is None and allow_none:
+        return
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be a positive integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def meant(value: Any, allowed: Sequence[Any]) -> str:
+    """Return `` (did you mean 'x'?)`` when one of `allowed` is close to `value`, else nothing."""
+    names = [choice for choice in allowed if isinstance(choice, str)]
+    close = difflib.get_close_matches(str(value), names, n=1) if isinstance(value, str) else []
+    return f" (did you mean {close[0]!r}?)" if close else ""

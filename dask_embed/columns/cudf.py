@@ -1,0 +1,126 @@
+"""cuDF partitions: text from GPU strings, vectors as list columns built on the device.
+
+Written against cuDF 26.10. Vectors never visit the host: the model's output tensor becomes the
+leaves of a list column (at most 2**31 - 1 values a column, libcudf's limit).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cudf
+import cupy
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pylibcudf as plc
+from cudf import DataFrame, Series
+
+from dask_embed.columns import pandas as on_host
+from dask_embed.columns.types import Result, TextColumn, Vectors
+
+__all__ = ["DataFrame", "Series"]
+
+_MOST_VALUES = 2**31 - 1
+
+
+def check_text(series: cudf.Series) -> None:
+    """Raise TypeError unless the type of `series` can hold text."""
+    dtype = series.dtype
+    if isinstance(dtype, cudf.CategoricalDtype):
+        dtype = series.cat.categories.dtype
+    # cuDF has no object columns: where it says object, the column holds strings.
+    if isinstance(dtype, pd.StringDtype) or dtype == np.dtype(object):
+        return
+    raise TypeError(f"column {series.name!r} has dtype {series.dtype}, text is needed")
+
+
+def read_text(series: cudf.Series) -> TextColumn:
+    """Return the texts of `series` as Python strings, nulls as None."""
+    if isinstance(series.dtype, cudf.CategoricalDtype):
+        series = series.astype("str")
+    return TextColumn(series.to_arrow().to_pylist())
+
+
+def append_columns(frame: cudf.DataFrame, columns: dict[str, Result]) -> cudf.DataFrame:
+    """Return `frame` with `columns` at its end; its own data is not copied."""
+    out = frame.copy(deep=False)
+    for name, result in columns.items():
+        if isinstance(result, Vectors):
+            series = _vector_series(result)
+        else:
+            series = cudf.Series.from_arrow(_without_fixed_size(on_host.to_arrow(result)))
+        series.index = frame.index
+        out[name] = series
+    return out
+
+
+def empty_columns(frame: cudf.DataFrame, types: dict[str, pa.DataType]) -> cudf.DataFrame:
+    """Return `frame`, which has no rows, with empty columns of `types` at its end."""
+    out = frame.iloc[:0].copy(deep=False)
+    for name, dtype in types.items():
+        empty = pa.array([], _variable_size(dtype))
+        out[name] = cudf.Series.from_arrow(empty).set_axis(out.index)
+    return out
+
+
+def vectors_to_array(series: cudf.Series, dimension: int) -> cupy.ndarray:
+    """Return the vectors as a CuPy array of shape (rows, dimension), null rows NaN."""
+    null = series.isna()
+    matrix = series.dropna().list.leaves.values.reshape(-1, dimension)
+    if not null.any():
+        return matrix
+    full = cupy.full((len(series), dimension), cupy.nan, matrix.dtype)
+    full[~null.values] = matrix
+    return full
+
+
+def to_host(frame: cudf.DataFrame) -> pd.DataFrame:
+    """Return a pandas frame in which list columns keep their Arrow type."""
+    lists = [name for name in frame.columns if isinstance(frame[name].dtype, cudf.ListDtype)]
+    out = frame.drop(columns=lists).to_pandas()
+    for name in lists:
+        array = pd.arrays.ArrowExtensionArray(frame[name].to_arrow())
+        out[name] = pd.Series(array, index=out.index)
+    return out[list(frame.columns)]
+
+
+def keeps_on_device(frame: Any) -> bool:
+    return True
+
+
+def _vector_series(result: Vectors) -> cudf.Series:
+    values = result.values.contiguous()
+    if values.numel() > _MOST_VALUES:
+        raise ValueError(
+            f"a cuDF column holds at most {_MOST_VALUES} values but this partition has "
+            f"{values.shape[0]} vectors of {values.shape[1]}; use smaller partitions"
+        )
+    if not values.is_cuda:
+        values = values.cuda()
+    column = plc.Column.from_array(values)
+    if not result.valid.all():
+        column = _spread(column, result.valid)
+    return cudf.Series.from_pylibcudf(column)
+
+
+def _spread(column: plc.Column, valid: np.ndarray) -> plc.Column:
+    """Put the rows of `column` where `valid` is true and nulls elsewhere."""
+    positions = np.full(len(valid), np.iinfo(np.int32).max, np.int32)  # out of bounds: null
+    positions[valid] = np.arange(int(valid.sum()), dtype=np.int32)
+    taken = plc.copying.gather(
+        plc.Table([column]),
+        plc.Column.from_array(cupy.asarray(positions)),
+        plc.copying.OutOfBoundsPolicy.NULLIFY,
+    )
+    return taken.columns()[0]
+
+
+def _variable_size(dtype: pa.DataType) -> pa.DataType:
+    if pa.types.is_fixed_size_list(dtype) or pa.types.is_list(dtype):
+        return pa.list_(_variable_size(dtype.value_type))
+    return dtype
+
+
+def _without_fixed_size(array: pa.Array) -> pa.Array:
+    return array.cast(_variable_size(array.type))

@@ -1,0 +1,142 @@
+"""pandas partitions: text of any string type, vectors as Arrow fixed-size lists."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from pandas import DataFrame, Series
+
+from dask_embed.columns.types import (
+    Result,
+    TextColumn,
+    TokenVectors,
+    Vectors,
+    separate_unusable,
+    vector_dimension,
+)
+
+__all__ = ["DataFrame", "Series"]
+
+
+def check_text(series: pd.Series) -> None:
+    """Raise TypeError unless the type of `series` can hold text."""
+    dtype = series.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        dtype = dtype.categories.dtype if dtype.categories is not None else np.dtype(object)
+    if isinstance(dtype, pd.StringDtype) or dtype == object:
+        return
+    if isinstance(dtype, pd.ArrowDtype) and _is_arrow_text(dtype.pyarrow_dtype):
+        return
+    raise TypeError(
+        f"column {series.name!r} has dtype {series.dtype}, text is needed; allowed are str, "
+        "object with strings, Arrow strings and categories of strings "
+        f"(for numbers: .astype({{{series.name!r}: str}}))"
+    )
+
+
+def read_text(series: pd.Series) -> TextColumn:
+    """Return the texts of `series`, nulls as None; rows without text are told apart."""
+    if isinstance(series.dtype, pd.CategoricalDtype):
+        series = series.astype(object)
+    if series.dtype == object:
+        values = series.tolist()
+        return separate_unusable(values, np.asarray(series.isna(), bool))
+    return TextColumn(_to_arrow(series).cast(pa.large_string()).to_pylist())
+
+
+def append_columns(frame: pd.DataFrame, columns: dict[str, Result]) -> pd.DataFrame:
+    """Return `frame` with `columns` at its end; its own data is not copied."""
+    out = frame.copy(deep=False)
+    for name, result in columns.items():
+        out[name] = _series(to_arrow(result), frame.index)
+    return out
+
+
+def empty_columns(frame: pd.DataFrame, types: dict[str, pa.DataType]) -> pd.DataFrame:
+    """Return `frame`, which has no rows, with empty columns of `types` at its end."""
+    out = frame.iloc[:0].copy(deep=False)
+    for name, dtype in types.items():
+        out[name] = pd.Series([], index=out.index, dtype=_dtype(dtype))
+    return out
+
+
+def vectors_to_array(series: pd.Series, dimension: int) -> np.ndarray:
+    """Return the vectors as an array of shape (rows, dimension); zero-copy without nulls."""
+    array = _to_arrow(series)
+    start = array.offset * dimension
+    values = array.values.slice(start, len(array) * dimension).to_numpy(zero_copy_only=False)
+    matrix = values.reshape(len(array), dimension)
+    if array.null_count:
+        matrix = matrix.copy()
+        matrix[np.asarray(series.isna(), bool)] = np.nan
+    return matrix
+
+
+def to_host(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame
+
+
+def keeps_on_device(frame: Any) -> bool:
+    return False
+
+
+def to_arrow(result: Result) -> pa.Array:
+    """Return a result as an Arrow array; zero-copy from a CPU tensor without nulls."""
+    if isinstance(result, Vectors):
+        return _vectors(result)
+    if isinstance(result, TokenVectors):
+        return _token_vectors(result)
+    return result
+
+
+def _vectors(result: Vectors) -> pa.Array:
+    values = result.values.cpu().numpy()
+    dimension = values.shape[1]
+    if result.valid.all():
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), dimension)
+    full = np.zeros((len(result.valid), dimension), values.dtype)
+    full[result.valid] = values
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(full.reshape(-1)), dimension, mask=pa.array(~result.valid)
+    )
+
+
+def _token_vectors(result: TokenVectors) -> pa.Array:
+    values = result.values.cpu().numpy()
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), values.shape[1])
+    lengths = np.zeros(len(result.valid), np.int64)
+    lengths[result.valid] = result.lengths
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), vectors, mask=pa.array(~result.valid))
+
+
+def _series(array: pa.Array, index: pd.Index) -> pd.Series:
+    if pa.types.is_string(array.type):
+        return pd.Series(array.to_pylist(), index=index, dtype=_dtype(array.type))
+    return pd.Series(pd.arrays.ArrowExtensionArray(array), index=index)
+
+
+def _dtype(arrow: pa.DataType) -> Any:
+    """The pandas type of an output column: text as pandas' own, all else as Arrow."""
+    return pd.StringDtype(na_value=np.nan) if pa.types.is_string(arrow) else pd.ArrowDtype(arrow)
+
+
+def _is_arrow_text(dtype: pa.DataType) -> bool:
+    if pa.types.is_dictionary(dtype):
+        dtype = dtype.value_type
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(test(dtype) for test in text)
+
+
+def _to_arrow(series: pd.Series) -> pa.Array:
+    array = pa.array(series.array, from_pandas=True)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
+def dimension_of(series: pd.Series) -> int | None:
+    """Return the dimension of a vector column, None if it is not one."""
+    dtype = series.dtype
+    return vector_dimension(dtype.pyarrow_dtype) if isinstance(dtype, pd.ArrowDtype) else None

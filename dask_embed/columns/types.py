@@ -1,0 +1,104 @@
+"""Columns between a dataframe and a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class TextColumn:
+    """The texts of a partition.
+
+    Attributes
+    ----------
+    values : list of str or None
+        None where the row is null or cannot be used.
+    errors : dict
+        Row number to message, for rows that hold something else than text.
+    """
+
+    values: list[str | None]
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """One vector per row.
+
+    Attributes
+    ----------
+    values : torch.Tensor
+        float32, shape (rows with a vector, dimension).
+    valid : numpy.ndarray
+        bool, shape (rows,): which rows have a vector; the others are null.
+    """
+
+    values: Any
+    valid: np.ndarray
+
+
+@dataclass(frozen=True)
+class TokenVectors:
+    """One list of token vectors per row.
+
+    Attributes
+    ----------
+    values : torch.Tensor
+        float32, shape (tokens, dimension), all rows one after the other.
+    lengths : numpy.ndarray
+        int64, shape (rows with vectors,): tokens of each.
+    valid : numpy.ndarray
+        bool, shape (rows,).
+    """
+
+    values: Any
+    lengths: np.ndarray
+    valid: np.ndarray
+
+
+Result = Vectors | TokenVectors | pa.Array
+
+
+def vector_type(dimension: int) -> pa.DataType:
+    """Return the Arrow type of a vector column: a fixed-size list of float32."""
+    return pa.list_(pa.float32(), dimension)
+
+
+def token_vectors_type(dimension: int) -> pa.DataType:
+    """Return the Arrow type of a column of token vectors: a list of vectors."""
+    return pa.list_(vector_type(dimension))
+
+
+def vector_dimension(dtype: pa.DataType) -> int | None:
+    """Return the dimension of a vector type, None for any other type."""
+    return dtype.list_size if pa.types.is_fixed_size_list(dtype) else None
+
+
+def unusable_text(value: Any) -> str | None:
+    """Return why `value` is not text that a tokenizer can take, None if it is."""
+    if not isinstance(value, str):
+        return f"{type(value).__name__} is not text: {value!r:.80}"
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        return f"text cannot be encoded as UTF-8 ({error.reason} at position {error.start})"
+    return None
+
+
+def separate_unusable(values: list[Any], null: np.ndarray) -> TextColumn:
+    """Return `values` with nulls and unusable rows as None, the latter with their message."""
+    texts: list[str | None] = [None] * len(values)
+    errors: dict[int, str] = {}
+    for row, value in enumerate(values):
+        if null[row]:
+            continue
+        problem = unusable_text(value)
+        if problem is None:
+            texts[row] = value
+        else:
+            errors[row] = problem
+    return TextColumn(texts, errors)

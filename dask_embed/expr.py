@@ -1,0 +1,165 @@
+"""The lazy node and its optimizer rules: the only code that knows Dask's expressions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+from dask.dataframe.dask_expr import new_collection
+from dask.dataframe.dask_expr._expr import (
+    And,
+    Blockwise,
+    Elemwise,
+    Expr,
+    Filter,
+    Index,
+    Projection,
+    are_co_aligned,
+    determine_column_projection,
+    is_filter_pushdown_available,
+)
+
+from dask_embed.operators.base import ModelOperator
+
+
+def append_lazily(frame: Any, operator: ModelOperator) -> Any:
+    """Return the Dask DataFrame with the operator's columns, nothing computed."""
+    return new_collection(AppendColumns(frame, operator))
+
+
+class AppendColumns(Elemwise):
+    """Rows and columns of `frame`, then the columns that `operator` computes from them.
+
+    Being element-wise already lets Dask push ``head``, ``tail``, ``partitions`` and ``len``
+    below it. The rules here do the same for column selections and filters.
+    """
+
+    _parameters = ["frame", "operator"]  # noqa: RUF012 - the form of every Dask expression
+
+    @staticmethod
+    def operation(partition: Any, operator: ModelOperator) -> Any:
+        return operator.apply(partition)
+
+    @functools.cached_property
+    def _meta(self) -> Any:
+        return self.operator.meta(self.frame._meta)
+
+    @functools.cached_property
+    def _name(self) -> str:
+        # The prefix is what Dask's dashboard shows.
+        return f"{type(self.operator).__name__.lower()}-{self.deterministic_token}"
+
+    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
+        if isinstance(parent, Projection):
+            return self._project(parent, dependents)
+        return super()._simplify_up(parent, dependents)
+
+    def _project(self, parent: Projection, dependents: Any) -> Expr | None:
+        """Drop the operator when no result is wanted, else its unneeded input columns."""
+        wanted = determine_column_projection(self, parent, dependents)
+        wanted = set(wanted if isinstance(wanted, list) else [wanted])
+        if not wanted.intersection(self.operator.output_columns):
+            return type(parent)(self.frame, *parent.operands[1:])
+        wanted.update(self.operator.input_columns)
+        needed = [column for column in self.frame.columns if column in wanted]
+        if needed != self.frame.columns:
+            narrowed = type(self)(Projection(self.frame, needed), self.operator)
+            return SelectResult(narrowed, *parent.operands[1:])
+        if isinstance(parent, SelectResult):
+            return None
+        return SelectResult(self, *parent.operands[1:])
+
+    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
+        """Let a filter through if a part of it reads no result.
+
+        Without this, Dask pushes column selections first, and the filter stays above.
+        """
+        return self._can_split(parent.predicate, self) and is_filter_pushdown_available(
+            self, parent, dependents
+        )
+
+    def _filter_simplification(self, parent: Filter, predicate: Expr | None = None) -> Expr | None:
+        """Filter before the model by what does not read a result, after it by the rest."""
+        before, after = self._split(parent.predicate, self)
+        first = _all_of(before).substitute(self, self.frame)
+        if not are_co_aligned(self.frame, first):
+            return None
+        filtered = type(self)(Filter(self.frame, first), self.operator)
+        if not after:
+            return filtered
+        return Filter(filtered, _all_of(after).substitute(self, filtered))
+
+    def _can_split(self, predicate: Expr, *sources: Expr) -> bool:
+        """Return whether part of `predicate` may run before the model, the rest after it.
+
+        The rest must compute each row from results alone: a mean, say, has to see all rows.
+        """
+        before, after = self._split(predicate, *sources)
+        return bool(before) and all(_is_rowwise(part, sources) for part in after)
+
+    def _split(self, predicate: Expr, *sources: Expr) -> tuple[list[Expr], list[Expr]]:
+        """Part the conditions of `predicate` into those that read no result and the others."""
+        results = set(self.operator.output_columns)
+        before, after = [], []
+        for part in _conditions(predicate):
+            reads = any(_reads_any(part, source, results) for source in sources)
+            (after if reads else before).append(part)
+        return before, after
+
+
+class SelectResult(Projection):
+    """A column selection that stays above an operator, and lets filters through to it.
+
+    It stays because the operator reads a column that the result does not keep. Dask's own
+    selections end a filter's way down.
+    """
+
+    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
+        return (
+            isinstance(self.frame, AppendColumns)
+            and self.frame._can_split(parent.predicate, self, self.frame)
+            and is_filter_pushdown_available(self, parent, dependents)
+        )
+
+
+def _conditions(predicate: Expr) -> list[Expr]:
+    """Return the conditions that all have to hold."""
+    if isinstance(predicate, And):
+        return _conditions(predicate.left) + _conditions(predicate.right)
+    return [predicate]
+
+
+def _all_of(conditions: list[Expr]) -> Expr:
+    return functools.reduce(And, conditions)
+
+
+def _reads_any(expression: Expr, source: Expr, columns: set[str]) -> bool:
+    """Return whether `expression` reads one of `columns`, or all columns, of `source`."""
+    if expression._name == source._name:
+        return True
+    for node in _walk(expression, {source._name}):
+        reads_source = any(operand._name == source._name for operand in node.dependencies())
+        if not reads_source or isinstance(node, Index):
+            continue
+        if not isinstance(node, Projection) or columns.intersection(node.columns):
+            return True
+    return False
+
+
+def _is_rowwise(expression: Expr, sources: tuple[Expr, ...]) -> bool:
+    """Return whether `expression` computes each row from the same row of `sources` alone."""
+    names = {source._name for source in sources}
+    nodes = list(_walk(expression, names))
+    return all(isinstance(node, Blockwise) and node.dependencies() for node in nodes)
+
+
+def _walk(expression: Expr, stop: set[str]) -> Iterator[Expr]:
+    stack, seen = [expression], set(stop)
+    while stack:
+        node = stack.pop()
+        if node._name in seen:
+            continue
+        seen.add(node._name)
+        yield node
+        stack.extend(node.dependencies())

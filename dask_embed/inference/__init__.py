@@ -1,0 +1,1 @@
+"""Batches of token lists to vectors: forward pass, packed attention, pooling, heads."""

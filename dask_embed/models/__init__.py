@@ -1,0 +1,1 @@
+"""What gets loaded: model specifications, checkpoints, weights and the per-process registry."""

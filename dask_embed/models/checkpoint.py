@@ -1,0 +1,175 @@
+"""A checkpoint as its small files describe it; no weights are read here."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask_embed.models.hub import locate
+from dask_embed.models.modules import HeadModule, read_modules
+from dask_embed.models.spec import Model
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# Learned positions of these models start after the padding id, so the position table holds
+# pad_token_id + 1 rows that no token uses (transformers: create_position_ids_from_input_ids).
+_POSITIONS_AFTER_PADDING = frozenset(
+    "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke mpnet roberta "
+    "roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+)
+_TRANSFORMER_CONFIGS = tuple(
+    f"sentence_{kind}_config.json"
+    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What the configuration files of a checkpoint say.
+
+    Attributes
+    ----------
+    folder : Path
+        Folder of the transformer: configuration, tokenizer and weights.
+    root : Path
+        Folder of the whole checkpoint; differs from `folder` for old sentence-transformers.
+    revision : str
+        Commit sha, or fingerprint of a local folder.
+    config : PretrainedConfig
+    modules : tuple or None
+        What follows the transformer, None for a plain transformers checkpoint.
+    max_seq_length : int or None
+        Limit of the sentence-transformers configuration, in tokens.
+    do_lower_case : bool
+        Lowercase the text before tokenizing.
+    prompts : dict
+        Name to text put before every input.
+    default_prompt_name : str or None
+    truncate_dim : int or None
+        Number of leading values that sentence-transformers was told to keep.
+    """
+
+    folder: Path
+    root: Path
+    revision: str
+    config: PretrainedConfig
+    modules: tuple[HeadModule, ...] | None = None
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    truncate_dim: int | None = None
+
+    @property
+    def hidden_size(self) -> int:
+        """Number of values of a token vector."""
+        return self.text_config.hidden_size
+
+    @property
+    def text_config(self) -> Any:
+        return self.config.get_text_config()
+
+    @property
+    def position_offset(self) -> int:
+        """Position id of the first token."""
+        if self.config.model_type not in _POSITIONS_AFTER_PADDING:
+            return 0
+        return self.config.pad_token_id + 1
+
+    @property
+    def position_limit(self) -> int | None:
+        """Longest sequence that the position table holds, None where nothing limits it."""
+        limit = getattr(self.text_config, "max_position_embeddings", None)
+        if not isinstance(limit, int) or limit <= 0:
+            return None
+        return limit - self.position_offset
+
+    @property
+    def tokenizer_limit(self) -> int | None:
+        """Longest sequence that the tokenizer's configuration allows, None without one."""
+        limit = _first_json(self.folder, ("tokenizer_config.json",)).get("model_max_length")
+        # transformers writes int(1e30) where there is no limit
+        return int(limit) if isinstance(limit, int | float) and limit < 1e9 else None
+
+
+def read_checkpoint(model: Model, *, weights: bool = False) -> Checkpoint:
+    """Return the checkpoint of `model`; with `weights`, have them on this machine too."""
+    root, revision = locate(model, weights=weights)
+    checkpoint = _read(root, revision, model.trust_remote_code)
+    if weights or revision.startswith("local-"):
+        _require_weights(checkpoint, model)
+    return checkpoint
+
+
+@functools.lru_cache(maxsize=64)
+def _read(root: Path, revision: str, trust_remote_code: bool) -> Checkpoint:
+    listed = read_modules(root)
+    subfolder, modules = listed if listed else ("", None)
+    folder = root / subfolder
+    settings = _first_json(folder, _TRANSFORMER_CONFIGS)
+    sentence = _first_json(root, ("config_sentence_transformers.json",))
+    return Checkpoint(
+        folder=folder,
+        root=root,
+        revision=revision,
+        config=_read_config(folder, trust_remote_code),
+        modules=modules,
+        max_seq_length=settings.get("max_seq_length"),
+        do_lower_case=bool(settings.get("do_lower_case")),
+        prompts={k: v for k, v in (sentence.get("prompts") or {}).items() if v is not None},
+        default_prompt_name=sentence.get("default_prompt_name"),
+        truncate_dim=sentence.get("truncate_dim"),
+    )
+
+
+def _first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    for name in names:
+        if (folder / name).is_file():
+            return json.loads((folder / name).read_text("utf8"))
+    return {}
+
+
+def _read_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
+    from transformers import CONFIG_MAPPING, AutoConfig
+
+    file = folder / "config.json"
+    if not file.is_file():
+        raise ValueError(f"model folder {str(folder)!r} holds no config.json")
+    try:
+        written = json.loads(file.read_text("utf8"))
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is not valid json: {error}") from None
+    kind = written.get("model_type")
+    if kind not in CONFIG_MAPPING and not trust_remote_code:
+        if "auto_map" in written:
+            raise ValueError(
+                f"checkpoint {str(folder)!r} brings Python code of its own "
+                f"({written['auto_map']}); read it, then allow it with "
+                "dask_embed.Model(..., trust_remote_code=True)"
+            )
+        raise ValueError(
+            f"{str(file)!r} has model_type {kind!r}, which the installed transformers does not know"
+        )
+    return AutoConfig.from_pretrained(
+        folder, trust_remote_code=trust_remote_code, local_files_only=True
+    )
+
+
+def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
+    folder = checkpoint.folder
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
+    if pickled and model.allow_pickle:
+        return
+    if pickled:
+        raise ValueError(
+            f"checkpoint {str(folder)!r} holds only pickled weights ({pickled[0]}), which can run "
+            "any code when loaded; convert them to safetensors, or allow them with "
+            "dask_embed.Model(..., allow_pickle=True)"
+        )
+    raise ValueError(f"checkpoint {str(folder)!r} holds no weights (*.safetensors)")

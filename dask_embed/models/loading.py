@@ -1,0 +1,217 @@
+"""Weights and tokenizer of a checkpoint, on a device. Torch is imported here, on workers."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.modules import Dense, LayerNorm
+from dask_embed.models.spec import Model
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+_TORCH_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+# Rows of a head that `embed` does not use; a checkpoint may leave them out.
+_UNUSED_WEIGHTS = ("pooler.",)
+
+
+@dataclass
+class LoadedModel:
+    """A model that is ready to run; shared by all operators and threads of a process.
+
+    Notes
+    -----
+    `lock` is held during a forward pass: one at a time per model, so that concurrent
+    partitions neither oversubscribe the cores nor add up their activations in memory.
+    """
+
+    spec: Model
+    checkpoint: Checkpoint
+    transformer: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layers: dict[str, torch.nn.Module]
+    device: torch.device
+    lock: threading.RLock = field(default_factory=threading.RLock)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type in which matrix products run."""
+        return _TORCH_DTYPES[self.spec.autocast] if self.spec.autocast else self.transformer.dtype
+
+
+def load(spec: Model) -> LoadedModel:
+    """Load the checkpoint of `spec` onto its device, ready for inference.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint misses weights that the model needs, or there is no such device.
+    """
+    checkpoint = read_checkpoint(spec, weights=True)
+    device = resolve_device(spec.device)
+    dtype = resolve_dtype(spec, device)
+    transformer = _load_transformer(checkpoint, spec, dtype).to(device)
+    layers = {
+        module.path: _load_layer(module, checkpoint.root, spec).to(device, dtype)
+        for module in checkpoint.modules or ()
+        if isinstance(module, Dense | LayerNorm)
+    }
+    return LoadedModel(
+        spec=spec,
+        checkpoint=checkpoint,
+        transformer=transformer.eval().requires_grad_(False),
+        tokenizer=_load_tokenizer(checkpoint, spec),
+        layers={path: layer.eval().requires_grad_(False) for path, layer in layers.items()},
+        device=device,
+    )
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `name` stands for on this worker."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but this worker has no CUDA device")
+    return device
+
+
+def resolve_dtype(spec: Model, device: torch.device) -> torch.dtype:
+    """Return the type of the weights: ``"auto"`` is float32, on a GPU bfloat16 if it can."""
+    if spec.dtype != "auto":
+        return _TORCH_DTYPES[spec.dtype]
+    if device.type == "cuda" and spec.autocast is None and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def autocast(loaded: LoadedModel) -> torch.autocast:
+    """Return the context in which the forward pass of `loaded` runs."""
+    wanted = loaded.spec.autocast
+    dtype = _TORCH_DTYPES[wanted] if wanted else None
+    return torch.autocast(loaded.device.type, dtype=dtype, enabled=wanted is not None)
+
+
+def _load_transformer(checkpoint: Checkpoint, spec: Model, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers.utils import logging
+
+    own_attention = spec.attention in ("auto", "padded")
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": None if own_attention else spec.attention,
+        "use_safetensors": None if spec.allow_pickle else True,
+        "trust_remote_code": spec.trust_remote_code,
+        "local_files_only": True,
+        **dict(spec.model_kwargs),
+    }
+    shows_progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model, info = _auto_class(checkpoint).from_pretrained(
+            checkpoint.folder, output_loading_info=True, **arguments
+        )
+    finally:
+        if shows_progress:
+            logging.enable_progress_bar()
+    _require_complete(checkpoint, info)
+    if checkpoint.config.is_encoder_decoder and hasattr(model, "get_encoder"):
+        model = model.get_encoder()
+    model.config.use_cache = False
+    return model
+
+
+def _auto_class(checkpoint: Checkpoint) -> Any:
+    """The class with the fewest weights: for T5 and its kin the encoder alone."""
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
+
+    config = checkpoint.config
+    if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return AutoModelForTextEncoding
+    return AutoModel
+
+
+def _require_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
+    missing = sorted(
+        key for key in info["missing_keys"] if not any(part in key for part in _UNUSED_WEIGHTS)
+    )
+    mismatched = sorted(str(key) for key in info["mismatched_keys"])
+    if missing or mismatched:
+        shown = ", ".join((missing + mismatched)[:3])
+        raise ValueError(
+            f"checkpoint {str(checkpoint.folder)!r} does not fit its config.json: "
+            f"{len(missing)} weights are missing and {len(mismatched)} have another shape "
+            f"({shown}); transformers would fill them with random numbers"
+        )
+
+
+def _load_tokenizer(checkpoint: Checkpoint, spec: Model) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(
+        checkpoint.folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
+    )
+    if checkpoint.do_lower_case and tokenizer.is_fast:
+        _lowercase_first(tokenizer.backend_tokenizer)
+    return tokenizer
+
+
+def _lowercase_first(tokenizer: Any) -> None:
+    from tokenizers import normalizers
+
+    present = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *present])
+
+
+def _load_layer(module: Dense | LayerNorm, root: Path, spec: Model) -> torch.nn.Module:
+    # The attribute names are those under which sentence-transformers stores the weights.
+    layer = torch.nn.Module()
+    if isinstance(module, LayerNorm):
+        layer.norm = torch.nn.LayerNorm(module.dimension)
+    else:
+        layer.linear = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias)
+        layer.activation_function = _activation(module)
+        if module.residual and module.in_features != module.out_features:
+            layer.residual = torch.nn.Linear(module.in_features, module.out_features, bias=False)
+    weights = _read_layer_weights(root / module.path, spec)
+    missing, unexpected = layer.load_state_dict(weights, strict=False)
+    if missing or unexpected:
+        raise ValueError(
+            f"weights of module {module.path!r} do not fit its config.json: "
+            f"missing {missing}, unexpected {unexpected}"
+        )
+    return layer
+
+
+def _activation(module: Dense) -> torch.nn.Module:
+    cls = getattr(torch.nn, module.activation.rpartition(".")[2], None)
+    if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
+        raise ValueError(
+            f"Dense module {module.path!r} has the activation {module.activation!r}, "
+            "which is not a class of torch.nn"
+        )
+    return cls()
+
+
+def _read_layer_weights(folder: Path, spec: Model) -> dict[str, torch.Tensor]:
+    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+    if safe.is_file():
+        from safetensors.torch import load_file
+
+        return load_file(safe)
+    if pickled.is_file() and spec.allow_pickle:
+        return torch.load(pickled, map_location="cpu", weights_only=True)
+    raise ValueError(
+        f"module folder {str(folder)!r} holds no model.safetensors"
+        + ("; pickled weights need allow_pickle=True" if pickled.is_file() else "")
+    )

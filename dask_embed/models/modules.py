@@ -1,0 +1,193 @@
+"""The modules of a sentence-transformers checkpoint, read from its json files.
+
+Source: the folder layout of sentence-transformers 2 to 6 (``modules.json`` and one
+``config.json`` per module). These are plain values; `dask_embed.inference.heads` runs them.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dask_embed._validation import meant
+
+# In the order in which sentence-transformers concatenates them.
+SENTENCE_TRANSFORMERS_MODES = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+POOLING_MODES = (*SENTENCE_TRANSFORMERS_MODES.values(), "sum", "none")
+
+
+@dataclass(frozen=True)
+class Pooling:
+    """Token vectors of a text to one vector: the `modes`, concatenated."""
+
+    modes: tuple[str, ...]
+    include_prompt: bool = True
+
+    def __post_init__(self) -> None:
+        for mode in self.modes:
+            if mode not in POOLING_MODES:
+                raise ValueError(
+                    f"pooling must be 'auto' or among {', '.join(map(repr, POOLING_MODES))}; "
+                    f"got {mode!r}{meant(mode, POOLING_MODES)}"
+                )
+        if not self.modes or ("none" in self.modes and len(self.modes) > 1):
+            raise ValueError(f"pooling {self.modes!r} cannot be concatenated")
+
+    def output_dimension(self, dimension: int) -> int:
+        return len(self.modes) * dimension
+
+
+@dataclass(frozen=True)
+class Dense:
+    """A linear layer with an activation, after pooling."""
+
+    path: str
+    in_features: int
+    out_features: int
+    bias: bool = True
+    activation: str = "torch.nn.modules.activation.Tanh"
+    residual: bool = False
+
+    def output_dimension(self, dimension: int) -> int:
+        _require_dimension(f"Dense module {self.path!r}", self.in_features, dimension)
+        return self.out_features
+
+
+@dataclass(frozen=True)
+class LayerNorm:
+    """Layer normalization of the vector."""
+
+    path: str
+    dimension: int
+
+    def output_dimension(self, dimension: int) -> int:
+        _require_dimension(f"LayerNorm module {self.path!r}", self.dimension, dimension)
+        return dimension
+
+
+@dataclass(frozen=True)
+class Truncate:
+    """Keep the first `dimension` values of the vector (Matryoshka embeddings)."""
+
+    dimension: int
+
+    def output_dimension(self, dimension: int) -> int:
+        if self.dimension > dimension:
+            raise ValueError(
+                f"truncate_dim must be at most the model's dimension {dimension}, "
+                f"got {self.dimension}"
+            )
+        return self.dimension
+
+
+@dataclass(frozen=True)
+class Normalize:
+    """Scale the vector to Euclidean length one; the zero vector stays zero."""
+
+    def output_dimension(self, dimension: int) -> int:
+        return dimension
+
+
+HeadModule = Pooling | Dense | LayerNorm | Truncate | Normalize
+
+
+def read_modules(folder: Path) -> tuple[str, tuple[HeadModule, ...]] | None:
+    """Return the transformer's subfolder and the modules after it, None without modules.json.
+
+    Raises
+    ------
+    ValueError
+        If a module is of a kind that cannot be run; it is never skipped.
+    """
+    listing = folder / "modules.json"
+    if not listing.is_file():
+        return None
+    entries = sorted(json.loads(listing.read_text("utf8")), key=lambda entry: entry["idx"])
+    if not entries or _kind(entries[0]) != "Transformer":
+        given = entries[0]["type"] if entries else "nothing"
+        raise ValueError(f"modules.json must begin with a Transformer module, got {given!r}")
+    head = [_read_module(folder, entry) for entry in entries[1:]]
+    kept = tuple(module for module in head if module is not None)
+    if not kept or not isinstance(kept[0], Pooling):
+        raise ValueError(
+            "modules.json must have a Pooling module right after the Transformer; got "
+            f"{[entry['type'] for entry in entries]}"
+        )
+    return entries[0].get("path", ""), kept
+
+
+def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:
+    path, kind = entry.get("path", ""), _kind(entry)
+    file = folder / path / "config.json"
+    config = json.loads(file.read_text("utf8")) if path and file.is_file() else {}
+    if kind == "Pooling":
+        return _read_pooling(config)
+    if kind == "Dense":
+        return _read_dense(path, config)
+    if kind == "LayerNorm":
+        return LayerNorm(path, config["dimension"])
+    if kind == "Normalize":
+        _require_sentence_embedding(path, config)
+        return Normalize()
+    if kind == "Dropout":  # does nothing outside training
+        return None
+    raise ValueError(
+        f"modules.json names the module {entry['type']!r}, which cannot be run here; supported "
+        "are Transformer, Pooling, Dense, LayerNorm, Normalize and Dropout of "
+        "sentence-transformers"
+    )
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    package, _, name = entry["type"].rpartition(".")
+    return name if package.split(".")[0] == "sentence_transformers" else ""
+
+
+def _read_pooling(config: dict[str, Any]) -> Pooling:
+    modes = config.get("pooling_mode")
+    if modes is None:
+        modes = [mode for key, mode in SENTENCE_TRANSFORMERS_MODES.items() if config.get(key)]
+    names = (modes,) if isinstance(modes, str) else tuple(modes) or ("mean",)
+    return Pooling(names, bool(config.get("include_prompt", True)))
+
+
+def _read_dense(path: str, config: dict[str, Any]) -> Dense:
+    _require_sentence_embedding(path, config)
+    dense = Dense(
+        path=path,
+        in_features=config["in_features"],
+        out_features=config["out_features"],
+        bias=config.get("bias", True),
+        activation=config.get("activation_function", Dense.activation),
+        residual=config.get("use_residual", False),
+    )
+    if not dense.activation.startswith("torch.nn."):
+        raise ValueError(
+            f"Dense module {path!r} has the activation {dense.activation!r}; only the classes "
+            "of torch.nn can be run"
+        )
+    return dense
+
+
+def _require_sentence_embedding(path: str, config: dict[str, Any]) -> None:
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise ValueError(
+                f"module {path!r} has {key}={config[key]!r}; only 'sentence_embedding' can be run"
+            )
+
+
+def _require_dimension(what: str, expected: int, given: int) -> None:
+    if expected != given:
+        raise ValueError(
+            f"{what} takes vectors of {expected} values but the modules before it give {given}"
+        )

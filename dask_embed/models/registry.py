@@ -1,0 +1,66 @@
+"""One copy of every model per process.
+
+Notes
+-----
+All functions may be called from any thread. Building happens under one lock for the whole
+process, because `from_pretrained` is not thread-safe: it changes the default dtype and the
+initialization switches of torch while it runs.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_lock = threading.RLock()
+_loaded: dict[Hashable, Any] = {}
+
+
+def get_or_build(key: Hashable, build: Callable[[], T]) -> T:
+    """Return what `build` gave for `key` in this process, calling it at most once."""
+    try:
+        return _loaded[key]
+    except KeyError:
+        pass
+    with _lock:
+        if key not in _loaded:
+            _loaded[key] = build()
+        return _loaded[key]
+
+
+def loaded() -> list[Hashable]:
+    """Return the keys of what this process holds, oldest first."""
+    with _lock:
+        return list(_loaded)
+
+
+def unload() -> int:
+    """Forget every model of this process and give its memory back.
+
+    Returns
+    -------
+    int
+        How many models were held. A batch that is running keeps its model until it ends.
+
+    Notes
+    -----
+    It acts on the calling process. On a cluster: ``client.run(dask_embed.unload)``.
+    """
+    with _lock:
+        count = len(_loaded)
+        _loaded.clear()
+    gc.collect()
+    _release_gpu_memory()
+    return count
+
+
+def _release_gpu_memory() -> None:
+    import sys
+
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

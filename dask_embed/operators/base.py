@@ -1,0 +1,201 @@
+"""What every model operator shares: the dataframe contract."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow as pa
+from dask.utils import is_dataframe_like
+
+from dask_embed._validation import meant, one_of
+from dask_embed.columns import (
+    Result,
+    TextColumn,
+    append_columns,
+    check_text,
+    empty_columns,
+    keeps_on_device,
+    read_text,
+)
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.spec import Model
+
+Frame = TypeVar("Frame")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOperator(abc.ABC):
+    """A transformer as a function from a dataframe to the same dataframe with more columns.
+
+    Calling it on a pandas or cuDF frame runs the model; calling it on a Dask DataFrame is lazy.
+    Row order, index and the other columns stay as they are, nulls give nulls, and a frame
+    without rows gets its columns without touching the model.
+
+    Subclasses are frozen dataclasses of plain values and give `input_columns`, `output_types`
+    and `run`. Two operators with equal values have the same Dask token in every process.
+
+    Parameters
+    ----------
+    model : str, Path or Model
+        Hub id, local folder or a full specification.
+    on_error : {"raise", "null"}
+        What a row that the model cannot take does: fail the partition with an error that names
+        the row, or become null with its message in the column ``<output>_error``.
+    """
+
+    model: Model = dataclasses.field(kw_only=False)
+    on_error: str = "raise"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str | Path | Model):
+            raise TypeError(
+                f"model must be a Hub id, a local folder or a dask_embed.Model, got {self.model!r}"
+            )
+        object.__setattr__(self, "model", Model.of(self.model))
+        one_of("on_error", self.on_error, ("raise", "null"))
+
+    @property
+    @abc.abstractmethod
+    def input_columns(self) -> tuple[str, ...]:
+        """Columns that are read."""
+
+    @property
+    @abc.abstractmethod
+    def output(self) -> str:
+        """The first column that is appended."""
+
+    @abc.abstractmethod
+    def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
+        """Return name and Arrow type of every result column; errors not included.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint cannot do what is asked for.
+        """
+
+    @abc.abstractmethod
+    def run(self, columns: list[TextColumn], *, on_device: bool) -> dict[str, Result]:
+        """Run the model on the texts of a partition that has at least one row.
+
+        Parameters
+        ----------
+        columns : list of TextColumn
+            One per input column; a row that is null or unusable is None and stays null.
+        on_device : bool
+            Leave the results in GPU memory.
+        """
+
+    @abc.abstractmethod
+    def describe(self, checkpoint: Checkpoint) -> str:
+        """Return in a few words what is computed, for `dask_embed.explain`."""
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        """Columns that are appended, known without reading the checkpoint."""
+        errors = (self.error_column,) if self.on_error == "null" else ()
+        return (self.output, *errors)
+
+    @property
+    def error_column(self) -> str:
+        return f"{self.output}_error"
+
+    def __call__(self, frame: Frame) -> Frame:
+        """Append the result to a pandas, cuDF or Dask DataFrame; lazy for Dask.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the frame does not fit: a missing or non-text column, an output name that
+            exists, a checkpoint that is missing or unfit. Nothing has been computed then.
+        """
+        if _is_dask_frame(frame):
+            from dask_embed.expr import append_lazily
+
+            self.check(frame._meta)  # type: ignore[attr-defined]
+            return append_lazily(frame, self.pinned())
+        if not is_dataframe_like(frame):
+            raise TypeError(
+                f"{type(self).__name__} takes a pandas, cuDF or Dask DataFrame, got "
+                f"{type(frame).__module__}.{type(frame).__name__}"
+            )
+        self.check(frame)
+        return self.apply(frame)
+
+    def meta(self, frame: Frame) -> Frame:
+        """Return the result's empty frame, from the checkpoint's configuration alone.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame or cudf.DataFrame
+            A frame with the columns of the input, such as ``ddf._meta``.
+        """
+        return empty_columns(frame, self._all_types())
+
+    def pinned(self) -> ModelOperator:
+        """Return the operator with its model resolved to a folder or commit."""
+        checkpoint = read_checkpoint(self.model)
+        local = checkpoint.revision.startswith("local-")
+        name = str(checkpoint.root) if local else self.model.name
+        return dataclasses.replace(self, model=self.model.pinned(name, checkpoint.revision))
+
+    def check(self, frame: Any) -> None:
+        """Raise unless the operator fits the columns of `frame` and its checkpoint."""
+        names = list(frame.columns)
+        for column in self.input_columns:
+            if names.count(column) != 1:
+                what = "is not in" if column not in names else "stands more than once in"
+                raise ValueError(
+                    f"column {column!r} {what} the dataframe{meant(column, names)}; "
+                    f"its columns are {names}"
+                )
+            check_text(frame[column])
+        self.output_types(read_checkpoint(self.model))
+        taken = [name for name in self.output_columns if name in names]
+        if taken:
+            raise ValueError(
+                f"output column {taken[0]!r} already exists; drop it first or choose another "
+                f"name with output=; the columns are {names}"
+            )
+
+    def apply(self, partition: Any) -> Any:
+        """Run on one pandas or cuDF partition; `__call__` without the checks."""
+        if not len(partition):
+            return empty_columns(partition, self._all_types())
+        columns = [read_text(partition[name]) for name in self.input_columns]
+        errors = self._errors(columns, partition)
+        results = self.run(columns, on_device=keeps_on_device(partition))
+        if self.on_error == "null":
+            messages = [errors.get(row) for row in range(len(partition))]
+            results[self.error_column] = pa.array(messages, pa.string())
+        return append_columns(partition, results)
+
+    def _all_types(self) -> dict[str, pa.DataType]:
+        types = self.output_types(read_checkpoint(self.model))
+        return {**types, self.error_column: pa.string()} if self.on_error == "null" else types
+
+    def _errors(self, columns: list[TextColumn], partition: Any) -> dict[int, str]:
+        errors: dict[int, str] = {}
+        for name, column in zip(self.input_columns, columns, strict=True):
+            for row, message in column.errors.items():
+                errors.setdefault(row, f"column {name!r}: {message}")
+        if errors and self.on_error == "raise":
+            row = min(errors)
+            label = partition.index[row]
+            raise ValueError(
+                f"row {row} of the partition (index {label!r}): {errors[row]} "
+                f"({len(errors)} such rows); on_error='null' keeps the others"
+            )
+        return errors
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        cls = type(self)
+        values = tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return (f"{cls.__module__}.{cls.__qualname__}", *values)
+
+
+def _is_dask_frame(frame: Any) -> bool:
+    return hasattr(frame, "_meta") and hasattr(frame, "expr") and is_dataframe_like(frame._meta)

@@ -1,0 +1,262 @@
+"""Texts to vectors."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from dask_embed import config
+from dask_embed._validation import meant, one_of, positive_integer
+from dask_embed.batching import plan_batches
+from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
+from dask_embed.columns.types import token_vectors_type, vector_type
+from dask_embed.models.checkpoint import Checkpoint
+from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
+from dask_embed.operators.base import ModelOperator
+from dask_embed.tokenization import TokenLists
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Embedder(ModelOperator):
+    """Append one embedding vector per text; lazy on a Dask DataFrame.
+
+    Parameters
+    ----------
+    model : str, Path or Model
+        Hub id, local folder or specification. A sentence-transformers checkpoint is honoured in
+        full (pooling, dense layers, normalization, prompts, limits); any other encoder, decoder
+        or encoder half of an encoder-decoder is mean-pooled unless `pooling` says otherwise.
+    column : str
+        The text column.
+    output : str
+        The column to append: float32 vectors, `pandas.ArrowDtype` of a fixed-size list, or a
+        cuDF list column.
+    pooling : str or tuple of str
+        ``"auto"`` follows the checkpoint. Otherwise ``"cls"``, ``"max"``, ``"mean"``,
+        ``"mean_sqrt_len_tokens"``, ``"weightedmean"``, ``"lasttoken"``, ``"sum"``, a tuple of
+        these to concatenate, or ``"none"`` for a list of token vectors per text.
+    normalize : {"auto", True, False}
+        Scale vectors to Euclidean length one; ``"auto"`` follows the checkpoint.
+    truncate_dim : int, optional
+        Keep the first values only (Matryoshka embeddings), then normalize again if vectors are
+        normalized.
+    prompt : str, optional
+        Text put before every input.
+    prompt_name : str, optional
+        Name of a prompt of the checkpoint; by default its `default_prompt_name`.
+    max_length : int, optional
+        Cut after this many tokens, special tokens included; by default the checkpoint's limit.
+    max_chars : int, optional
+        Cut the text after this many characters before tokenizing it.
+    padding_side : {None, "left", "right"}
+        Where padded batches are filled up, by default as the tokenizer says. Vectors do not
+        depend on it.
+    batch_size : int, optional
+        At most so many rows in a batch.
+    tokens_per_batch : int, optional
+        Token budget of a batch; by default ``dask.config`` ``embed.tokens-per-batch``.
+    on_error : {"raise", "null"}
+        See `ModelOperator`.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import dask_embed as de
+    >>> embedder = de.Embedder(model=de.datasets.minilm())
+    >>> frame = embedder(pd.DataFrame({"text": ["a lazy table", None]}))
+    >>> frame["embedding"].isna().tolist()
+    [False, True]
+    >>> de.to_array(frame["embedding"]).shape
+    (2, 384)
+
+    Notes
+    -----
+    Memory on a worker: the model once per process, one batch of activations, and twice the
+    partition's vectors. Texts with the same tokens run once. A text without any token (an empty
+    string, where the tokenizer adds no special tokens) gets the zero vector.
+    """
+
+    column: str = "text"
+    output: str = "embedding"
+    pooling: str | tuple[str, ...] = "auto"
+    normalize: str | bool = "auto"
+    truncate_dim: int | None = None
+    prompt: str | None = None
+    prompt_name: str | None = None
+    max_length: int | None = None
+    max_chars: int | None = None
+    padding_side: str | None = None
+    batch_size: int | None = None
+    tokens_per_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("truncate_dim", "max_length", "max_chars", "batch_size", "tokens_per_batch"):
+            positive_integer(name, getattr(self, name))
+        one_of("padding_side", self.padding_side, (None, "left", "right"))
+        one_of("normalize", self.normalize, ("auto", True, False))
+        if not isinstance(self.output, str) or not self.output:
+            raise TypeError(f"output must be the name of the new column, got {self.output!r}")
+        if self.prompt is not None and self.prompt_name is not None:
+            raise ValueError(
+                f"give prompt or prompt_name, not both: {self.prompt!r}, {self.prompt_name!r}"
+            )
+        if self.pooling != "auto":
+            modes = (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
+            object.__setattr__(self, "pooling", Pooling(modes).modes)
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return (self.column,)
+
+    def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
+        self._max_length(checkpoint)
+        self._prompt(checkpoint)
+        dimension = self.dimension(checkpoint)
+        gives_tokens = self.pooling == ("none",)
+        return {
+            self.output: token_vectors_type(dimension) if gives_tokens else vector_type(dimension)
+        }
+
+    def dimension(self, checkpoint: Checkpoint) -> int:
+        """Return the number of values of a vector."""
+        dimension = checkpoint.hidden_size
+        for module in self._modules(checkpoint):
+            dimension = module.output_dimension(dimension)
+        return dimension
+
+    def describe(self, checkpoint: Checkpoint) -> str:
+        modules = self._modules(checkpoint)
+        names = [
+            "+".join(module.modes) + " pooling"
+            if isinstance(module, Pooling)
+            else type(module).__name__.lower()
+            for module in modules
+        ]
+        shape = f"{self.dimension(checkpoint)} x float32" if modules else "token vectors"
+        return ", ".join([shape, *names])
+
+    def run(self, columns: list[TextColumn], *, on_device: bool) -> dict[str, Result]:
+        from dask_embed.inference import counters
+        from dask_embed.inference.runner import runner_for
+
+        valid = np.array([text is not None for text in columns[0].values])
+        runner = runner_for(self.model)
+        checkpoint = runner.loaded.checkpoint
+        tokenizer = runner.tokenizer(self._max_length(checkpoint))
+        prompt = self._prompt(checkpoint) or ""
+        texts = [prompt + text[: self.max_chars] for text in columns[0].values if text is not None]
+        tokens = tokenizer(texts)
+        counters.add(rows=len(texts))
+        skipped = tokenizer.prompt_length(prompt) if prompt else 0
+        if self.pooling == ("none",):
+            return {self.output: self._token_vectors(runner, tokens, valid, on_device)}
+        first, inverse = tokens.unique()
+        distinct = self._vectors(runner, tokens.take(first), skipped, on_device)
+        repeats = len(first) < len(inverse)
+        return {self.output: Vectors(distinct[inverse] if repeats else distinct, valid)}
+
+    def _vectors(self, runner: Any, tokens: TokenLists, skipped: int, on_device: bool) -> Any:
+        """Return one vector per token list, float32, shape (texts, dimension)."""
+        import torch
+
+        from dask_embed.inference.heads import apply_modules
+
+        modules = self._modules(runner.loaded.checkpoint)
+        out = torch.zeros(
+            (len(tokens), self.dimension(runner.loaded.checkpoint)),
+            device=runner.loaded.device if on_device else "cpu",
+        )
+        for rows, batch, hidden in self._forward(runner, tokens):
+            with runner.session():
+                lengths = torch.as_tensor(batch.lengths, device=hidden.device)
+                vectors = apply_modules(modules, runner.loaded.layers, hidden, lengths, skipped)
+            out[torch.as_tensor(rows, device=out.device)] = vectors.to(out.device)
+        return out
+
+    def _token_vectors(
+        self, runner: Any, tokens: TokenLists, valid: np.ndarray, on_device: bool
+    ) -> TokenVectors:
+        import torch
+
+        device = runner.loaded.device if on_device else "cpu"
+        out = torch.zeros((len(tokens.values), runner.loaded.checkpoint.hidden_size), device=device)
+        for rows, batch, hidden in self._forward(runner, tokens):
+            parts = torch.split(hidden.float().to(device), batch.lengths.tolist())
+            for row, part in zip(rows, parts, strict=True):
+                out[tokens.offsets[row] : tokens.offsets[row + 1]] = part
+        return TokenVectors(out, tokens.lengths, valid)
+
+    def _forward(self, runner: Any, tokens: TokenLists) -> Any:
+        """Yield (rows, their token lists, token vectors) for each batch of non-empty lists."""
+        from dask_embed.inference import counters
+
+        lengths = tokens.lengths
+        present = np.flatnonzero(lengths)
+        side = self.padding_side or runner.loaded.tokenizer.padding_side
+        longest = int(lengths.max(initial=0))
+        for batch in plan_batches(
+            lengths[present],
+            max_tokens=self.tokens_per_batch or _default_tokens_per_batch(runner),
+            max_rows=self.batch_size,
+            padded=not runner.runs_packed(longest),
+        ):
+            rows = present[batch]
+            lists = tokens.take(rows)
+            yield rows, lists, runner.token_vectors(lists, side)
+            counters.add(distinct_rows=len(rows), tokens=len(lists.values), batches=1)
+
+    def _modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
+        """The modules after the transformer, with what this operator says in their place."""
+        if self.pooling == ("none",):
+            if self.truncate_dim or self.normalize is True:
+                raise ValueError(
+                    "pooling='none' gives the model's token vectors as they are; "
+                    "truncate_dim and normalize=True do not apply"
+                )
+            return ()
+        modules = list(checkpoint.modules or (Pooling(("mean",)),))
+        if self.pooling != "auto":
+            include_prompt = modules[0].include_prompt  # type: ignore[union-attr]
+            modules[0] = Pooling(self.pooling, include_prompt)  # type: ignore[arg-type]
+        normalizes = isinstance(modules[-1], Normalize)
+        if self.normalize is False or (self.normalize is True and normalizes):
+            modules = [module for module in modules if not isinstance(module, Normalize)]
+        truncate = self.truncate_dim or checkpoint.truncate_dim
+        if truncate:
+            modules.append(Truncate(truncate))
+        if self.normalize is True or (self.normalize == "auto" and normalizes and truncate):
+            modules.append(Normalize())
+        return tuple(modules)
+
+    def _prompt(self, checkpoint: Checkpoint) -> str | None:
+        if self.prompt is not None:
+            return self.prompt
+        name = self.prompt_name or checkpoint.default_prompt_name
+        if name is None:
+            return None
+        if name not in checkpoint.prompts:
+            raise ValueError(
+                f"prompt_name must be one of the checkpoint's prompts {list(checkpoint.prompts)}; "
+                f"got {name!r}{meant(name, list(checkpoint.prompts))}"
+            )
+        return checkpoint.prompts[name]
+
+    def _max_length(self, checkpoint: Checkpoint) -> int | None:
+        limit = checkpoint.position_limit
+        if self.max_length is not None:
+            if limit is not None and self.max_length > limit:
+                raise ValueError(
+                    f"max_length must be at most {limit}, the positions that model "
+                    f"{self.model.name!r} has; got {self.max_length}"
+                )
+            return self.max_length
+        limits = [limit, checkpoint.max_seq_length or checkpoint.tokenizer_limit]
+        return min((value for value in limits if value is not None), default=None)
+
+
+def _default_tokens_per_batch(runner: Any) -> int:
+    return config.get("tokens-per-batch")[runner.loaded.device.type]

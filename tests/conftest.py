@@ -1,0 +1,54 @@
+"""Shared fixtures: real texts, the bundled model, and a count of rows that a model saw."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import dask
+import pandas as pd
+import pytest
+
+import dask_embed as de
+from dask_embed.inference import counters
+
+
+@pytest.fixture(scope="session")
+def minilm() -> str:
+    return de.datasets.minilm()
+
+
+@pytest.fixture(scope="session")
+def docstrings() -> pd.DataFrame:
+    """1,000 docstrings of installed packages, 125 from each of 8 shares of their files."""
+    frame = de.datasets.docstrings(rows=1000, npartitions=8).compute(scheduler="sync")
+    return frame.reset_index(drop=True)
+
+
+@pytest.fixture(autouse=True)
+def _synchronous() -> Iterator[None]:
+    """Run Dask in this thread unless a test chooses otherwise."""
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+@pytest.fixture
+def rows_through_model() -> Callable[[Callable[[], Any]], int]:
+    """Return a function that calls its argument and says how many rows a model got."""
+
+    def count(work: Callable[[], Any]) -> int:
+        before = counters.read()["rows"]
+        work()
+        return counters.read()["rows"] - before
+
+    return count
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU with cuDF"))
