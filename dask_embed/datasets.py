@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ast
-import functools
+import warnings
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -46,8 +47,8 @@ def docstrings(
     packages : sequence of str, optional
         Names of installed distributions (``["pandas", "dask"]``); by default all of them.
     rows : int, optional
-        Stop each partition at its share of so many rows. The files are visited in an order
-        that mixes packages and is the same on every run.
+        A sample of so many docstrings, public names first, the same on every run. All files
+        are parsed to take it (about 2,000 docstrings a second), so name the packages.
     npartitions : int
         Number of partitions.
 
@@ -97,33 +98,42 @@ def _source_files(packages: Sequence[str] | None) -> list[tuple[str, str, str]]:
 
 def _mixed(files: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
     """Put the files in an order that depends only on their names and mixes packages."""
-    from hashlib import blake2b
-
-    return sorted(files, key=lambda file: blake2b(file[1].encode(), digest_size=8).digest())
+    return sorted(files, key=lambda file: _hash(file[1]))
 
 
 def _read_files(files: list[tuple[str, str, str]], limit: int | None) -> pd.DataFrame:
-    rows: list[tuple[str, ...]] = []
-    for package, module, path in files:
-        if limit is not None and len(rows) >= limit:
-            break
-        rows += [(package, module, *row) for row in _docstrings_of(Path(path))]
-    return _frame(rows if limit is None else rows[:limit])
+    rows: list[tuple[str, ...]] = [
+        (package, module, *row)
+        for package, module, path in files
+        for row in _docstrings_of(Path(path))
+    ]
+    if limit is not None and limit < len(rows):
+        rows = [rows[i] for i in sorted(_sample(rows, limit))]
+    return _frame(rows)
+
+
+def _sample(rows: list[tuple[str, ...]], count: int) -> list[int]:
+    """Return the numbers of `count` rows, public names first, then by a hash of the name."""
+
+    def rank(number: int) -> tuple[bool, bytes]:
+        _, module, name, *_ = rows[number]
+        path = f"{module}.{name}"
+        private = any(part.startswith("_") for part in path.split("."))
+        return private, _hash(path)
+
+    return sorted(range(len(rows)), key=rank)[:count]
+
+
+def _hash(name: str) -> bytes:
+    return blake2b(name.encode(), digest_size=8).digest()
 
 
 def _frame(rows: list[tuple[str, ...]]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=list(COLUMNS), dtype="str")
 
 
-@functools.lru_cache(maxsize=None)
-def _documented_kinds() -> tuple[type, ...]:
-    return (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
-
 def _docstrings_of(path: Path) -> list[tuple[str, str, str]]:
     """Return (name, kind, text) of every docstring in a file, in the order of the file."""
-    import warnings
-
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # escapes in other people's strings
@@ -140,5 +150,5 @@ def _walk(node: Any, prefix: str) -> Iterator[tuple[str, str, str]]:
             kind = {"Module": "module", "ClassDef": "class"}.get(type(node).__name__, "function")
             yield prefix, kind, text
     for child in getattr(node, "body", ()):
-        if isinstance(child, _documented_kinds()):
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield from _walk(child, f"{prefix}.{child.name}" if prefix else child.name)

@@ -101,7 +101,8 @@ class AppendColumns(Elemwise):
     def _split(self, predicate: Expr, *sources: Expr) -> tuple[list[Expr], list[Expr]]:
         """Part the conditions of `predicate` into those that read no result and the others."""
         results = set(self.operator.output_columns)
-        before, after = [], []
+        before: list[Expr] = []
+        after: list[Expr] = []
         for part in _conditions(predicate):
             reads = any(_reads_any(part, source, results) for source in sources)
             (after if reads else before).append(part)

@@ -137,8 +137,6 @@ class TextTokenizer:
         if self._max_length is None:
             backend.no_truncation()
         else:
-            backend.enable_truncation(
-                self._max_length, direction=self._tokenizer.truncation_side
-            )
+            backend.enable_truncation(self._max_length, direction=self._tokenizer.truncation_side)
         alone = [encoding.ids for encoding in backend.encode_batch_fast(samples)]
         return backend if alone == reference else None

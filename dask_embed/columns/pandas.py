@@ -26,7 +26,7 @@ def check_text(series: pd.Series) -> None:
     dtype = series.dtype
     if isinstance(dtype, pd.CategoricalDtype):
         dtype = dtype.categories.dtype if dtype.categories is not None else np.dtype(object)
-    if isinstance(dtype, pd.StringDtype) or dtype == object:
+    if isinstance(dtype, pd.StringDtype) or dtype == np.dtype(object):
         return
     if isinstance(dtype, pd.ArrowDtype) and _is_arrow_text(dtype.pyarrow_dtype):
         return

@@ -100,7 +100,7 @@ def _fused(
     from torch.nn.attention.varlen import varlen_attn
 
     reach = -1 if window is None else window - 1
-    output = varlen_attn(
+    output: Any = varlen_attn(
         query[0].transpose(0, 1),
         key[0].transpose(0, 1),
         value[0].transpose(0, 1),
@@ -125,18 +125,21 @@ def _by_length(
     scaling: float | None,
 ) -> torch.Tensor:
     """Run runs of equally long sequences together, as a batch that needs no padding."""
-    heads, tokens, size = query.shape[1:]
+    heads, tokens = query.shape[1:3]
     output = query.new_empty(1, tokens, heads, value.shape[-1])
     for start, rows, length in _equal_runs(offsets.tolist()):
         stop = start + rows * length
-        parts = [
+        q, k, v = (
             part[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1)
             for part in (query, key, value)
-        ]
-        windowed = window is not None and length > window
-        mask = _window_mask(length, window, causal, query.device) if windowed else None
+        )
+        mask = None
+        if window is not None and length > window:
+            mask = _window_mask(length, window, causal, query.device)
         attended = scaled_dot_product_attention(
-            *parts,
+            q,
+            k,
+            v,
             attn_mask=mask,
             is_causal=causal and mask is None,
             scale=scaling,
@@ -159,9 +162,7 @@ def _equal_runs(offsets: list[int]) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _window_mask(
-    length: int, window: int | None, causal: bool, device: torch.device
-) -> torch.Tensor:
+def _window_mask(length: int, window: int, causal: bool, device: torch.device) -> torch.Tensor:
     position = torch.arange(length, device=device)
     distance = position[:, None] - position[None, :]
     near = distance.abs() < window

@@ -55,10 +55,8 @@ def apply_modules(
             vectors = torch.cat(
                 [pool(mode, tokens, lengths, skipped) for mode in module.modes], dim=1
             )
-        elif isinstance(module, Dense):
-            vectors = _dense(layers[module.path], vectors, module)
-        elif isinstance(module, LayerNorm):
-            vectors = layers[module.path].norm(vectors)
+        elif isinstance(module, Dense | LayerNorm):
+            vectors = layers[module.path](vectors)
         elif isinstance(module, Truncate):
             vectors = vectors[:, : module.dimension]
         elif isinstance(module, Normalize):
@@ -98,9 +96,7 @@ def _lasttoken(tokens: torch.Tensor, lengths: torch.Tensor, skipped: int) -> tor
     return _rows_or_zero(tokens, lengths.cumsum(0) - 1, lengths - skipped)
 
 
-def _rows_or_zero(
-    tokens: torch.Tensor, rows: torch.Tensor, lengths: torch.Tensor
-) -> torch.Tensor:
+def _rows_or_zero(tokens: torch.Tensor, rows: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     present = (lengths > 0).unsqueeze(1)
     return torch.where(present, tokens[rows.clamp(0, len(tokens) - 1)], 0)
 
@@ -173,11 +169,3 @@ def _wide(dtype: torch.dtype) -> torch.dtype:
 
 def _column(counts: torch.Tensor) -> torch.Tensor:
     return counts.clamp_min(1).unsqueeze(1)
-
-
-def _dense(layer: torch.nn.Module, vectors: torch.Tensor, module: Dense) -> torch.Tensor:
-    projected = layer.activation_function(layer.linear(vectors))
-    if not module.residual:
-        return projected
-    same = module.in_features == module.out_features
-    return projected + (vectors if same else layer.residual(vectors))

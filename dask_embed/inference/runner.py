@@ -50,9 +50,9 @@ class Runner:
         self.loaded = loaded
         self._tokenizers: dict[int | None, TextTokenizer] = {}
         self._tokenizers_lock = threading.Lock()
-        self._takes_positions = "position_ids" in inspect.signature(
-            loaded.transformer.forward
-        ).parameters
+        self._takes_positions = (
+            "position_ids" in inspect.signature(loaded.transformer.forward).parameters
+        )
         self._padded_attention = loaded.transformer.config._attn_implementation
         _use_worker_threads(loaded.device)
         self.verdict = self._probe()

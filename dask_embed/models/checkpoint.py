@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 # Learned positions of these models start after the padding id, so the position table holds
 # pad_token_id + 1 rows that no token uses (transformers: create_position_ids_from_input_ids).
 _POSITIONS_AFTER_PADDING = frozenset(
-    "camembert data2vec-text esm ibert layoutlmv3 lilt longformer luke mpnet roberta "
-    "roberta-prelayernorm xlm-roberta xlm-roberta-xl xmod".split()
+    {
+        *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer"),
+        *("luke", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
+        "xmod",
+    }
 )
 _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.layers import load_layer
 from dask_embed.models.modules import Dense, LayerNorm
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+M = TypeVar("M", bound=torch.nn.Module)
 
 _TORCH_DTYPES = {
     "float32": torch.float32,
@@ -61,20 +62,23 @@ def load(spec: Model) -> LoadedModel:
     checkpoint = read_checkpoint(spec, weights=True)
     device = resolve_device(spec.device)
     dtype = resolve_dtype(spec, device)
-    transformer = _load_transformer(checkpoint, spec, dtype).to(device)
     layers = {
-        module.path: _load_layer(module, checkpoint.root, spec).to(device, dtype)
+        module.path: load_layer(module, checkpoint.root, allow_pickle=spec.allow_pickle)
         for module in checkpoint.modules or ()
         if isinstance(module, Dense | LayerNorm)
     }
     return LoadedModel(
         spec=spec,
         checkpoint=checkpoint,
-        transformer=transformer.eval().requires_grad_(False),
+        transformer=_for_inference(_load_transformer(checkpoint, spec, dtype), device),
         tokenizer=_load_tokenizer(checkpoint, spec),
-        layers={path: layer.eval().requires_grad_(False) for path, layer in layers.items()},
+        layers={path: _for_inference(layer.to(dtype), device) for path, layer in layers.items()},
         device=device,
     )
+
+
+def _for_inference(module: M, device: torch.device) -> M:
+    return torch.nn.Module.to(module, device).eval().requires_grad_(False)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -171,47 +175,3 @@ def _lowercase_first(tokenizer: Any) -> None:
 
     present = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
     tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *present])
-
-
-def _load_layer(module: Dense | LayerNorm, root: Path, spec: Model) -> torch.nn.Module:
-    # The attribute names are those under which sentence-transformers stores the weights.
-    layer = torch.nn.Module()
-    if isinstance(module, LayerNorm):
-        layer.norm = torch.nn.LayerNorm(module.dimension)
-    else:
-        layer.linear = torch.nn.Linear(module.in_features, module.out_features, bias=module.bias)
-        layer.activation_function = _activation(module)
-        if module.residual and module.in_features != module.out_features:
-            layer.residual = torch.nn.Linear(module.in_features, module.out_features, bias=False)
-    weights = _read_layer_weights(root / module.path, spec)
-    missing, unexpected = layer.load_state_dict(weights, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"weights of module {module.path!r} do not fit its config.json: "
-            f"missing {missing}, unexpected {unexpected}"
-        )
-    return layer
-
-
-def _activation(module: Dense) -> torch.nn.Module:
-    cls = getattr(torch.nn, module.activation.rpartition(".")[2], None)
-    if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
-        raise ValueError(
-            f"Dense module {module.path!r} has the activation {module.activation!r}, "
-            "which is not a class of torch.nn"
-        )
-    return cls()
-
-
-def _read_layer_weights(folder: Path, spec: Model) -> dict[str, torch.Tensor]:
-    safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-    if safe.is_file():
-        from safetensors.torch import load_file
-
-        return load_file(safe)
-    if pickled.is_file() and spec.allow_pickle:
-        return torch.load(pickled, map_location="cpu", weights_only=True)
-    raise ValueError(
-        f"module folder {str(folder)!r} holds no model.safetensors"
-        + ("; pickled weights need allow_pickle=True" if pickled.is_file() else "")
-    )

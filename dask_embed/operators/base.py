@@ -46,7 +46,7 @@ class ModelOperator(abc.ABC):
         the row, or become null with its message in the column ``<output>_error``.
     """
 
-    model: Model = dataclasses.field(kw_only=False)
+    model: Model | str | Path = dataclasses.field(kw_only=False)
     on_error: str = "raise"
 
     def __post_init__(self) -> None:
@@ -56,6 +56,11 @@ class ModelOperator(abc.ABC):
             )
         object.__setattr__(self, "model", Model.of(self.model))
         one_of("on_error", self.on_error, ("raise", "null"))
+
+    @property
+    def spec(self) -> Model:
+        """The model's full specification."""
+        return Model.of(self.model)
 
     @property
     @abc.abstractmethod
@@ -92,6 +97,15 @@ class ModelOperator(abc.ABC):
     @abc.abstractmethod
     def describe(self, checkpoint: Checkpoint) -> str:
         """Return in a few words what is computed, for `dask_embed.explain`."""
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what a reader of the result has to know to compute it again, as json values."""
+        return {
+            "operator": type(self).__name__,
+            "input": list(self.input_columns),
+            "model": self.spec.name,
+            "revision": self.spec.revision,
+        }
 
     @property
     def output_columns(self) -> tuple[str, ...]:
@@ -137,10 +151,10 @@ class ModelOperator(abc.ABC):
 
     def pinned(self) -> ModelOperator:
         """Return the operator with its model resolved to a folder or commit."""
-        checkpoint = read_checkpoint(self.model)
+        checkpoint = read_checkpoint(self.spec)
         local = checkpoint.revision.startswith("local-")
-        name = str(checkpoint.root) if local else self.model.name
-        return dataclasses.replace(self, model=self.model.pinned(name, checkpoint.revision))
+        name = str(checkpoint.root) if local else self.spec.name
+        return dataclasses.replace(self, model=self.spec.pinned(name, checkpoint.revision))
 
     def check(self, frame: Any) -> None:
         """Raise unless the operator fits the columns of `frame` and its checkpoint."""
@@ -153,7 +167,7 @@ class ModelOperator(abc.ABC):
                     f"its columns are {names}"
                 )
             check_text(frame[column])
-        self.output_types(read_checkpoint(self.model))
+        self.output_types(read_checkpoint(self.spec))
         taken = [name for name in self.output_columns if name in names]
         if taken:
             raise ValueError(
@@ -174,7 +188,7 @@ class ModelOperator(abc.ABC):
         return append_columns(partition, results)
 
     def _all_types(self) -> dict[str, pa.DataType]:
-        types = self.output_types(read_checkpoint(self.model))
+        types = self.output_types(read_checkpoint(self.spec))
         return {**types, self.error_column: pa.string()} if self.on_error == "null" else types
 
     def _errors(self, columns: list[TextColumn], partition: Any) -> dict[int, str]:

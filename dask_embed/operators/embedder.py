@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from dask_embed._validation import meant, one_of, positive_integer
 from dask_embed.batching import plan_batches
 from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
 from dask_embed.columns.types import token_vectors_type, vector_type
-from dask_embed.models.checkpoint import Checkpoint
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
 from dask_embed.operators.base import ModelOperator
 from dask_embed.tokenization import TokenLists
@@ -139,27 +140,44 @@ class Embedder(ModelOperator):
         shape = f"{self.dimension(checkpoint)} x float32" if modules else "token vectors"
         return ", ".join([shape, *names])
 
+    def provenance(self) -> dict[str, Any]:
+        checkpoint = read_checkpoint(self.spec)
+        modules = self._modules(checkpoint)
+        pooling = [
+            mode for module in modules if isinstance(module, Pooling) for mode in module.modes
+        ]
+        return {
+            **super().provenance(),
+            "dimension": self.dimension(checkpoint),
+            "pooling": pooling or ["none"],
+            "normalized": bool(modules) and isinstance(modules[-1], Normalize),
+            "prompt": self._prompt(checkpoint),
+            "max_length": self._max_length(checkpoint),
+        }
+
     def run(self, columns: list[TextColumn], *, on_device: bool) -> dict[str, Result]:
-        from dask_embed.inference import counters
         from dask_embed.inference.runner import runner_for
 
         valid = np.array([text is not None for text in columns[0].values])
-        runner = runner_for(self.model)
+        runner = runner_for(self.spec)
         checkpoint = runner.loaded.checkpoint
         tokenizer = runner.tokenizer(self._max_length(checkpoint))
         prompt = self._prompt(checkpoint) or ""
         texts = [prompt + text[: self.max_chars] for text in columns[0].values if text is not None]
         tokens = tokenizer(texts)
-        counters.add(rows=len(texts))
         skipped = tokenizer.prompt_length(prompt) if prompt else 0
         if self.pooling == ("none",):
             return {self.output: self._token_vectors(runner, tokens, valid, on_device)}
         first, inverse = tokens.unique()
-        distinct = self._vectors(runner, tokens.take(first), skipped, on_device)
-        repeats = len(first) < len(inverse)
-        return {self.output: Vectors(distinct[inverse] if repeats else distinct, valid)}
+        counts = np.bincount(inverse, minlength=len(first))
+        vectors = self._vectors(runner, tokens.take(first), counts, skipped, on_device)
+        if len(first) < len(inverse):
+            vectors = vectors[inverse]
+        return {self.output: Vectors(vectors, valid)}
 
-    def _vectors(self, runner: Any, tokens: TokenLists, skipped: int, on_device: bool) -> Any:
+    def _vectors(
+        self, runner: Any, tokens: TokenLists, counts: np.ndarray, skipped: int, on_device: bool
+    ) -> Any:
         """Return one vector per token list, float32, shape (texts, dimension)."""
         import torch
 
@@ -170,7 +188,7 @@ class Embedder(ModelOperator):
             (len(tokens), self.dimension(runner.loaded.checkpoint)),
             device=runner.loaded.device if on_device else "cpu",
         )
-        for rows, batch, hidden in self._forward(runner, tokens):
+        for rows, batch, hidden in self._forward(runner, tokens, counts):
             with runner.session():
                 lengths = torch.as_tensor(batch.lengths, device=hidden.device)
                 vectors = apply_modules(modules, runner.loaded.layers, hidden, lengths, skipped)
@@ -184,14 +202,20 @@ class Embedder(ModelOperator):
 
         device = runner.loaded.device if on_device else "cpu"
         out = torch.zeros((len(tokens.values), runner.loaded.checkpoint.hidden_size), device=device)
-        for rows, batch, hidden in self._forward(runner, tokens):
+        once = np.ones(len(tokens), np.int64)
+        for rows, batch, hidden in self._forward(runner, tokens, once):
             parts = torch.split(hidden.float().to(device), batch.lengths.tolist())
             for row, part in zip(rows, parts, strict=True):
                 out[tokens.offsets[row] : tokens.offsets[row + 1]] = part
         return TokenVectors(out, tokens.lengths, valid)
 
-    def _forward(self, runner: Any, tokens: TokenLists) -> Any:
-        """Yield (rows, their token lists, token vectors) for each batch of non-empty lists."""
+    def _forward(
+        self, runner: Any, tokens: TokenLists, counts: np.ndarray
+    ) -> Iterator[tuple[np.ndarray, TokenLists, Any]]:
+        """Yield (rows, their token lists, token vectors) for each batch of non-empty lists.
+
+        `counts` is how many texts of the partition each list stands for.
+        """
         from dask_embed.inference import counters
 
         lengths = tokens.lengths
@@ -207,7 +231,13 @@ class Embedder(ModelOperator):
             rows = present[batch]
             lists = tokens.take(rows)
             yield rows, lists, runner.token_vectors(lists, side)
-            counters.add(distinct_rows=len(rows), tokens=len(lists.values), batches=1)
+            counters.add(
+                rows=int(counts[rows].sum()),
+                distinct_rows=len(rows),
+                tokens=len(lists.values),
+                batches=1,
+            )
+        counters.add(rows=int(counts[lengths == 0].sum()))
 
     def _modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """The modules after the transformer, with what this operator says in their place."""
@@ -220,8 +250,7 @@ class Embedder(ModelOperator):
             return ()
         modules = list(checkpoint.modules or (Pooling(("mean",)),))
         if self.pooling != "auto":
-            include_prompt = modules[0].include_prompt  # type: ignore[union-attr]
-            modules[0] = Pooling(self.pooling, include_prompt)  # type: ignore[arg-type]
+            modules[0] = dataclasses.replace(modules[0], modes=tuple(self.pooling))
         normalizes = isinstance(modules[-1], Normalize)
         if self.normalize is False or (self.normalize is True and normalizes):
             modules = [module for module in modules if not isinstance(module, Normalize)]
@@ -251,7 +280,7 @@ class Embedder(ModelOperator):
             if limit is not None and self.max_length > limit:
                 raise ValueError(
                     f"max_length must be at most {limit}, the positions that model "
-                    f"{self.model.name!r} has; got {self.max_length}"
+                    f"{self.spec.name!r} has; got {self.max_length}"
                 )
             return self.max_length
         limits = [limit, checkpoint.max_seq_length or checkpoint.tokenizer_limit]

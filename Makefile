@@ -1,0 +1,45 @@
+# `make demo` and `make test` are all that a newcomer needs; both make .venv first.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: demo test lint notebooks benchmark newest clean
+
+demo: $(VENV)/demo.installed
+	$(BIN)/dask-embed demo $(ARGS)
+
+test: $(VENV)/test.installed
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/test.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+notebooks: $(VENV)/test.installed
+	$(BIN)/python notebooks/run.py
+
+benchmark: $(VENV)/test.installed
+	$(BIN)/python benchmarks/compare.py $(ARGS)
+
+# A quick check on the newest dask, in an environment of its own on top of .venv.
+newest: $(VENV)/test.installed
+	bash tests/newest_dask.sh $(BIN)/python
+
+$(VENV)/python.made:
+	$(PYTHON) -m venv $(VENV)
+	touch $@
+
+$(VENV)/demo.installed: $(VENV)/python.made setup.cfg constraints.txt
+	@echo "Installing (torch and transformers take a few minutes)"
+	$(INSTALL) -e '.[demo]'
+	touch $@
+
+$(VENV)/test.installed: $(VENV)/python.made setup.cfg constraints.txt
+	@echo "Installing with what tests need (takes a few minutes)"
+	$(INSTALL) -e '.[test]'
+	touch $@ $(VENV)/demo.installed
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,118 @@
+"""The optimized plan of a Dask DataFrame in plain words."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+from dask._expr import Expr
+from dask.dataframe.dask_expr._expr import Binop, Filter, Index, Projection, Unaryop
+from dask.dataframe.dask_expr.io.io import IO
+
+from dask_embed.expr import AppendColumns
+from dask_embed.models.checkpoint import read_checkpoint
+
+
+def explain(frame: Any, file: TextIO | None = None) -> None:
+    """Print what will run: the steps in order, which models, over which rows and columns.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame or Series
+        Nothing of it is computed.
+    file : text file, optional
+        Where to print, by default standard output.
+
+    Raises
+    ------
+    TypeError
+        If `frame` is not a Dask collection.
+    """
+    if not hasattr(frame, "expr"):
+        raise TypeError(f"explain takes a Dask DataFrame or Series, got {type(frame).__name__}")
+    plan = frame.optimize(fuse=False).expr
+    print("\n".join(_lines(frame.expr, plan)), file=file or sys.stdout)
+
+
+def _lines(written: Expr, plan: Expr) -> Iterator[str]:
+    yield f"Plan ({plan.npartitions} partitions), first step first:"
+    steps = list(_steps(plan, set()))
+    for number, node in enumerate(steps, 1):
+        yield f"  {number}. {_describe(node)}"
+        if isinstance(node, AppendColumns):
+            yield from (f"       {line}" for line in _model_lines(node))
+    known = {node.operator for node in steps if isinstance(node, AppendColumns)}
+    for node in written.walk():
+        if isinstance(node, AppendColumns) and node.operator not in known:
+            known.add(node.operator)
+            yield f"  not run: {_operator(node)}, no result column is used"
+
+
+def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
+    """Yield the nodes that make up the plan, inputs first; the inside of conditions left out."""
+    if node._name in seen:
+        return
+    seen.add(node._name)
+    inputs = [node.frame] if isinstance(node, Filter) else node.dependencies()
+    for child in inputs:
+        yield from _steps(child, seen)
+    yield node
+
+
+def _describe(node: Expr) -> str:
+    if isinstance(node, AppendColumns):
+        return f"run {_operator(node)}"
+    if isinstance(node, Filter):
+        return f"keep rows where {_words(node.predicate)}"
+    if isinstance(node, Projection):
+        return f"keep columns {', '.join(map(str, node.columns))}"
+    if isinstance(node, IO):
+        return f"read {_source(node)}: columns {', '.join(map(str, node.columns))}"
+    scalars = [
+        f"{name}={value!r}"
+        for name, value in zip(type(node)._parameters, node.operands, strict=False)
+        if isinstance(value, str | int | float | list | tuple) and not isinstance(value, bool)
+    ]
+    return f"{type(node).__name__.lower()} {' '.join(scalars)}".rstrip()
+
+
+def _operator(node: AppendColumns) -> str:
+    operator = node.operator
+    read, written = ", ".join(operator.input_columns), ", ".join(operator.output_columns)
+    return f"{type(operator).__name__} on {read} -> {written}"
+
+
+def _model_lines(node: AppendColumns) -> Iterator[str]:
+    operator = node.operator
+    yield f"model {operator.spec.name} at revision {operator.spec.revision}"
+    yield operator.describe(read_checkpoint(operator.spec))
+    yield f"over columns {', '.join(map(str, node.frame.columns))}"
+    filters = [_words(n.predicate) for n in node.frame.walk() if isinstance(n, Filter)]
+    yield f"over rows where {' and '.join(filters)}" if filters else "over all rows that reach it"
+
+
+def _source(node: IO) -> str:
+    path = getattr(node, "path", None)
+    if path is not None:
+        return f"Parquet {os.fspath(path) if not isinstance(path, list) else path[0]}"
+    return type(node).__name__
+
+
+def _words(node: Any) -> str:
+    """Write a condition as a person would: column names, operators, values."""
+    if not isinstance(node, Expr):
+        return repr(node)
+    if isinstance(node, Projection):
+        return ", ".join(map(str, node.columns))
+    if isinstance(node, Index):
+        return "index"
+    if isinstance(node, Binop):
+        return f"({_words(node.left)} {node._operator_repr} {_words(node.right)})"
+    if isinstance(node, Unaryop):
+        return f"{node._operator_repr} {_words(node.frame)}"
+    if node.ndim == 1 and not node.dependencies():
+        return str(node.columns[0])
+    arguments = ", ".join(_words(operand) for operand in node.operands)
+    return f"{type(node).__name__.lower()}({arguments})"

@@ -1,0 +1,1 @@
+"""Whole jobs: Parquet output and input, progress, the command line."""
