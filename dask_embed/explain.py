@@ -8,8 +8,16 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 from dask._expr import Expr
-from dask.dataframe.dask_expr._expr import Binop, Filter, Index, Projection, Unaryop
+from dask.dataframe.dask_expr._expr import (
+    ArrowStringConversion,
+    Binop,
+    Filter,
+    Index,
+    Projection,
+    Unaryop,
+)
 from dask.dataframe.dask_expr.io.io import IO
+from dask.utils import funcname
 
 from dask_embed.expr import AppendColumns
 from dask_embed.models.checkpoint import read_checkpoint
@@ -58,7 +66,8 @@ def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
     inputs = [node.frame] if isinstance(node, Filter) else node.dependencies()
     for child in inputs:
         yield from _steps(child, seen)
-    yield node
+    if not isinstance(node, ArrowStringConversion):  # how strings are stored is no step
+        yield node
 
 
 def _describe(node: Expr) -> str:
@@ -94,10 +103,13 @@ def _model_lines(node: AppendColumns) -> Iterator[str]:
 
 
 def _source(node: IO) -> str:
-    path = getattr(node, "path", None)
-    if path is not None:
+    names = type(node)._parameters
+    if "path" in names:
+        path = node.operand("path")
         return f"Parquet {os.fspath(path) if not isinstance(path, list) else path[0]}"
-    return type(node).__name__
+    if "func" in names:
+        return f"the results of {funcname(node.operand('func'))}"
+    return {"FromPandas": "a pandas frame in memory"}.get(type(node).__name__, type(node).__name__)
 
 
 def _words(node: Any) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_embed.models.hub import locate
-from dask_embed.models.modules import HeadModule, read_modules
+from dask_embed.models.modules import Pooling, VectorModule, read_modules
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
@@ -43,8 +43,10 @@ class Checkpoint:
     revision : str
         Commit sha, or fingerprint of a local folder.
     config : PretrainedConfig
-    modules : tuple or None
-        What follows the transformer, None for a plain transformers checkpoint.
+    pooling : Pooling or None
+        None for a plain transformers checkpoint.
+    modules : tuple
+        What follows the pooling.
     max_seq_length : int or None
         Limit of the sentence-transformers configuration, in tokens.
     do_lower_case : bool
@@ -60,7 +62,8 @@ class Checkpoint:
     root: Path
     revision: str
     config: PretrainedConfig
-    modules: tuple[HeadModule, ...] | None = None
+    pooling: Pooling | None = None
+    modules: tuple[VectorModule, ...] = ()
     max_seq_length: int | None = None
     do_lower_case: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
@@ -110,8 +113,7 @@ def read_checkpoint(model: Model, *, weights: bool = False) -> Checkpoint:
 
 @functools.lru_cache(maxsize=64)
 def _read(root: Path, revision: str, trust_remote_code: bool) -> Checkpoint:
-    listed = read_modules(root)
-    subfolder, modules = listed if listed else ("", None)
+    subfolder, pooling, modules = read_modules(root) or ("", None, ())
     folder = root / subfolder
     settings = _first_json(folder, _TRANSFORMER_CONFIGS)
     sentence = _first_json(root, ("config_sentence_transformers.json",))
@@ -120,6 +122,7 @@ def _read(root: Path, revision: str, trust_remote_code: bool) -> Checkpoint:
         root=root,
         revision=revision,
         config=_read_config(folder, trust_remote_code),
+        pooling=pooling,
         modules=modules,
         max_seq_length=settings.get("max_seq_length"),
         do_lower_case=bool(settings.get("do_lower_case")),

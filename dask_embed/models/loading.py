@@ -64,7 +64,7 @@ def load(spec: Model) -> LoadedModel:
     dtype = resolve_dtype(spec, device)
     layers = {
         module.path: load_layer(module, checkpoint.root, allow_pickle=spec.allow_pickle)
-        for module in checkpoint.modules or ()
+        for module in checkpoint.modules
         if isinstance(module, Dense | LayerNorm)
     }
     return LoadedModel(

@@ -97,11 +97,18 @@ class Normalize:
         return dimension
 
 
-HeadModule = Pooling | Dense | LayerNorm | Truncate | Normalize
+VectorModule = Dense | LayerNorm | Truncate | Normalize
+HeadModule = Pooling | VectorModule
 
 
-def read_modules(folder: Path) -> tuple[str, tuple[HeadModule, ...]] | None:
-    """Return the transformer's subfolder and the modules after it, None without modules.json.
+def read_modules(folder: Path) -> tuple[str, Pooling, tuple[VectorModule, ...]] | None:
+    """Read ``modules.json``.
+
+    Returns
+    -------
+    tuple or None
+        The transformer's subfolder, its pooling, and the modules after that; None if `folder`
+        is a plain transformers checkpoint.
 
     Raises
     ------
@@ -116,13 +123,15 @@ def read_modules(folder: Path) -> tuple[str, tuple[HeadModule, ...]] | None:
         given = entries[0]["type"] if entries else "nothing"
         raise ValueError(f"modules.json must begin with a Transformer module, got {given!r}")
     head = [_read_module(folder, entry) for entry in entries[1:]]
-    kept = tuple(module for module in head if module is not None)
-    if not kept or not isinstance(kept[0], Pooling):
+    kept = [module for module in head if module is not None]
+    pooling = kept[0] if kept else None
+    after = tuple(module for module in kept if not isinstance(module, Pooling))
+    if not isinstance(pooling, Pooling) or len(after) != len(kept) - 1:
         raise ValueError(
-            "modules.json must have a Pooling module right after the Transformer; got "
+            "modules.json must have one Pooling module, right after the Transformer; got "
             f"{[entry['type'] for entry in entries]}"
         )
-    return entries[0].get("path", ""), kept
+    return entries[0].get("path", ""), pooling, after
 
 
 def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:

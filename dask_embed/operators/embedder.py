@@ -248,9 +248,10 @@ class Embedder(ModelOperator):
                     "truncate_dim and normalize=True do not apply"
                 )
             return ()
-        modules = list(checkpoint.modules or (Pooling(("mean",)),))
+        pooling = checkpoint.pooling or Pooling(("mean",))
         if self.pooling != "auto":
-            modules[0] = dataclasses.replace(modules[0], modes=tuple(self.pooling))
+            pooling = dataclasses.replace(pooling, modes=tuple(self.pooling))
+        modules: list[HeadModule] = [pooling, *checkpoint.modules]
         normalizes = isinstance(modules[-1], Normalize)
         if self.normalize is False or (self.normalize is True and normalizes):
             modules = [module for module in modules if not isinstance(module, Normalize)]
