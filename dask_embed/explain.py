@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
@@ -40,12 +39,12 @@ def explain(frame: Any, file: TextIO | None = None) -> None:
     """
     if not hasattr(frame, "expr"):
         raise TypeError(f"explain takes a Dask DataFrame or Series, got {type(frame).__name__}")
-    plan = frame.optimize(fuse=False).expr
-    print("\n".join(_lines(frame.expr, plan)), file=file or sys.stdout)
+    partitions = frame.optimize(fuse=False).npartitions  # Dask may have joined small files
+    lines = _lines(frame.expr, frame.simplify().expr)
+    print(f"Plan ({partitions} partitions), first step first:", *lines, sep="\n", file=file)
 
 
 def _lines(written: Expr, plan: Expr) -> Iterator[str]:
-    yield f"Plan ({plan.npartitions} partitions), first step first:"
     steps = list(_steps(plan, set()))
     for number, node in enumerate(steps, 1):
         yield f"  {number}. {_describe(node)}"

@@ -1,0 +1,596 @@
+"""The dataframe contract, as tests that every model operator inherits.
+
+A test module subclasses `DataframeContract` and overrides the class-scoped fixture `operator`
+with the operators to hold to it; everything else here is independent of what they compute::
+
+    class TestEmbedder(DataframeContract):
+        @pytest.fixture(scope="class", params=[...])
+        @classmethod
+        def operator(cls, request, tiny_bert):
+            return de.Embedder(tiny_bert, **request.param)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cloudpickle
+import dask
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from dask.base import tokenize
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import dask_embed as de
+from dask_embed.models import registry
+
+TOLERANCE = 1e-6
+QUICK = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.differing_executors],
+)
+
+LONG = "a long text about lazy tables and eager models " * 40
+# Unsorted lengths, a repeat, an empty string, nulls, and characters outside of ASCII.
+TEXTS = (
+    "Dask reads a table lazily.",
+    "x",
+    None,
+    LONG,
+    "",
+    "Dask reads a table lazily.",
+    "ünïcode 漢字 😀\tand\nspace",
+    None,
+    "two words",
+)
+ROWS = len(TEXTS)
+NULL = tuple(text is None for text in TEXTS)
+
+
+@functools.cache
+def tiny_bert(folder: Path) -> str:
+    """Write a seeded BERT of 2 layers and 32 dimensions with a tokenizer of its own."""
+    import torch
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    trainer = trainers.WordPieceTrainer(vocab_size=200, special_tokens=special, show_progress=False)
+    tokenizer.train_from_iterator([text for text in TEXTS if text], trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    names = ("pad_token", "unk_token", "cls_token", "sep_token", "mask_token")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=64,
+        **dict(zip(names, special, strict=True)),
+    ).save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=tokenizer.get_vocab_size(),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(20)
+        model = BertModel(config)
+        for parameter in model.parameters():  # large, so that texts differ visibly
+            parameter.data.add_(torch.randn_like(parameter) * 0.2)
+    model.save_pretrained(folder)
+    return str(folder)
+
+
+@contextlib.contextmanager
+def one_torch_thread() -> Iterator[None]:
+    """Let torch use one thread: the tiny model is faster than handing work to others."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def shared_tiny_bert(factory: pytest.TempPathFactory) -> str:
+    """Return the tiny checkpoint, written once for all test modules of the session."""
+    return tiny_bert(factory.getbasetemp() / "tiny-bert")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A dataframe library whose partitions operators take."""
+
+    name: str
+    from_pandas: Callable[[pd.DataFrame], Any]
+    to_pandas: Callable[[Any], pd.DataFrame]
+
+
+def backend_named(name: str) -> Backend:
+    if name == "pandas":
+        return Backend("pandas", lambda frame: frame, lambda frame: frame)
+    cudf = pytest.importorskip("cudf")
+    from dask_embed.columns import to_host
+
+    return Backend("cudf", cudf.DataFrame, to_host)
+
+
+def input_frame(
+    operator: de.ModelOperator, texts: Sequence[Any] = TEXTS, index: Any = None, dtype: Any = "str"
+) -> pd.DataFrame:
+    """Return a frame with the operator's input columns between others of several dtypes."""
+    count = len(texts)
+    columns: dict[str, Any] = {"id": np.arange(count) * 3}
+    for shift, name in enumerate(operator.input_columns):
+        # As a Series, because of an array of objects pandas would infer the dtype.
+        columns[name] = pd.Series([*texts[shift:], *texts[:shift]], dtype=dtype)
+    columns["weight"] = np.linspace(0, 1, count, dtype="float32")
+    columns["day"] = pd.date_range("2024-02-28", periods=count)
+    frame = pd.DataFrame(columns)
+    return frame if index is None else frame.set_axis(index)
+
+
+def null_rows(operator: de.ModelOperator, frame: pd.DataFrame) -> list[bool]:
+    """Return for each row whether one of its inputs is null."""
+    return frame[list(operator.input_columns)].isna().any(axis=1).tolist()
+
+
+def lazy(parts: Sequence[Any], meta: Any = None) -> Any:
+    """Return a Dask DataFrame of exactly these partitions, of any index."""
+    meta = parts[0].iloc[:0] if meta is None else meta
+    with dask.config.set({"dataframe.convert-string": False}):
+        return dd.from_map(lambda part: part, list(parts), meta=meta, enforce_metadata=False)
+
+
+def cut(frame: Any, places: Sequence[int]) -> list[Any]:
+    """Cut a frame at row numbers; equal numbers give partitions without rows."""
+    edges = [0, *sorted(places), len(frame)]
+    return [frame.iloc[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+
+
+def values_of(series: pd.Series) -> list[Any]:
+    """Return a column as Python values, nulls as None."""
+    return pa.array(series.array, from_pandas=True).to_pylist()
+
+
+def assert_same_value(given: Any, expected: Any, atol: float = TOLERANCE) -> None:
+    """Compare results of any nesting: floats within `atol`, the rest exactly."""
+    if isinstance(expected, float):
+        assert given == pytest.approx(expected, abs=atol, rel=0)
+    elif isinstance(expected, list) and expected and isinstance(expected[0], float):
+        np.testing.assert_allclose(given, expected, rtol=0, atol=atol)
+    elif isinstance(expected, list):
+        assert isinstance(given, list)
+        assert len(given) == len(expected)
+        for left, right in zip(given, expected, strict=True):
+            assert_same_value(left, right, atol)
+    elif isinstance(expected, dict):
+        assert given.keys() == expected.keys()
+        for key, right in expected.items():
+            assert_same_value(given[key], right, atol)
+    else:
+        assert given == expected
+
+
+def assert_same_values(given: list[Any], expected: list[Any]) -> None:
+    assert_same_value(list(given), list(expected))
+
+
+def assert_same_frame(given: Any, expected: Any) -> None:
+    """Compare frames or series: index, names and dtypes exactly, floats within tolerance."""
+    assert type(given) is type(expected)
+    pd.testing.assert_index_equal(given.index, expected.index, exact="equiv")
+    if isinstance(given, pd.Series):
+        given, expected = given.to_frame(), expected.to_frame()
+    assert list(given.columns) == list(expected.columns)
+    assert list(given.dtypes) == list(expected.dtypes)
+    for place in range(len(expected.columns)):
+        assert_same_values(values_of(given.iloc[:, place]), values_of(expected.iloc[:, place]))
+
+
+def assert_matches_meta(partition: Any, meta: Any) -> None:
+    """Compare dtypes directly: dask's own comparison takes float16 for float32."""
+    assert list(partition.columns) == list(meta.columns)
+    assert list(partition.dtypes) == list(meta.dtypes)
+    assert list(partition.index.names) == list(meta.index.names)
+    assert partition.index.dtype == meta.index.dtype
+
+
+def result(operator: de.ModelOperator, frame: Any) -> list[list[Any]]:
+    """Return the rows of the operator's result columns."""
+    columns = [values_of(frame[name]) for name in operator.output_columns]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+INDEXES = {
+    "range": pd.RangeIndex(5, 5 + ROWS),
+    "duplicate": pd.Index([1, 1, 2, 2, 1, 0, 0, 1, 1], name="key"),
+    "descending": pd.Index(range(ROWS, 0, -1)),
+    "string": pd.Index(list("qwertyuio"), name="letter"),
+    "datetime": pd.DatetimeIndex(pd.date_range("2020-03-01", periods=ROWS, freq="h")[::-1]),
+    "multi": pd.MultiIndex.from_arrays(
+        [list("bbaabbaab"), [1, 1, 2, 3, 1, 2, 1, 1, 0]], names=["outer", None]
+    ),
+    "with null": pd.Index([1.5, np.nan, np.nan, 0, -1, 2, 2, 3, 4]),
+}
+TEXT_DTYPES = {
+    "object": object,
+    "str": "str",
+    "string[python]": "string[python]",
+    "string[pyarrow]": "string[pyarrow]",
+    "str of python": pd.StringDtype("python", na_value=np.nan),
+    "arrow string": pd.ArrowDtype(pa.string()),
+    "arrow large_string": pd.ArrowDtype(pa.large_string()),
+    "arrow dictionary": pd.ArrowDtype(pa.dictionary(pa.int32(), pa.string())),
+    "categorical": "category",
+}
+UNUSABLE = {
+    "int": (7, "int is not text"),
+    "bytes": (b"raw", "bytes is not text"),
+    "list": (["a"], "list is not text"),
+    "lone surrogate": ("bad \ud800 text", "UTF-8"),
+}
+
+texts = st.one_of(
+    st.none(),
+    st.sampled_from(["", " ", "a lazy table", "A LAZY TABLE", LONG, "\x00", "😀", "e\u0301"]),
+    st.text(max_size=30),
+)
+
+
+class DataframeContract:
+    """What holds for every operator on every backend; see the design, section 5."""
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def operator(cls) -> de.ModelOperator:
+        raise NotImplementedError("give the operators that this class tests")
+
+    @pytest.fixture(scope="class", params=["pandas", pytest.param("cudf", marks=pytest.mark.gpu)])
+    @classmethod
+    def backend(cls, request: pytest.FixtureRequest) -> Backend:
+        return backend_named(request.param)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def expected(cls, operator: de.ModelOperator, backend: Backend) -> list[list[Any]]:
+        """Rows of the result, each computed from a frame of that one row."""
+        frame = input_frame(operator)
+        rows = [backend.from_pandas(frame.iloc[i : i + 1]) for i in range(ROWS)]
+        return [result(operator, backend.to_pandas(operator(row)))[0] for row in rows]
+
+    # The frame around the result
+
+    @pytest.mark.parametrize("kind", INDEXES)
+    def test_index_and_row_order(self, operator, backend, expected, kind):
+        """Any index comes back as it was and every row keeps its own result."""
+        if backend.name == "cudf" and kind == "with null":
+            pytest.skip("cuDF tells nulls from NaN in an index")
+        frame = input_frame(operator, index=INDEXES[kind])
+        out = backend.to_pandas(operator(backend.from_pandas(frame)))
+        pd.testing.assert_index_equal(out.index, INDEXES[kind], exact=True)
+        assert_same_values(result(operator, out), expected)
+
+    @pytest.mark.parametrize("kind", INDEXES)
+    def test_index_and_row_order_of_partitions(self, operator, backend, expected, kind):
+        """The same on a Dask DataFrame, whose partitions may repeat index values."""
+        if backend.name == "cudf" and kind == "with null":
+            pytest.skip("cuDF tells nulls from NaN in an index")
+        frame = input_frame(operator, index=INDEXES[kind])
+        parts = [backend.from_pandas(part) for part in cut(frame, [2, 5])]
+        out = backend.to_pandas(operator(lazy(parts)).compute())
+        pd.testing.assert_index_equal(out.index, INDEXES[kind], exact="equiv")
+        assert_same_values(result(operator, out), expected)
+
+    def test_other_columns_stay(self, operator, backend):
+        """Result columns come last; the others keep values, dtypes and order."""
+        frame = backend.from_pandas(input_frame(operator))
+        out = operator(frame)
+        assert list(out.columns) == [*frame.columns, *operator.output_columns]
+        kept = backend.to_pandas(out[list(frame.columns)])
+        pd.testing.assert_frame_equal(kept, backend.to_pandas(frame))
+
+    def test_input_is_not_modified(self, operator, backend):
+        """The frame that is passed in has the same columns, values and dtypes afterwards."""
+        frame = backend.from_pandas(input_frame(operator))
+        before = backend.to_pandas(frame).copy(deep=True)
+        operator(frame)
+        pd.testing.assert_frame_equal(backend.to_pandas(frame), before)
+
+    def test_attrs(self, operator):
+        """The result has the frame's attrs, and its own copy of them."""
+        frame = input_frame(operator)
+        frame.attrs["source"] = ["crawl"]
+        out = operator(frame)
+        out.attrs["source"].append("changed")
+        assert frame.attrs == {"source": ["crawl"]}
+        assert out.attrs == {"source": ["crawl", "changed"]}
+
+    def test_columns_that_are_not_strings(self, operator, expected):
+        """Other columns may have numbers or tuples as names."""
+        frame = input_frame(operator).rename(columns={"id": 0, "weight": ("a", 1)})
+        out = operator(frame)
+        assert list(out.columns) == [*frame.columns, *operator.output_columns]
+        assert_same_values(result(operator, out), expected)
+
+    # Nulls and frames without rows
+
+    @pytest.mark.parametrize("null", [None, np.nan, pd.NA, pd.NaT], ids=repr)
+    def test_null_gives_null(self, operator, expected, null):
+        """Every kind of null in an object column is a null of the result."""
+        texts = [null if text is None else text for text in TEXTS]
+        out = operator(input_frame(operator, texts, dtype=object))
+        assert out[operator.output].isna().tolist() == null_rows(operator, out)
+        assert_same_values(result(operator, out), expected)
+
+    @pytest.mark.parametrize("dtype", ["str", object, "category"], ids=str)
+    def test_all_null(self, operator, dtype):
+        """A partition of nulls gives nulls of the right dtype."""
+        if dtype == "category":
+            dtype = pd.CategoricalDtype(["a text"])
+        frame = input_frame(operator, [None, None, None], dtype=dtype)
+        out = operator(frame)
+        assert out[operator.output].isna().all()
+        assert_matches_meta(out, operator.meta(frame.iloc[:0]))
+
+    @pytest.mark.parametrize("kind", INDEXES)
+    def test_empty_partition(self, operator, backend, kind):
+        """No rows: the columns and dtypes of any other partition, and no model is loaded."""
+        frame = backend.from_pandas(input_frame(operator, index=INDEXES[kind]).iloc[:0])
+        de.unload()
+        out = operator(frame)
+        assert len(out) == 0
+        assert_matches_meta(out, operator.meta(frame))
+        assert registry.loaded() == []
+
+    def test_empty_dask_frame(self, operator, backend):
+        """A Dask DataFrame of empty partitions computes to an empty frame, model not loaded."""
+        frame = backend.from_pandas(input_frame(operator).iloc[:0])
+        de.unload()
+        out = operator(lazy([frame, frame]))
+        assert_matches_meta(out.compute(), operator.meta(frame))
+        assert registry.loaded() == []
+
+    def test_empty_among_others(self, operator, backend, expected):
+        """Empty and all-null partitions between others change nothing."""
+        parts = cut(input_frame(operator), [0, 2, 3, 3, 7, 8, ROWS])
+        out = operator(lazy([backend.from_pandas(part) for part in parts])).compute()
+        assert_same_values(result(operator, backend.to_pandas(out)), expected)
+
+    # Dtypes
+
+    @pytest.mark.parametrize("npartitions", [1, ROWS])
+    def test_dtypes_equal_meta(self, operator, backend, npartitions):
+        """Every computed partition has exactly the dtypes that the lazy frame announced."""
+        frame = backend.from_pandas(input_frame(operator))
+        ddf = dd.from_pandas(frame, npartitions=npartitions, sort=False)
+        out, meta = operator(ddf), operator.meta(ddf._meta)
+        assert list(out.dtypes) == list(meta.dtypes)
+        partitions = dask.compute(*out.to_delayed())
+        assert len(partitions) == npartitions
+        for partition in partitions:
+            assert_matches_meta(partition, meta)
+
+    @pytest.mark.parametrize("kind", TEXT_DTYPES)
+    def test_text_dtypes(self, operator, expected, kind):
+        """Text of any dtype gives the same result and comes back in its own dtype."""
+        frame = input_frame(operator)
+        texts = {name: TEXT_DTYPES[kind] for name in operator.input_columns}
+        frame = frame.astype(texts)
+        for out in (operator(frame), operator(lazy(cut(frame, [4]))).compute()):
+            for name in operator.input_columns:
+                assert out[name].dtype == frame[name].dtype
+            assert_same_values(result(operator, out), expected)
+
+    def test_categories_unknown_to_dask(self, operator, expected):
+        """A categorical whose categories only the partitions know is text too."""
+        texts = dict.fromkeys(operator.input_columns, "category")
+        parts = [part.astype(texts) for part in cut(input_frame(operator), [4])]
+        meta = input_frame(operator).iloc[:0].astype(texts)
+        for name in operator.input_columns:
+            meta[name] = dd.utils.clear_known_categories(meta[name])
+        out = operator(lazy(parts, meta)).compute()
+        assert_same_values(result(operator, out), expected)
+
+    def test_sliced_and_chunked_arrow_text(self, operator, expected):
+        """Arrow arrays with offsets and in chunks are read at the right places."""
+        frame = input_frame(operator)
+        for name in operator.input_columns:
+            values = frame[name].tolist()
+            padded = pa.array(["before", *[None if v is np.nan else v for v in values], "after"])
+            chunked = pa.chunked_array([padded.slice(1, 4), padded.slice(5, ROWS - 4)])
+            frame[name] = pd.arrays.ArrowExtensionArray(chunked)
+        assert_same_values(result(operator, operator(frame)), expected)
+
+    # Names
+
+    def test_output_that_exists(self, operator, backend):
+        """A result never replaces a column: the clash is an error before any work."""
+        frame = input_frame(operator)
+        for name in operator.output_columns:
+            clash = backend.from_pandas(frame.assign(**{name: 1}))
+            for given_frame in (clash, dd.from_pandas(clash, npartitions=2, sort=False)):
+                with pytest.raises(ValueError, match=f"{name!r} already exists"):
+                    operator(given_frame)
+
+    def test_output_name(self, operator, expected):
+        """The result is the same under another name, which may be that of no other column."""
+        renamed = replace(operator, output="another name")
+        assert renamed.output_columns[0] == "another name"
+        out = renamed(input_frame(operator))
+        assert_same_values(result(renamed, out), expected)
+
+    # The same result however the rows are brought to the operator
+
+    @pytest.mark.parametrize("npartitions", [1, 2, 4, ROWS])
+    def test_partitioning(self, operator, backend, expected, npartitions):
+        """A Dask DataFrame gives what the eager frame gives, however it is cut."""
+        frame = backend.from_pandas(input_frame(operator))
+        out = operator(dd.from_pandas(frame, npartitions=npartitions, sort=False))
+        assert out.npartitions == npartitions
+        assert_same_values(result(operator, backend.to_pandas(out.compute())), expected)
+
+    def test_eager(self, operator, backend, expected):
+        """One call on all rows gives what calls on single rows give."""
+        out = operator(backend.from_pandas(input_frame(operator)))
+        assert_same_values(result(operator, backend.to_pandas(out)), expected)
+
+    def test_map_partitions(self, operator, backend, expected):
+        """Plain `map_partitions` with the operator's meta works too."""
+        ddf = dd.from_pandas(backend.from_pandas(input_frame(operator)), npartitions=3, sort=False)
+        out = ddf.map_partitions(operator, meta=operator.meta(ddf._meta))
+        for partition in dask.compute(*out.to_delayed()):
+            assert_matches_meta(partition, out._meta)
+        assert_same_values(result(operator, backend.to_pandas(out.compute())), expected)
+
+    def test_reversed_rows(self, operator, backend, expected):
+        """Rows in the opposite order give results in the opposite order."""
+        frame = input_frame(operator).iloc[::-1]
+        out = backend.to_pandas(operator(backend.from_pandas(frame)))
+        assert_same_values(result(operator, out), expected[::-1])
+
+    def test_duplicated_rows(self, operator, backend, expected):
+        """Each copy of a row gets the row's result."""
+        order = [0, 0, 3, 8, 3, 2, 2, 6, 0]
+        frame = input_frame(operator).iloc[order]
+        out = backend.to_pandas(operator(backend.from_pandas(frame)))
+        assert_same_values(result(operator, out), [expected[row] for row in order])
+
+    @settings(QUICK, max_examples=25)
+    @given(data=st.data())
+    def test_any_frame(self, operator, data):
+        """Any texts, any index and any partitioning give the results of single rows."""
+        rows = data.draw(st.lists(texts, min_size=1, max_size=8), label="texts")
+        keys = st.lists(st.integers(-3, 3), min_size=len(rows), max_size=len(rows))
+        places = data.draw(st.lists(st.integers(0, len(rows)), max_size=4), label="cuts")
+        frame = input_frame(operator, rows, index=data.draw(keys, label="index"))
+        singles = [result(operator, operator(frame.iloc[i : i + 1])) for i in range(len(rows))]
+        for out in (operator(frame), operator(lazy(cut(frame, places))).compute()):
+            assert out.index.tolist() == frame.index.tolist()
+            assert out[operator.output].isna().tolist() == null_rows(operator, frame)
+            assert_same_values(result(operator, out), [row for single in singles for row in single])
+
+    # Rows that cannot be used
+
+    @pytest.mark.parametrize("kind", UNUSABLE)
+    @pytest.mark.parametrize("npartitions", [0, 2], ids=["eager", "dask"])
+    def test_unusable_row_raises(self, operator, kind, npartitions):
+        """on_error="raise" names the row, its index label, the column and the reason."""
+        value, reason = UNUSABLE[kind]
+        index = [f"label{i}" for i in range(ROWS)]
+        frame = input_frame(operator, [*TEXTS[:5], value, *TEXTS[6:]], index, object)
+        column = operator.input_columns[0]
+        raising = replace(operator, on_error="raise")
+        with pytest.raises(ValueError, match="index 'label5'") as caught:
+            if npartitions:
+                raising(lazy(cut(frame, [3]))).compute()
+            else:
+                raising(frame)
+        message = str(caught.value)
+        assert f"row {2 if npartitions else 5} of the partition" in message
+        assert reason in message
+        assert repr(column) in message
+        assert "\n" not in message
+
+    @pytest.mark.parametrize("kind", UNUSABLE)
+    @pytest.mark.parametrize("npartitions", [0, 2], ids=["eager", "dask"])
+    def test_unusable_row_becomes_null(self, operator, expected, kind, npartitions):
+        """on_error="null" gives that row a null and a message, all other rows their result."""
+        value, reason = UNUSABLE[kind]
+        frame = input_frame(operator, [*TEXTS[:1], value, *TEXTS[2:]], dtype=object)
+        bad = [row for row in range(ROWS) if any(frame.iloc[row, 1:2].map(lambda v: v is value))]
+        assert bad == [1]
+        quiet = replace(operator, on_error="null")
+        out = quiet(lazy(cut(frame, [4]))).compute() if npartitions else quiet(frame)
+        if len(operator.input_columns) == 1:
+            wanted = [None if row in bad else expected[row][0] for row in range(ROWS)]
+            assert_same_values(values_of(out[operator.output]), wanted)
+        messages = values_of(out[f"{operator.output}_error"])
+        assert reason in messages[1]
+        assert out[operator.output].isna()[1]
+        assert out[f"{operator.output}_error"].dtype == quiet.meta(frame.iloc[:0]).dtypes.iloc[-1]
+        if len(operator.input_columns) == 1:
+            assert [row for row in range(ROWS) if messages[row] is not None] == bad
+
+    @pytest.mark.parametrize(
+        "dtype",
+        ["string[python]", pd.StringDtype("python", na_value=np.nan), "category"],
+        ids=["string[python]", "str of python", "category"],
+    )
+    def test_surrogate_in_text_dtypes(self, operator, expected, dtype):
+        """A lone surrogate is told apart in every dtype that can hold one."""
+        column = operator.input_columns[0]
+        frame = input_frame(operator, dtype=object)
+        frame.loc[1, column] = UNUSABLE["lone surrogate"][0]
+        if dtype == "category":  # from codes, because pandas would infer a type of the values
+            codes, values = pd.factorize(frame[column])
+            dtype = pd.CategoricalDtype(pd.Index(values, dtype=object))
+            frame[column] = pd.Categorical.from_codes(codes, dtype=dtype)
+        frame[column] = frame[column].astype(dtype)
+        with pytest.raises(ValueError, match=r"row 1 of the partition \(index 1\)"):
+            replace(operator, on_error="raise")(frame)
+        out = replace(operator, on_error="null")(frame)
+        assert out[operator.output].isna()[1]
+        assert_same_value(values_of(out[operator.output])[3], expected[3][0])
+
+    # Operators are plain values
+
+    @pytest.mark.parametrize("library", [pickle, cloudpickle], ids=lambda module: module.__name__)
+    def test_pickles(self, operator, expected, library):
+        """A copy that went through pickle is equal, hashes alike and gives the same."""
+        copy = library.loads(library.dumps(operator))
+        assert copy == operator
+        assert hash(copy) == hash(operator)
+        assert tokenize(copy) == tokenize(operator)
+        assert_same_values(result(operator, copy(input_frame(operator))), expected)
+
+    def test_different_operators_differ(self, operator):
+        """An operator with another value is another one, to Python and to Dask."""
+        other = replace(operator, output="another name")
+        assert other != operator
+        assert tokenize(other) != tokenize(operator)
+        assert tokenize(replace(operator)) == tokenize(operator)
+
+    def test_token_of_a_fresh_process(self, operator, tmp_path):
+        """The Dask token, and so the names of tasks, are the same in every process."""
+        pair = operator, operator.pinned()
+        (tmp_path / "pair").write_bytes(pickle.dumps(pair))
+        code = (
+            "import pickle, sys; from pathlib import Path; from dask.base import tokenize;"
+            "print(*map(tokenize, pickle.loads(Path(sys.argv[1]).read_bytes())))"
+        )
+        environment = {**os.environ, "PYTHONHASHSEED": "77"}
+        run = subprocess.run(
+            [sys.executable, "-c", code, tmp_path / "pair"],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert run.stdout.split() == [tokenize(each) for each in pair]
+
+    def test_lazy_names_are_deterministic(self, operator):
+        """The same expression built twice has the same task names."""
+        ddf = dd.from_pandas(input_frame(operator), npartitions=2, sort=False)
+        assert operator(ddf).expr._name == operator(ddf)._name
+        assert operator(ddf)._name == replace(operator)(ddf)._name

@@ -1,0 +1,148 @@
+"""Vectors on disk: any reader opens them, and they say what made them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+import dask_embed as de
+
+ROWS, DIMENSION = 30, 384
+
+
+@pytest.fixture(scope="module")
+def expected(minilm: str) -> np.ndarray:
+    """The vectors by sentence-transformers; row 7 is null."""
+    from sentence_transformers import SentenceTransformer
+
+    texts = _frame()["text"].dropna()
+    vectors = np.full((ROWS, DIMENSION), np.nan, np.float32)
+    vectors[texts.index] = SentenceTransformer(minilm, device="cpu").encode(texts.tolist())
+    return vectors
+
+
+@pytest.fixture(scope="module")
+def folder(minilm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("parquet") / "vectors"
+    frame = dd.from_pandas(_frame(), npartitions=3)
+    frame.ml.embed("text", model=minilm).ml.to_parquet(path)
+    return path
+
+
+def _frame() -> pd.DataFrame:
+    texts = [f"the number {row} in a short text" for row in range(ROWS)]
+    return pd.DataFrame({"id": range(ROWS), "text": texts}).assign(
+        text=lambda frame: frame["text"].where(frame["id"] != 7)
+    )
+
+
+def _stack(column: pd.Series) -> np.ndarray:
+    """Vectors of an object column of arrays, as plain pandas reads them."""
+    missing = np.full(DIMENSION, np.nan, np.float32)
+    return np.stack([missing if value is None else value for value in column])
+
+
+def test_plain_pandas_reads_float32_arrays(folder: Path, expected: np.ndarray) -> None:
+    read = pd.read_parquet(folder).sort_values("id")
+    assert {value.dtype for value in read["embedding"].dropna()} == {np.dtype("float32")}
+    np.testing.assert_allclose(_stack(read["embedding"]), expected, atol=1e-5)
+
+
+def test_plain_dask_reads_float32_arrays(folder: Path, expected: np.ndarray) -> None:
+    read = dd.read_parquet(folder).compute().sort_values("id")
+    assert {value.dtype for value in read["embedding"].dropna()} == {np.dtype("float32")}
+    np.testing.assert_allclose(_stack(read["embedding"]), expected, atol=1e-5)
+
+
+def test_pyarrow_reads_fixed_size_lists(folder: Path, expected: np.ndarray) -> None:
+    column = pq.read_table(folder, columns=["id", "embedding"]).sort_by("id")["embedding"]
+    assert column.type.list_size == DIMENSION
+    assert str(column.type.value_type) == "float"
+    assert column.null_count == 1
+    present = column.drop_null().combine_chunks().flatten().to_numpy().reshape(-1, DIMENSION)
+    np.testing.assert_allclose(present, np.delete(expected, 7, axis=0), atol=1e-5)
+
+
+def test_duckdb_reads_float_lists(folder: Path, expected: np.ndarray) -> None:
+    import duckdb
+
+    query = f"select typeof(embedding), embedding from '{folder}/*.parquet' order by id"
+    kinds, values = zip(*duckdb.sql(query).fetchall(), strict=True)
+    assert set(kinds) <= {"FLOAT[]", f"FLOAT[{DIMENSION}]"}
+    read = [np.full(DIMENSION, np.nan) if value is None else value for value in values]
+    np.testing.assert_allclose(np.array(read, np.float32), expected, atol=1e-5)
+
+
+def test_polars_reads_float32_arrays(folder: Path, expected: np.ndarray) -> None:
+    import polars
+
+    read = polars.read_parquet(f"{folder}/*.parquet").sort("id")
+    assert read.schema["embedding"] == polars.Array(polars.Float32, DIMENSION)
+    present = read["embedding"].drop_nulls().to_numpy()
+    np.testing.assert_allclose(present, np.delete(expected, 7, axis=0), atol=1e-5)
+
+
+def test_read_parquet_gives_vectors_again(folder: Path, expected: np.ndarray, minilm: str) -> None:
+    lazy = de.read_parquet(folder)
+    read = lazy.compute()
+    written = dd.from_pandas(_frame(), npartitions=3).ml.embed("text", model=minilm)
+    assert read["embedding"].dtype == lazy.dtypes["embedding"] == written.dtypes["embedding"]
+    np.testing.assert_allclose(
+        de.to_array(lazy["embedding"]).compute(), de.to_array(read["embedding"])
+    )
+    np.testing.assert_allclose(de.to_array(read["embedding"]), expected, atol=1e-5)
+
+
+def test_the_file_says_what_made_the_vectors(folder: Path, minilm: str) -> None:
+    metadata = json.loads(pq.read_schema(folder / "part.0.parquet").metadata[b"dask_embed"])
+    column = metadata["columns"]["embedding"]
+    assert metadata["version"] == de.__version__
+    assert column["model"] == minilm
+    assert column["revision"].startswith("local-")
+    assert column["dimension"] == DIMENSION
+    assert column["pooling"] == ["mean"]
+    assert column["normalized"] is True
+
+
+def test_no_file_and_no_log_names_a_token(
+    minilm: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secretsecretsecret")
+    frame = dd.from_pandas(_frame().head(2), npartitions=1).ml.embed("text", model=minilm)
+    frame.ml.to_parquet(tmp_path / "out")
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    shown = repr(frame.expr) + str(frame.__dask_graph__()) + caplog.text
+    assert b"secretsecret" not in written
+    assert "secretsecret" not in shown
+
+
+def test_token_vectors_survive(minilm: str, tmp_path: Path) -> None:
+    frame = dd.from_pandas(_frame().head(9), npartitions=2)
+    embedded = frame.ml.embed("text", model=minilm, pooling="none")
+    embedded.ml.to_parquet(tmp_path / "tokens")
+    read = pd.read_parquet(tmp_path / "tokens")["embedding"]
+    expected = embedded.compute()["embedding"]
+    assert read[7] is None
+    for row in (0, 8):
+        np.testing.assert_array_equal(np.stack(read[row]), np.stack(expected[row]))
+
+
+def test_old_and_new_files_do_not_mix(minilm: str, tmp_path: Path) -> None:
+    frame = dd.from_pandas(_frame().head(4), npartitions=2).ml.embed("text", model=minilm)
+    frame.ml.to_parquet(tmp_path / "out")
+    with pytest.raises(FileExistsError, match="already holds 2 Parquet files"):
+        frame.ml.to_parquet(tmp_path / "out")
+    frame.partitions[:1].ml.to_parquet(tmp_path / "out", overwrite=True)
+    assert len(pd.read_parquet(tmp_path / "out")) == 2
+
+
+def test_only_what_is_asked_for_is_read_back(folder: Path) -> None:
+    read = de.read_parquet(folder, columns=["id"], filters=[("id", "<", 5)]).compute()
+    assert read.columns.tolist() == ["id"]
+    assert sorted(read["id"]) == [0, 1, 2, 3, 4]

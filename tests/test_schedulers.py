@@ -1,0 +1,267 @@
+"""The same vectors as sentence-transformers on every scheduler, from one copy of the model."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+from contract import assert_same_frame, shared_tiny_bert
+from distributed import Client, LocalCluster
+
+import dask_embed as de
+from dask_embed.inference import runner
+from dask_embed.models import registry
+
+TOLERANCE = 1e-5
+
+
+@pytest.fixture(scope="module")
+def tiny_bert(tmp_path_factory):
+    return shared_tiny_bert(tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def reference(minilm, docstrings) -> np.ndarray:
+    """What sentence-transformers computes for the docstrings, float32, shape (1000, 384)."""
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(minilm, device="cpu")
+    return model.encode(docstrings["text"].tolist(), show_progress_bar=False)
+
+
+@pytest.fixture(scope="module")
+def client():
+    with (
+        LocalCluster(
+            n_workers=2,
+            threads_per_worker=1,
+            processes=True,
+            host="127.0.0.1",
+            dashboard_address=None,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def unloaded(request):
+    """No model in this process, nor in the workers where there are any."""
+    de.unload()
+    if "client" in request.fixturenames:
+        request.getfixturevalue("client").run(de.unload)
+
+
+def models_held() -> int:
+    from dask_embed.models import registry
+
+    return len(registry.loaded())
+
+
+def difference(out: pd.DataFrame, expected: np.ndarray) -> float:
+    """Return the largest absolute difference of any value of any vector."""
+    vectors = de.to_array(out["embedding"])
+    assert vectors.shape == expected.shape
+    assert vectors.dtype == np.float32
+    return float(np.abs(vectors - expected).max())
+
+
+def embed(frame: pd.DataFrame, model: str, npartitions: int):
+    return dd.from_pandas(frame, npartitions=npartitions, sort=False).ml.embed(model=model)
+
+
+# Vectors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("npartitions", "options"),
+    [(1, {"scheduler": "synchronous"}), (8, {"scheduler": "threads", "num_workers": 4})],
+    ids=["synchronous", "threads"],
+)
+def test_vectors_of_the_reference(minilm, docstrings, reference, npartitions, options):
+    """1,000 docstrings, whole and in partitions, on one thread and on four."""
+    out = embed(docstrings, minilm, npartitions)
+    assert out.npartitions == npartitions
+    assert difference(out.compute(**options), reference) <= TOLERANCE
+
+
+@pytest.mark.slow
+def test_vectors_of_the_reference_on_a_cluster(client, minilm, docstrings, reference):
+    """1,000 docstrings in three partitions on two processes; this process holds no model."""
+    de.unload()
+    out = embed(docstrings, minilm, 3).compute(scheduler=client)
+    assert difference(out, reference) <= TOLERANCE
+    pd.testing.assert_frame_equal(
+        out.drop(columns="embedding"), docstrings.astype(out["text"].dtype)
+    )
+    held = client.run(models_held)
+    assert len(held) == 2
+    assert max(held.values()) == 1
+    assert registry.loaded() == []
+
+
+@pytest.mark.parametrize("npartitions", [1, 3, 8])
+@pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
+def test_any_partitioning_on_any_scheduler(
+    request, minilm, docstrings, reference, npartitions, scheduler
+):
+    """The first 64 docstrings, every way; "processes" is the cluster."""
+    cluster = scheduler == "processes"
+    scheduler = request.getfixturevalue("client") if cluster else scheduler
+    out = embed(docstrings[:64], minilm, npartitions).compute(scheduler=scheduler, num_workers=4)
+    assert out.index.equals(docstrings.index[:64])
+    assert difference(out, reference[:64]) <= TOLERANCE
+
+
+def test_row_order_on_a_cluster(client, tiny_bert):
+    """Partitions of unequal work come back in their places, as the eager frame has them."""
+    texts = [f"row {i} " + "long " * (60 if i % 5 == 0 else 1) for i in range(40)]
+    frame = pd.DataFrame({"text": pd.Series(texts, dtype="string[pyarrow]")})
+    frame = frame.set_axis(range(40, 0, -1))
+    out = embed(frame, tiny_bert, 8).compute(scheduler=client)
+    assert_same_frame(out, frame.ml.embed(model=tiny_bert))
+
+
+def test_shuffle_of_vectors_on_a_cluster(client, tiny_bert):
+    """A vector column goes through the cluster's own shuffle and keeps its dtype."""
+    frame = pd.DataFrame({"key": [4, 1, 3, 1, 0, 2], "text": [f"text {i}" for i in range(6)]})
+    frame = frame.astype({"text": "string[pyarrow]"})
+    expected = frame.ml.embed(model=tiny_bert).sort_values(["key", "text"])
+    lazy = embed(frame, tiny_bert, 3).shuffle("key")
+    out = client.compute(lazy).result().sort_values(["key", "text"])
+    assert_same_frame(out, expected)
+
+
+# One copy
+
+
+@pytest.fixture
+def loads(monkeypatch):
+    """Count the loads of this process, each slowed down so that threads would overlap."""
+    real, lock, specs = runner.load, threading.Lock(), []
+
+    def load(spec):
+        with lock:
+            specs.append(spec)
+        time.sleep(0.2)
+        return real(spec)
+
+    monkeypatch.setattr(runner, "load", load)
+    return specs
+
+
+def test_threads_load_once(unloaded, tiny_bert, loads):
+    """Four threads that all need the model at once get the same copy, loaded once."""
+    frame = pd.DataFrame({"text": [f"text {i}" for i in range(32)]})
+    embed(frame, tiny_bert, 8).compute(scheduler="threads", num_workers=4)
+    assert len(loads) == 1
+    assert len(registry.loaded()) == 1
+
+
+def test_operators_share_a_model(unloaded, tiny_bert, loads):
+    """Operators that differ in anything but the model use one copy of it."""
+    ddf = dd.from_pandas(pd.DataFrame({"text": ["one", "two"]}), npartitions=2)
+    both = ddf.ml.embed(model=tiny_bert).ml.embed(
+        model=tiny_bert, output="second", pooling="cls", max_length=8
+    )
+    both.compute(scheduler="threads", num_workers=4)
+    assert len(loads) == 1
+
+
+def test_models_that_differ_are_apart(unloaded, tiny_bert, loads):
+    """Another data type is another model."""
+    frame = pd.DataFrame({"text": ["one", "two"]})
+    frame.ml.embed(model=tiny_bert)
+    frame.ml.embed(model=de.Model(tiny_bert, dtype="bfloat16"))
+    assert len(loads) == 2
+    assert len(registry.loaded()) == 2
+
+
+def test_failed_load_is_tried_again(unloaded, tiny_bert, monkeypatch):
+    """A load that fails leaves nothing behind: the next call loads again."""
+    frame = pd.DataFrame({"text": ["one"]})
+    with monkeypatch.context() as patch:
+        patch.setattr(runner, "load", lambda spec: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            frame.ml.embed(model=tiny_bert)
+    assert registry.loaded() == []
+    assert len(frame.ml.embed(model=tiny_bert)) == 1
+
+
+# Unloading
+
+
+def test_unload(unloaded, tiny_bert, loads):
+    """unload() gives the model's memory back; a later call loads again, with equal results."""
+    frame = pd.DataFrame({"text": ["one", "two"]})
+    before = frame.ml.embed(model=tiny_bert)
+    held = registry.get_or_build(registry.loaded()[0], lambda: pytest.fail("it is loaded"))
+    transformer = weakref.ref(held.loaded.transformer)
+    del held
+    assert de.unload() == 1
+    gc.collect()
+    assert transformer() is None
+    assert registry.loaded() == []
+    assert de.unload() == 0
+    assert len(loads) == 1
+    assert_same_frame(frame.ml.embed(model=tiny_bert), before)
+    assert len(loads) == 2
+
+
+def test_unload_while_running(unloaded, tiny_bert, monkeypatch):
+    """A partition that is running keeps its model to its end."""
+    real = runner.Runner.token_vectors
+
+    def unload_first(self, *arguments):
+        de.unload()
+        return real(self, *arguments)
+
+    monkeypatch.setattr(runner.Runner, "token_vectors", unload_first)
+    frame = pd.DataFrame({"text": ["one", "two words", "three short words"]})
+    out = de.Embedder(tiny_bert, batch_size=1)(frame)
+    monkeypatch.undo()
+    assert_same_frame(out, de.Embedder(tiny_bert)(frame))
+
+
+def test_unload_on_workers(client, unloaded, tiny_bert):
+    """client.run(unload) frees the model of each worker; the next computation loads again."""
+    frame = pd.DataFrame({"text": pd.Series([f"text {i}" for i in range(16)])})
+    lazy = embed(frame, tiny_bert, 8)
+    first = lazy.compute(scheduler=client)
+    held = client.run(models_held)
+    assert set(held.values()) <= {0, 1}
+    assert client.run(de.unload) == held
+    assert set(client.run(models_held).values()) == {0}
+    assert registry.loaded() == []
+    assert_same_frame(lazy.compute(scheduler=client), first)
+    assert max(client.run(models_held).values()) == 1
+
+
+def test_persist_on_workers(client, unloaded, tiny_bert):
+    """Persisted vectors outlive the model, and computing from them loads none."""
+    frame = pd.DataFrame({"text": pd.Series([f"text {i}" for i in range(16)])})
+    lazy = client.persist(embed(frame, tiny_bert, 4))
+    assert len(lazy.compute(scheduler=client)) == 16
+    client.run(de.unload)
+    assert lazy["embedding"].notnull().sum().compute(scheduler=client) == 16
+    assert set(client.run(models_held).values()) == {0}
+
+
+def test_error_on_a_worker_names_the_row(client, tiny_bert):
+    """The error of a bad row reaches the client as it was raised."""
+    frame = pd.DataFrame({"text": pd.Series(["a", "b", 7, "d"], dtype=object)})
+    frame = frame.set_axis(list("wxyz"))
+    lazy = dd.from_map(lambda part: part, [frame[:2], frame[2:]], meta=frame[:0])
+    lazy = lazy.map_partitions(lambda part: part.astype(object), meta=frame[:0])
+    out = lazy.ml.embed(model=tiny_bert)
+    if lazy.dtypes["text"] != object:
+        pytest.skip("Dask has made text of the column")
+    with pytest.raises(ValueError, match=r"row 0 of the partition \(index 'y'\)"):
+        out.compute(scheduler=client)
