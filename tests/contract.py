@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import pickle
 import subprocess
@@ -165,7 +166,7 @@ def lazy(parts: Sequence[Any], meta: Any = None) -> Any:
 def cut(frame: Any, places: Sequence[int]) -> list[Any]:
     """Cut a frame at row numbers; equal numbers give partitions without rows."""
     edges = [0, *sorted(places), len(frame)]
-    return [frame.iloc[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [frame.iloc[a:b] for a, b in itertools.pairwise(edges)]
 
 
 def values_of(series: pd.Series) -> list[Any]:
@@ -177,7 +178,7 @@ def assert_same_value(given: Any, expected: Any, atol: float = TOLERANCE) -> Non
     """Compare results of any nesting: floats within `atol`, the rest exactly."""
     if isinstance(expected, float):
         assert given == pytest.approx(expected, abs=atol, rel=0)
-    elif isinstance(expected, list) and expected and isinstance(expected[0], float):
+    elif isinstance(expected, list) and expected and all(type(v) is float for v in expected):
         np.testing.assert_allclose(given, expected, rtol=0, atol=atol)
     elif isinstance(expected, list):
         assert isinstance(given, list)
@@ -395,7 +396,7 @@ class DataframeContract:
     def test_text_dtypes(self, operator, expected, kind):
         """Text of any dtype gives the same result and comes back in its own dtype."""
         frame = input_frame(operator)
-        texts = {name: TEXT_DTYPES[kind] for name in operator.input_columns}
+        texts = dict.fromkeys(operator.input_columns, TEXT_DTYPES[kind])
         frame = frame.astype(texts)
         for out in (operator(frame), operator(lazy(cut(frame, [4]))).compute()):
             for name in operator.input_columns:
@@ -501,11 +502,9 @@ class DataframeContract:
         frame = input_frame(operator, [*TEXTS[:5], value, *TEXTS[6:]], index, object)
         column = operator.input_columns[0]
         raising = replace(operator, on_error="raise")
+        run = raising(lazy(cut(frame, [3]))).compute if npartitions else lambda: raising(frame)
         with pytest.raises(ValueError, match="index 'label5'") as caught:
-            if npartitions:
-                raising(lazy(cut(frame, [3]))).compute()
-            else:
-                raising(frame)
+            run()
         message = str(caught.value)
         assert f"row {2 if npartitions else 5} of the partition" in message
         assert reason in message

@@ -126,13 +126,18 @@ CASES = {
     ),
     "column that resembles nothing": Bad(ValueError, ("'zzz'", "['id', 'text'"), {"column": "zzz"}),
     "column is not a name": Bad(ValueError, ("None", "is not in", "'text'"), {"column": None}),
-    "number column": Bad(TypeError, ("'number'", "float64", *TYPES, "astype"), {"column": "number"}),
+    "number column": Bad(
+        TypeError, ("'number'", "float64", *TYPES, "astype"), {"column": "number"}
+    ),
     "integer column": Bad(TypeError, ("'id'", "int64", *TYPES), {"column": "id"}),
     "boolean column": Bad(TypeError, ("'flag'", "bool", *TYPES), {"column": "flag"}),
     "datetime column": Bad(TypeError, ("'day'", "datetime64", *TYPES), {"column": "day"}),
     "list column": Bad(TypeError, ("'lists'", "list", *TYPES), {"column": "lists"}),
     "categories of numbers": Bad(
-        TypeError, ("'id'", "category", *TYPES), {"column": "id"}, lambda f: f.astype({"id": "category"})
+        TypeError,
+        ("'id'", "category", *TYPES),
+        {"column": "id"},
+        lambda f: f.astype({"id": "category"}),
     ),
     "column twice": Bad(
         ValueError,
@@ -256,9 +261,7 @@ CASES = {
         ("model_kwargs", "hashable", "['eager']"),
         model=spec(model_kwargs={"attn_implementation": ["eager"]}),
     ),
-    "model_kwargs is a number": Bad(
-        TypeError, ("model_kwargs", "3"), model=spec(model_kwargs=3)
-    ),
+    "model_kwargs is a number": Bad(TypeError, ("model_kwargs", "3"), model=spec(model_kwargs=3)),
     "another fingerprint": Bad(
         ValueError,
         ("fingerprint", "'local-0000000000000000'", "local-"),
@@ -293,7 +296,9 @@ CASES = {
     "config is not json": Bad(
         ValueError, ("config.json", "not valid json"), model=written("config.json", "{,")
     ),
-    "config is a list": Bad(ValueError, ("config.json", "[1]"), model=written("config.json", "[1]")),
+    "config is a list": Bad(
+        ValueError, ("config.json", "[1]"), model=written("config.json", "[1]")
+    ),
     "unknown model_type": Bad(
         ValueError,
         ("config.json", "model_type", "'bertt'"),
@@ -459,9 +464,12 @@ def test_bad_input(copy, rows_through_model, name, way):
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__.removeprefix("through_"))
 def test_good_input_gets_as_far_as_the_weights(copy, way):
     """The frame and checkpoint of these tests are fine: only loading, forbidden here, fails."""
+
+    def run():
+        way(good_frame(), str(copy)).compute()
+
     with pytest.raises(AssertionError, match="weights were loaded"):
-        result = way(good_frame(), str(copy))
-        result.compute()
+        run()
 
 
 @pytest.mark.parametrize(

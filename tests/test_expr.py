@@ -355,6 +355,18 @@ def test_condition_that_sees_a_whole_filtered_partition(out, eager):
     assert_same_frame(english[later].compute(), eager[place == 3])
 
 
+@pytest.mark.parametrize("columns", [None, ["id"], ["embedding"]], ids=str)
+def test_filter_by_the_index_of_a_filter(out, eager, columns):
+    """A condition made from filtered rows is not joined to one of all rows."""
+
+    def expression(frame):
+        english = frame[frame.lang == "en"]
+        later = english[english.index.to_series() > 5]
+        return later[columns] if columns else later
+
+    assert_same_frame(expression(out).compute(), expression(eager))
+
+
 # Two operators
 
 
@@ -485,13 +497,16 @@ STEPS = {
     "no result": lambda f, _: f[f.embedding.isnull()],
     "both": lambda f, n: f[(f.id > n) & f.embedding.notnull()],
     "either": lambda f, n: f[(f.id > n) | f.embedding.isnull()],
-    "index": lambda f, n: f[f.index.to_series() > n],
-    "assign": lambda f, n: f.assign(more=f.id + n),
-    "assign from the result": lambda f, _: f.assign(known=f.embedding.notnull()),
+    "assign": lambda f, n: f.assign(**{new_name(f): f.id + n}),
+    "assign from the result": lambda f, _: f.assign(**{new_name(f): f.embedding.notnull()}),
     "replace": lambda f, n: f.assign(weight=f.weight - n),
     "head": lambda f, n: head(f, n),
 }
 COLUMNS = ["id", "lang", "text", "weight", "embedding"]
+
+
+def new_name(frame) -> str:
+    return f"new{len(frame.columns)}"
 
 
 def head(frame, n):

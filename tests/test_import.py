@@ -1,0 +1,118 @@
+"""Importing the package is cheap, and the accessor is there whatever is imported first."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import dask_embed as de
+
+SECONDS = 0.3
+
+
+def run(code: str) -> str:
+    """Return what a fresh interpreter prints; warnings are errors in it."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_import_time():
+    """Best of five, measured inside a fresh interpreter."""
+    code = (
+        "import time; start = time.perf_counter(); import dask_embed;"
+        "print(time.perf_counter() - start)"
+    )
+    assert min(float(run(code)) for _ in range(5)) < SECONDS
+
+
+def test_import_brings_nothing_heavy():
+    """No model library, no dataframe library and no part of Dask's dataframes is imported."""
+    code = "import sys, dask_embed; print(*sys.modules)"
+    modules = run(code).split()
+    assert "dask_embed" in modules
+    heavy = {"torch", "transformers", "cudf", "pandas", "pyarrow", "numpy", "dask.dataframe"}
+    assert heavy.intersection(modules) == set()
+
+
+def test_dask_frames_do_not_bring_torch():
+    """Importing Dask's dataframes with the accessor imports no model library either."""
+    code = (
+        "import sys, dask_embed, dask.dataframe; dask.dataframe.DataFrame.ml; print(*sys.modules)"
+    )
+    assert {"torch", "transformers", "cudf"}.intersection(run(code).split()) == set()
+
+
+FRAMES = {
+    "pandas": "import pandas; frame = pandas.DataFrame({'text': ['a']})",
+    "dask": (
+        "import dask.dataframe, pandas;"
+        "frame = dask.dataframe.from_pandas(pandas.DataFrame({'text': ['a']}), npartitions=1)"
+    ),
+}
+
+
+@pytest.mark.parametrize("library", FRAMES)
+@pytest.mark.parametrize("first", ["dask_embed", "frames"])
+def test_accessor_in_either_order(library, first):
+    """``.ml`` is on frames that were made before the import and on those made after it."""
+    steps = ["import dask_embed", FRAMES[library]]
+    if first == "frames":
+        steps.reverse()
+    assert run("; ".join([*steps, "print(frame.ml.embed.__name__)"])) == "embed"
+
+
+def test_accessor_of_a_dask_frame_can_write():
+    """The accessor of a Dask frame has what that of a pandas frame has, and to_parquet."""
+    code = "; ".join(
+        [
+            "import dask_embed",
+            FRAMES["dask"],
+            "print(hasattr(frame.ml, 'to_parquet'), hasattr(frame.partitions[0].ml, 'embed'))",
+        ]
+    )
+    assert run(code) == "True True"
+
+
+@pytest.mark.parametrize("name", de.__all__)
+def test_public_names(name):
+    """Every public name is there, with a docstring, under its own name."""
+    value = getattr(de, name)
+    assert value.__doc__
+    assert value.__name__.rpartition(".")[2] == name
+
+
+def test_public_names_are_sorted_and_complete():
+    assert list(de.__all__) == sorted(de.__all__)
+    assert set(de.__all__) <= set(dir(de))
+    expected = {"Embedder", "Model", "datasets", "explain", "progress", "read_parquet", "to_array"}
+    assert expected <= set(de.__all__)
+
+
+def test_star_import():
+    """``from dask_embed import *`` gives the public names and no other."""
+    code = (
+        "names = set(dir()); from dask_embed import *;"
+        "print(*sorted(set(dir()) - names - {'names'}))"
+    )
+    assert run(code).split() == sorted(de.__all__)
+
+
+@pytest.mark.parametrize("name", ["explain", "progress"])
+def test_functions_are_not_hidden_by_their_modules(name):
+    """A function stays one when the module of the same name is imported first."""
+    home = {"explain": "dask_embed.explain", "progress": "dask_embed.jobs.progress"}[name]
+    assert run(f"import {home}; import dask_embed; print(callable(dask_embed.{name}))") == "True"
+
+
+def test_unknown_name():
+    """An unknown name is an AttributeError that says so, as for any module."""
+    with pytest.raises(AttributeError, match=r"'dask_embed'.*'Embeder'"):
+        de.Embeder  # noqa: B018
+
+
+def test_version():
+    from importlib.metadata import version
+
+    assert de.__version__ == version("dask-embed")
