@@ -15,19 +15,19 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dask_embed import datasets
     from dask_embed.arrays import to_array
-    from dask_embed.explain import explain
     from dask_embed.jobs.parquet import read_parquet
     from dask_embed.jobs.progress import progress
     from dask_embed.models.registry import unload
     from dask_embed.models.spec import Model
     from dask_embed.operators import Embedder, ModelOperator
+    from dask_embed.plan import explain
 
 _HOMES = {
     "Embedder": "dask_embed.operators",
     "Model": "dask_embed.models.spec",
     "ModelOperator": "dask_embed.operators",
     "datasets": "dask_embed",
-    "explain": "dask_embed.explain",
+    "explain": "dask_embed.plan",
     "progress": "dask_embed.jobs.progress",
     "read_parquet": "dask_embed.jobs.parquet",
     "to_array": "dask_embed.arrays",

@@ -9,8 +9,8 @@ from typing import Any
 
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
-    if value in allowed:
-        return
+    if any(type(value) is type(choice) and value == choice for choice in allowed):
+        return  # the type counts: 1 is not True
     choices = ", ".join(repr(choice) for choice in allowed)
     raise ValueError(f"{name} must be one of {choices}; got {value!r}{meant(value, allowed)}")
 

@@ -9,7 +9,6 @@ from typing import Any
 from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._expr import (
     And,
-    Blockwise,
     Elemwise,
     Expr,
     Filter,
@@ -53,6 +52,8 @@ class AppendColumns(Elemwise):
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Projection):
             return self._project(parent, dependents)
+        if isinstance(parent, Index):
+            return Index(self.frame)
         return super()._simplify_up(parent, dependents)
 
     def _project(self, parent: Projection, dependents: Any) -> Expr | None:
@@ -152,7 +153,7 @@ def _is_rowwise(expression: Expr, sources: tuple[Expr, ...]) -> bool:
     """Return whether `expression` computes each row from the same row of `sources` alone."""
     names = {source._name for source in sources}
     nodes = list(_walk(expression, names))
-    return all(isinstance(node, Blockwise) and node.dependencies() for node in nodes)
+    return all(isinstance(node, Elemwise) and node.dependencies() for node in nodes)
 
 
 def _walk(expression: Expr, stop: set[str]) -> Iterator[Expr]:

@@ -87,6 +87,11 @@ class TextTokenizer:
     max_length : int, optional
         Cut after this many tokens, special tokens included.
 
+    Raises
+    ------
+    ValueError
+        If `max_length` does not hold the special tokens.
+
     Notes
     -----
     `__call__` may be used from several threads.
@@ -96,6 +101,12 @@ class TextTokenizer:
         self._tokenizer = tokenizer
         self._max_length = max_length
         self._lock = threading.Lock()
+        special = tokenizer.num_special_tokens_to_add(pair=False)
+        if max_length is not None and max_length < special:
+            raise ValueError(
+                f"max_length must be at least {special}, the special tokens of every text; "
+                f"got {max_length}"
+            )
         self._backend = self._matching_backend()
 
     def __call__(self, texts: Sequence[str]) -> TokenLists:

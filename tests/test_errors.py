@@ -114,6 +114,7 @@ def spec(**options: Any) -> Callable[[Path], de.Model]:
 ST = "sentence_transformers.models."
 POOLING = ("pooling", f"{ST}Pooling")
 TRANSFORMER = ("", f"{ST}Transformer")
+MEAN = {"pooling_mode": "mean"}
 DENSE = {"in_features": 48, "out_features": 8}
 TYPES = ("str", "object", "Arrow", "categor")
 
@@ -253,6 +254,9 @@ CASES = {
     "device that has no number": Bad(
         ValueError, ("device", "'cuda:first'", "'cuda:N'"), model=spec(device="cuda:first")
     ),
+    "device that goes on": Bad(
+        ValueError, ("device", "'cpus'", "'auto'", "'cpu'"), model=spec(device="cpus")
+    ),
     "device is a number": Bad(
         (TypeError, ValueError), ("device", "got 0", "'cuda:N'"), model=spec(device=0)
     ),
@@ -297,7 +301,7 @@ CASES = {
         ValueError, ("config.json", "not valid json"), model=written("config.json", "{,")
     ),
     "config is a list": Bad(
-        ValueError, ("config.json", "[1]"), model=written("config.json", "[1]")
+        ValueError, ("config.json", "list"), model=written("config.json", "[1]")
     ),
     "unknown model_type": Bad(
         ValueError,
@@ -331,7 +335,7 @@ CASES = {
     "unsupported module": Bad(
         ValueError,
         ("modules.json", f"'{ST}CNN'", "Transformer", "Pooling", "Dense"),
-        model=with_modules(TRANSFORMER, POOLING, ("cnn", f"{ST}CNN")),
+        model=with_modules(TRANSFORMER, POOLING, ("cnn", f"{ST}CNN"), pooling=MEAN),
     ),
     "module of another package": Bad(
         ValueError,
@@ -348,6 +352,9 @@ CASES = {
         ("modules.json", "Pooling"),
         model=with_modules(TRANSFORMER, ("norm", f"{ST}Normalize")),
     ),
+    "pooling module without settings": Bad(
+        ValueError, ("'pooling'", "config.json"), model=with_modules(TRANSFORMER, POOLING)
+    ),
     "pooling module of another kind": Bad(
         ValueError,
         ("'attention'", "'mean'"),
@@ -356,12 +363,16 @@ CASES = {
     "Dense of another width": Bad(
         ValueError,
         ("'dense'", "48", "32"),
-        model=with_modules(TRANSFORMER, POOLING, ("dense", f"{ST}Dense"), dense=DENSE),
+        model=with_modules(
+            TRANSFORMER, POOLING, ("dense", f"{ST}Dense"), pooling=MEAN, dense=DENSE
+        ),
     ),
     "Dense without sizes": Bad(
         ValueError,
         ("'dense'", "'in_features'"),
-        model=with_modules(TRANSFORMER, POOLING, ("dense", f"{ST}Dense"), dense={"bias": True}),
+        model=with_modules(
+            TRANSFORMER, POOLING, ("dense", f"{ST}Dense"), pooling=MEAN, dense={"bias": True}
+        ),
     ),
     "Dense with code of its own": Bad(
         ValueError,
@@ -370,6 +381,7 @@ CASES = {
             TRANSFORMER,
             POOLING,
             ("dense", f"{ST}Dense"),
+            pooling=MEAN,
             dense={**DENSE, "in_features": 32, "activation_function": "evil.Activation"},
         ),
     ),

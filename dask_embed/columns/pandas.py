@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 from pandas import DataFrame, Series
 
+from dask_embed.columns import transfer  # noqa: F401 - lets Dask shuffle list columns
 from dask_embed.columns.types import (
     Result,
     TextColumn,
@@ -44,7 +45,10 @@ def read_text(series: pd.Series) -> TextColumn:
     if series.dtype == object:
         values = series.tolist()
         return separate_unusable(values, np.asarray(series.isna(), bool))
-    return TextColumn(_to_arrow(series).cast(pa.large_string()).to_pylist())
+    try:
+        return TextColumn(_to_arrow(series).cast(pa.large_string()).to_pylist())
+    except UnicodeEncodeError:  # a lone surrogate in one of pandas' Python strings
+        return separate_unusable(series.tolist(), np.asarray(series.isna(), bool))
 
 
 def append_columns(frame: pd.DataFrame, columns: dict[str, Result]) -> pd.DataFrame:

@@ -7,6 +7,9 @@ registered with transformers under `PACKED_ATTENTION`.
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +20,20 @@ from transformers import AttentionInterface, AttentionMaskInterface
 PACKED_ATTENTION = "dask_embed_packed"
 # Arguments of transformers' attention functions that change the result and are not done here.
 _NOT_PACKED = ("position_bias", "s_aux", "softcap", "head_mask", "relative_attention_bias")
+# The batch that is running: layers of some models (Nemotron) do not pass arguments on.
+_batch: ContextVar[tuple[torch.Tensor | None, int | None]] = ContextVar(
+    "dask_embed_batch", default=(None, None)
+)
+
+
+@contextlib.contextmanager
+def packed_batch(offsets: torch.Tensor, longest: int) -> Iterator[None]:
+    """Tell `packed_attention` within the block where the sequences of the batch begin."""
+    token = _batch.set((offsets, longest))
+    try:
+        yield
+    finally:
+        _batch.reset(token)
 
 
 class NotPackableError(RuntimeError):
@@ -55,7 +72,8 @@ def packed_attention(
     sliding_window : int, optional
         A token sees others at a distance below this.
     cu_seq_lens_q : torch.Tensor
-        Offsets of the sequences, int32, shape (sequences + 1,).
+        Offsets of the sequences, int32, shape (sequences + 1,); those of `packed_batch` where
+        the model does not pass them on.
     max_length_q : int
         Longest sequence.
 
@@ -70,11 +88,13 @@ def packed_attention(
     NotPackableError
         If the model passes a bias or anything else that this function would have to ignore.
     """
+    if cu_seq_lens_q is None:
+        cu_seq_lens_q, max_length_q = _batch.get()
     given = [name for name in _NOT_PACKED if kwargs.get(name) is not None]
     if cu_seq_lens_q is None or max_length_q is None or attention_mask is not None or given:
         raise NotPackableError(
             f"{type(module).__name__} cannot run packed: "
-            + (f"it uses {', '.join(given)}" if given else "it does not pass the offsets on")
+            + (f"it uses {', '.join(given)}" if given else "no offsets or a mask came")
         )
     if query.shape[2] != key.shape[2]:
         raise NotPackableError(f"{type(module).__name__} attends to other tokens than its own")

@@ -76,7 +76,8 @@ def pool(mode: str, tokens: torch.Tensor, lengths: torch.Tensor, skipped: int = 
     lengths : torch.Tensor
         Tokens of each text, int64, shape (texts,).
     skipped : int
-        Leading tokens of each text to leave out; all of them gives the zero vector.
+        Leading tokens of each text to leave out. Where that is all of them the result is the
+        zero vector, of ``"cls"`` the first token.
 
     Returns
     -------

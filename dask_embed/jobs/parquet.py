@@ -17,6 +17,7 @@ import pyarrow as pa
 from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
 
 from dask_embed.columns import to_host
+from dask_embed.columns.transfer import readable_metadata
 from dask_embed.expr import AppendColumns
 
 METADATA_KEY = "dask_embed"
@@ -30,7 +31,7 @@ class VectorEngine(ArrowDatasetEngine):
         cls, df: pd.DataFrame, preserve_index: bool = False, schema: pa.Schema | None = None
     ) -> pa.Table:
         table = super()._pandas_to_arrow_table(df, preserve_index=preserve_index, schema=schema)
-        return table.replace_schema_metadata(_readable(table.schema))
+        return table.replace_schema_metadata(readable_metadata(table.schema))
 
 
 def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any) -> Any:
@@ -106,20 +107,6 @@ def _vector_dtype(dtype: pa.DataType) -> pd.ArrowDtype | None:
     if not pa.types.is_fixed_size_list(dtype):
         return None
     return pd.ArrowDtype(pa.list_(dtype.value_type, dtype.list_size))
-
-
-def _readable(schema: pa.Schema) -> dict[bytes, bytes]:
-    """Name nested columns ``object`` in the pandas metadata of `schema`."""
-    metadata = dict(schema.metadata or {})
-    if b"pandas" not in metadata:
-        return metadata
-    described = json.loads(metadata[b"pandas"])
-    nested = {field.name for field in schema if pa.types.is_nested(field.type)}
-    for column in described["columns"]:
-        if column["name"] in nested:
-            column["numpy_type"] = "object"
-    metadata[b"pandas"] = json.dumps(described).encode()
-    return metadata
 
 
 def _provenance(frame: Any) -> dict[str, Any]:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_embed.models.hub import locate
-from dask_embed.models.modules import Pooling, VectorModule, read_modules
+from dask_embed.models.modules import Pooling, VectorModule, read_json, read_modules
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
@@ -27,6 +26,15 @@ _POSITIONS_AFTER_PADDING = frozenset(
 _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+)
+# Settings of sentence-transformers' Transformer module that change what it computes.
+_UNSUPPORTED_SETTINGS = (
+    *("processing_kwargs", "processor_kwargs", "tokenizer_args", "config_kwargs", "config_args"),
+    *("query_length", "document_length", "query_expansion"),
+)
+_TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
 )
 
 
@@ -73,7 +81,9 @@ class Checkpoint:
     @property
     def hidden_size(self) -> int:
         """Number of values of a token vector."""
-        return self.text_config.hidden_size
+        config = self.text_config
+        # OPT projects its hidden states to the size of the embeddings
+        return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
 
     @property
     def text_config(self) -> Any:
@@ -106,6 +116,7 @@ def read_checkpoint(model: Model, *, weights: bool = False) -> Checkpoint:
     """Return the checkpoint of `model`; with `weights`, have them on this machine too."""
     root, revision = locate(model, weights=weights)
     checkpoint = _read(root, revision, model.trust_remote_code)
+    _require_tokenizer(checkpoint)
     if weights or revision.startswith("local-"):
         _require_weights(checkpoint, model)
     return checkpoint
@@ -116,6 +127,7 @@ def _read(root: Path, revision: str, trust_remote_code: bool) -> Checkpoint:
     subfolder, pooling, modules = read_modules(root) or ("", None, ())
     folder = root / subfolder
     settings = _first_json(folder, _TRANSFORMER_CONFIGS)
+    _require_known_settings(settings, folder)
     sentence = _first_json(root, ("config_sentence_transformers.json",))
     return Checkpoint(
         folder=folder,
@@ -135,7 +147,7 @@ def _read(root: Path, revision: str, trust_remote_code: bool) -> Checkpoint:
 def _first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
     for name in names:
         if (folder / name).is_file():
-            return json.loads((folder / name).read_text("utf8"))
+            return read_json(folder / name)
     return {}
 
 
@@ -145,10 +157,7 @@ def _read_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"model folder {str(folder)!r} holds no config.json")
-    try:
-        written = json.loads(file.read_text("utf8"))
-    except ValueError as error:
-        raise ValueError(f"{str(file)!r} is not valid json: {error}") from None
+    written = read_json(file)
     kind = written.get("model_type")
     if kind not in CONFIG_MAPPING and not trust_remote_code:
         if "auto_map" in written:
@@ -179,3 +188,21 @@ def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
             "dask_embed.Model(..., allow_pickle=True)"
         )
     raise ValueError(f"checkpoint {str(folder)!r} holds no weights (*.safetensors)")
+
+
+def _require_known_settings(settings: dict[str, Any], folder: Path) -> None:
+    given = [name for name in _UNSUPPORTED_SETTINGS if settings.get(name)]
+    if given:
+        raise ValueError(
+            f"the sentence-transformers configuration of {str(folder)!r} sets "
+            f"{given[0]}={settings[given[0]]!r}, which changes vectors and is not supported"
+        )
+
+
+def _require_tokenizer(checkpoint: Checkpoint) -> None:
+    folder = checkpoint.folder
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ValueError(
+            f"checkpoint {str(folder)!r} holds no tokenizer; one of "
+            f"{', '.join(_TOKENIZER_FILES)} is needed"
+        )

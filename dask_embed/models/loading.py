@@ -100,6 +100,11 @@ def resolve_dtype(spec: Model, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name under which a specification has `dtype`."""
+    return next(name for name, known in _TORCH_DTYPES.items() if known == dtype)
+
+
 def autocast(loaded: LoadedModel) -> torch.autocast:
     """Return the context in which the forward pass of `loaded` runs."""
     wanted = loaded.spec.autocast
@@ -117,6 +122,7 @@ def _load_transformer(checkpoint: Checkpoint, spec: Model, dtype: torch.dtype) -
         "use_safetensors": None if spec.allow_pickle else True,
         "trust_remote_code": spec.trust_remote_code,
         "local_files_only": True,
+        "ignore_mismatched_sizes": True,  # _require_complete names them
         **dict(spec.model_kwargs),
     }
     shows_progress = logging.is_progress_bar_enabled()
@@ -140,7 +146,7 @@ def _auto_class(checkpoint: Checkpoint) -> Any:
     from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
 
     config = checkpoint.config
-    if config.is_encoder_decoder and type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
+    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
         return AutoModelForTextEncoding
     return AutoModel
 
@@ -165,7 +171,10 @@ def _load_tokenizer(checkpoint: Checkpoint, spec: Model) -> PreTrainedTokenizerB
     tokenizer = AutoTokenizer.from_pretrained(
         checkpoint.folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
     )
-    if checkpoint.do_lower_case and tokenizer.is_fast:
+    if checkpoint.do_lower_case:
+        if not tokenizer.is_fast:
+            name = type(tokenizer).__name__
+            raise ValueError(f"do_lower_case is set, which tokenizer {name} cannot do")
         _lowercase_first(tokenizer.backend_tokenizer)
     return tokenizer
 

@@ -22,6 +22,7 @@ SENTENCE_TRANSFORMERS_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+_REQUIRED_KEYS = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}
 POOLING_MODES = (*SENTENCE_TRANSFORMERS_MODES.values(), "sum", "none")
 
 
@@ -118,7 +119,7 @@ def read_modules(folder: Path) -> tuple[str, Pooling, tuple[VectorModule, ...]] 
     listing = folder / "modules.json"
     if not listing.is_file():
         return None
-    entries = sorted(json.loads(listing.read_text("utf8")), key=lambda entry: entry["idx"])
+    entries = sorted(read_json(listing, list), key=lambda entry: entry["idx"])
     if not entries or _kind(entries[0]) != "Transformer":
         given = entries[0]["type"] if entries else "nothing"
         raise ValueError(f"modules.json must begin with a Transformer module, got {given!r}")
@@ -134,10 +135,33 @@ def read_modules(folder: Path) -> tuple[str, Pooling, tuple[VectorModule, ...]] 
     return entries[0].get("path", ""), pooling, after
 
 
+def read_json(file: Path, kind: type = dict) -> Any:
+    """Return what a json file holds, an object unless `kind` is list.
+
+    Raises
+    ------
+    ValueError
+        If the file is not json, or holds something else.
+    """
+    try:
+        content = json.loads(file.read_text("utf8"))
+    except ValueError as error:
+        raise ValueError(f"{str(file)!r} is not valid json: {error}") from None
+    if not isinstance(content, kind):
+        wanted = "a list" if kind is list else "an object"
+        raise ValueError(f"{str(file)!r} must hold {wanted}, got {type(content).__name__}")
+    return content
+
+
 def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:
     path, kind = entry.get("path", ""), _kind(entry)
     file = folder / path / "config.json"
-    config = json.loads(file.read_text("utf8")) if path and file.is_file() else {}
+    config = read_json(file) if path and file.is_file() else {}
+    for key in _REQUIRED_KEYS.get(kind, ()):
+        if key not in config:
+            raise ValueError(f"module {path!r} ({kind}) needs {key!r} in {str(file)!r}")
+    if kind == "Pooling" and not config:
+        raise ValueError(f"module {path!r} (Pooling) needs its settings in {str(file)!r}")
     if kind == "Pooling":
         return _read_pooling(config)
     if kind == "Dense":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from dask_embed._validation import one_of
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 AUTOCAST_DTYPES = (None, "bfloat16", "float16")
+_DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Model:
             )
         one_of("dtype", self.dtype, DTYPES)
         one_of("autocast", self.autocast, AUTOCAST_DTYPES)
-        if self.device != "auto" and self.device.partition(":")[0] not in ("cpu", "cuda"):
+        if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise ValueError(
                 f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}"
             )
@@ -91,8 +93,8 @@ class Model:
 
 
 def _hashable_items(kwargs: Any) -> tuple[tuple[str, Any], ...]:
-    items = kwargs.items() if isinstance(kwargs, Mapping) else tuple(kwargs or ())
     try:
+        items = kwargs.items() if isinstance(kwargs, Mapping) else tuple(kwargs or ())
         pairs = tuple(sorted((str(key), value) for key, value in items))
         hash(pairs)
     except (TypeError, ValueError) as error:

@@ -137,7 +137,7 @@ class ModelOperator(abc.ABC):
                 f"{type(frame).__module__}.{type(frame).__name__}"
             )
         self.check(frame)
-        return self.apply(frame)
+        return self.pinned().apply(frame)
 
     def meta(self, frame: Frame) -> Frame:
         """Return the result's empty frame, from the checkpoint's configuration alone.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -98,7 +98,12 @@ class Embedder(ModelOperator):
         for name in ("truncate_dim", "max_length", "max_chars", "batch_size", "tokens_per_batch"):
             positive_integer(name, getattr(self, name))
         one_of("padding_side", self.padding_side, (None, "left", "right"))
-        one_of("normalize", self.normalize, ("auto", True, False))
+        if not isinstance(self.normalize, bool):
+            one_of("normalize", self.normalize, ("auto", True, False))
+        for name in ("prompt", "prompt_name"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise TypeError(f"{name} must be a string, got {value!r}")
         if not isinstance(self.output, str) or not self.output:
             raise TypeError(f"output must be the name of the new column, got {self.output!r}")
         if self.prompt is not None and self.prompt_name is not None:
@@ -106,8 +111,7 @@ class Embedder(ModelOperator):
                 f"give prompt or prompt_name, not both: {self.prompt!r}, {self.prompt_name!r}"
             )
         if self.pooling != "auto":
-            modes = (self.pooling,) if isinstance(self.pooling, str) else tuple(self.pooling)
-            object.__setattr__(self, "pooling", Pooling(modes).modes)
+            object.__setattr__(self, "pooling", _pooling_modes(self.pooling))
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -124,10 +128,7 @@ class Embedder(ModelOperator):
 
     def dimension(self, checkpoint: Checkpoint) -> int:
         """Return the number of values of a vector."""
-        dimension = checkpoint.hidden_size
-        for module in self._modules(checkpoint):
-            dimension = module.output_dimension(dimension)
-        return dimension
+        return _dimension(checkpoint, self._modules(checkpoint))
 
     def describe(self, checkpoint: Checkpoint) -> str:
         modules = self._modules(checkpoint)
@@ -256,7 +257,9 @@ class Embedder(ModelOperator):
         if self.normalize is False or (self.normalize is True and normalizes):
             modules = [module for module in modules if not isinstance(module, Normalize)]
         truncate = self.truncate_dim or checkpoint.truncate_dim
-        if truncate:
+        if truncate is not None:
+            if self.truncate_dim is None:  # a saved one may be above the model's own dimension
+                truncate = min(truncate, _dimension(checkpoint, modules))
             modules.append(Truncate(truncate))
         if self.normalize is True or (self.normalize == "auto" and normalizes and truncate):
             modules.append(Normalize())
@@ -286,6 +289,21 @@ class Embedder(ModelOperator):
             return self.max_length
         limits = [limit, checkpoint.max_seq_length or checkpoint.tokenizer_limit]
         return min((value for value in limits if value is not None), default=None)
+
+
+def _dimension(checkpoint: Checkpoint, modules: Iterable[HeadModule]) -> int:
+    dimension = checkpoint.hidden_size
+    for module in modules:
+        dimension = module.output_dimension(dimension)
+    return dimension
+
+
+def _pooling_modes(pooling: Any) -> tuple[str, ...]:
+    if not isinstance(pooling, str | tuple | list):
+        raise TypeError(
+            f"pooling must be the name of a pooling mode or a tuple of names, got {pooling!r}"
+        )
+    return Pooling((pooling,) if isinstance(pooling, str) else tuple(pooling)).modes
 
 
 def _default_tokens_per_batch(runner: Any) -> int:

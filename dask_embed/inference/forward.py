@@ -1,0 +1,100 @@
+"""One forward pass of a transformer: a batch packed, or padded."""
+
+from __future__ import annotations
+
+import inspect
+
+import numpy as np
+import torch
+
+from dask_embed.inference.attention import PACKED_ATTENTION, packed_batch
+from dask_embed.models.loading import LoadedModel
+from dask_embed.tokenization import TokenLists
+
+
+class Forward:
+    """Run batches through one loaded model.
+
+    All methods take token lists that are not empty and give the last hidden states, shape
+    (tokens, hidden size), in the order of the batch and on the model's device.
+
+    Notes
+    -----
+    Not thread-safe: switching between packed and padded changes the model's configuration.
+    """
+
+    def __init__(self, loaded: LoadedModel) -> None:
+        self._loaded = loaded
+        self._model = loaded.transformer
+        self._padded_attention = self._model.config._attn_implementation
+        self.takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
+
+    def packed(self, tokens: TokenLists) -> torch.Tensor:
+        """Run the texts one after the other in one row, without padding."""
+        self._attend_with(PACKED_ATTENTION)
+        positions = np.arange(len(tokens.values)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
+        ids = self._on_device(tokens.values.astype(np.int64)[None])
+        offsets = self._on_device(tokens.offsets.astype(np.int32))
+        with packed_batch(offsets, int(tokens.lengths.max())):
+            output = self._model(
+                input_ids=ids,
+                position_ids=self._on_device(positions[None] + self._position_offset),
+            )
+        return output.last_hidden_state[0]
+
+    def padded(self, tokens: TokenLists, side: str = "right") -> torch.Tensor:
+        """Run the texts as rows, filled up to the longest on the `side`.
+
+        A model that takes no position ids would shift learned positions behind padding on the
+        left, so it is filled up on the right.
+        """
+        self._attend_with(self._padded_attention)
+        mask, positions = _padding(tokens.lengths, side if self.takes_positions else "right")
+        ids = np.full(mask.shape, self._padding_id, np.int64)
+        ids[mask] = tokens.values
+        arguments = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
+        if self.takes_positions:
+            offset = self._position_offset
+            arguments["position_ids"] = np.where(mask, positions + offset, max(offset - 1, 0))
+        output = self._model(**{name: self._on_device(a) for name, a in arguments.items()})
+        return output.last_hidden_state[self._on_device(mask)]
+
+    def equal_lengths(self, tokens: TokenLists) -> torch.Tensor:
+        """Run only texts of one length together, so that there is no padding to mind."""
+        lengths = tokens.lengths
+        output = None
+        for length in np.unique(lengths):
+            rows = np.flatnonzero(lengths == length)
+            vectors = self.padded(tokens.take(rows))
+            if output is None:
+                output = vectors.new_empty(len(tokens.values), vectors.shape[1])
+            places = tokens.offsets[rows][:, None] + np.arange(length)
+            output[self._on_device(places.ravel())] = vectors
+        assert output is not None, "a batch has at least one text"
+        return output
+
+    @property
+    def _position_offset(self) -> int:
+        return self._loaded.checkpoint.position_offset
+
+    @property
+    def _padding_id(self) -> int:
+        """Any id does where the tokenizer has none: the mask hides it."""
+        return getattr(self._loaded.checkpoint.text_config, "pad_token_id", None) or 0
+
+    def _attend_with(self, name: str) -> None:
+        if self._model.config._attn_implementation != name:
+            self._model.set_attn_implementation(name)
+
+    def _on_device(self, array: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(self._loaded.device)
+
+
+def _padding(lengths: np.ndarray, side: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mask of real tokens and their positions, both of shape (texts, longest)."""
+    longest = int(lengths.max())
+    column = np.arange(longest)[None, :]
+    if side == "left":
+        skipped = (longest - lengths)[:, None]
+        return column >= skipped, np.maximum(column - skipped, 0)
+    return column < lengths[:, None], np.broadcast_to(column, (len(lengths), longest))
