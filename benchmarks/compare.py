@@ -72,14 +72,14 @@ def _write_corpus(path: Path, rows: int) -> dict[str, Any]:
     import dask_embed as de
     from dask_embed.inference.runner import runner_for
 
-    frame = de.datasets.docstrings(CORPUS, rows=rows).compute(scheduler="synchronous")
-    frame = frame.sample(frac=1, random_state=0).reset_index(drop=True)
+    every = de.datasets.docstrings(CORPUS).compute(scheduler="synchronous")
+    frame = every.sample(n=min(rows, len(every)), random_state=0).reset_index(drop=True)
     frame.to_parquet(path)
     runner = runner_for(de.Model(de.datasets.minilm(), device="cpu"))
     tokens = runner.tokenizer(runner.loaded.checkpoint.max_seq_length)(frame["text"].tolist())
     lengths = tokens.lengths
     return {
-        "what": f"docstrings of {', '.join(CORPUS)}",
+        "what": f"a random sample of all docstrings of {', '.join(CORPUS)}",
         "documents": len(frame),
         "distinct": int(frame["text"].nunique()),
         "tokens": int(lengths.sum()),

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from dask_embed.columns import vectors_to_array
+from dask_embed.columns.types import vector_dimension
 
 
-def to_array(series: Any) -> Any:
+def to_array(series: Any, dimension: int | None = None) -> Any:
     """Return a vector column as an array of shape (rows, dimension); lazy for Dask.
 
     Parameters
     ----------
     series : pandas.Series, cudf.Series or dask.dataframe.Series
         A column that `Embedder` made.
+    dimension : int, optional
+        Values of a vector; needed only for a lazy cuDF column that was read from a file, whose
+        type does not tell.
 
     Returns
     -------
@@ -30,19 +33,31 @@ def to_array(series: Any) -> Any:
     TypeError
         If the column does not hold vectors of one dimension.
     """
-    if not hasattr(series, "dask"):
-        return vectors_to_array(series, _dimension(series))
-    dimension = _dimension(series._meta)
+    if not hasattr(series, "expr"):
+        return vectors_to_array(series, dimension or _dimension(series))
+    dimension = dimension or _lazy_dimension(series)
     return series.map_partitions(
-        vectors_to_array, dimension, meta=np.empty((0, dimension), np.float32)
+        vectors_to_array, dimension, meta=vectors_to_array(series._meta, dimension)
     )
+
+
+def _lazy_dimension(series: Any) -> int:
+    """Return the dimension from the type, or for cuDF, whose lists have none, from the plan."""
+    from dask_embed.expr import AppendColumns
+    from dask_embed.models.checkpoint import read_checkpoint
+
+    if isinstance(series._meta, pd.Series):
+        return _dimension(series._meta)
+    for node in series.expr.find_operations(AppendColumns):
+        types = node.operator.output_types(read_checkpoint(node.operator.spec))
+        if series.name in types:
+            return vector_dimension(types[series.name]) or _dimension(series._meta)
+    raise TypeError(f"the type of column {series.name!r} does not tell its dimension: give it")
 
 
 def _dimension(series: Any) -> int:
     dtype = getattr(series, "dtype", None)
     if isinstance(dtype, pd.ArrowDtype):
-        from dask_embed.columns.types import vector_dimension
-
         dimension = vector_dimension(dtype.pyarrow_dtype)
         if dimension is not None:
             return dimension

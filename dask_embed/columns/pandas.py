@@ -16,7 +16,6 @@ from dask_embed.columns.types import (
     TokenVectors,
     Vectors,
     separate_unusable,
-    vector_dimension,
 )
 
 __all__ = ["DataFrame", "Series"]
@@ -138,9 +137,3 @@ def _is_arrow_text(dtype: pa.DataType) -> bool:
 def _to_arrow(series: pd.Series) -> pa.Array:
     array = pa.array(series.array, from_pandas=True)
     return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
-
-
-def dimension_of(series: pd.Series) -> int | None:
-    """Return the dimension of a vector column, None if it is not one."""
-    dtype = series.dtype
-    return vector_dimension(dtype.pyarrow_dtype) if isinstance(dtype, pd.ArrowDtype) else None

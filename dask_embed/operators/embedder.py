@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from dask_embed import config
 from dask_embed._validation import meant, one_of, positive_integer
-from dask_embed.batching import plan_batches
 from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
 from dask_embed.columns.types import token_vectors_type, vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
 from dask_embed.operators.base import ModelOperator
-from dask_embed.tokenization import TokenLists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -157,88 +154,31 @@ class Embedder(ModelOperator):
         }
 
     def run(self, columns: list[TextColumn], *, on_device: bool) -> dict[str, Result]:
+        from dask_embed.inference.engine import Batching, text_vectors, token_vectors
         from dask_embed.inference.runner import runner_for
 
-        valid = np.array([text is not None for text in columns[0].values])
         runner = runner_for(self.spec)
         checkpoint = runner.loaded.checkpoint
         tokenizer = runner.tokenizer(self._max_length(checkpoint))
         prompt = self._prompt(checkpoint) or ""
-        texts = [prompt + text[: self.max_chars] for text in columns[0].values if text is not None]
-        tokens = tokenizer(texts)
-        skipped = tokenizer.prompt_length(prompt) if prompt else 0
-        if self.pooling == ("none",):
-            return {self.output: self._token_vectors(runner, tokens, valid, on_device)}
-        first, inverse = tokens.unique()
-        counts = np.bincount(inverse, minlength=len(first))
-        vectors = self._vectors(runner, tokens.take(first), counts, skipped, on_device)
-        if len(first) < len(inverse):
-            vectors = vectors[inverse]
-        return {self.output: Vectors(vectors, valid)}
-
-    def _vectors(
-        self, runner: Any, tokens: TokenLists, counts: np.ndarray, skipped: int, on_device: bool
-    ) -> Any:
-        """Return one vector per token list, float32, shape (texts, dimension)."""
-        import torch
-
-        from dask_embed.inference.heads import apply_modules
-
-        modules = self._modules(runner.loaded.checkpoint)
-        out = torch.zeros(
-            (len(tokens), self.dimension(runner.loaded.checkpoint)),
-            device=runner.loaded.device if on_device else "cpu",
+        valid = np.array([text is not None for text in columns[0].values])
+        tokens = tokenizer(
+            [prompt + text[: self.max_chars] for text in columns[0].values if text is not None]
         )
-        for rows, batch, hidden in self._forward(runner, tokens, counts):
-            with runner.session():
-                lengths = torch.as_tensor(batch.lengths, device=hidden.device)
-                vectors = apply_modules(modules, runner.loaded.layers, hidden, lengths, skipped)
-            out[torch.as_tensor(rows, device=out.device)] = vectors.to(out.device)
-        return out
-
-    def _token_vectors(
-        self, runner: Any, tokens: TokenLists, valid: np.ndarray, on_device: bool
-    ) -> TokenVectors:
-        import torch
-
-        device = runner.loaded.device if on_device else "cpu"
-        out = torch.zeros((len(tokens.values), runner.loaded.checkpoint.hidden_size), device=device)
-        once = np.ones(len(tokens), np.int64)
-        for rows, batch, hidden in self._forward(runner, tokens, once):
-            parts = torch.split(hidden.float().to(device), batch.lengths.tolist())
-            for row, part in zip(rows, parts, strict=True):
-                out[tokens.offsets[row] : tokens.offsets[row + 1]] = part
-        return TokenVectors(out, tokens.lengths, valid)
-
-    def _forward(
-        self, runner: Any, tokens: TokenLists, counts: np.ndarray
-    ) -> Iterator[tuple[np.ndarray, TokenLists, Any]]:
-        """Yield (rows, their token lists, token vectors) for each batch of non-empty lists.
-
-        `counts` is how many texts of the partition each list stands for.
-        """
-        from dask_embed.inference import counters
-
-        lengths = tokens.lengths
-        present = np.flatnonzero(lengths)
-        side = self.padding_side or runner.loaded.tokenizer.padding_side
-        longest = int(lengths.max(initial=0))
-        for batch in plan_batches(
-            lengths[present],
-            max_tokens=self.tokens_per_batch or _default_tokens_per_batch(runner),
-            max_rows=self.batch_size,
-            padded=not runner.runs_packed(longest),
-        ):
-            rows = present[batch]
-            lists = tokens.take(rows)
-            yield rows, lists, runner.token_vectors(lists, side)
-            counters.add(
-                rows=int(counts[rows].sum()),
-                distinct_rows=len(rows),
-                tokens=len(lists.values),
-                batches=1,
-            )
-        counters.add(rows=int(counts[lengths == 0].sum()))
+        batching = Batching(self.tokens_per_batch, self.batch_size, self.padding_side)
+        if self.pooling == ("none",):
+            values = token_vectors(runner, tokens, batching=batching, on_device=on_device)
+            return {self.output: TokenVectors(values, tokens.lengths, valid)}
+        vectors = text_vectors(
+            runner,
+            tokens,
+            self._modules(checkpoint),
+            self.dimension(checkpoint),
+            skipped=tokenizer.prompt_length(prompt) if prompt else 0,
+            batching=batching,
+            on_device=on_device,
+        )
+        return {self.output: Vectors(vectors, valid)}
 
     def _modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """The modules after the transformer, with what this operator says in their place."""
@@ -304,7 +244,3 @@ def _pooling_modes(pooling: Any) -> tuple[str, ...]:
             f"pooling must be the name of a pooling mode or a tuple of names, got {pooling!r}"
         )
     return Pooling((pooling,) if isinstance(pooling, str) else tuple(pooling)).modes
-
-
-def _default_tokens_per_batch(runner: Any) -> int:
-    return config.get("tokens-per-batch")[runner.loaded.device.type]
