@@ -1,7 +1,7 @@
 """Execute every notebook from the top and fail on the first cell that does.
 
-    python notebooks/run.py            check that all run
-    python notebooks/run.py --save     and keep the outputs in the files
+python notebooks/run.py            check that all run
+python notebooks/run.py --save     and keep the outputs in the files
 """
 
 from __future__ import annotations
