@@ -4,7 +4,7 @@ Every contender embeds the same docstrings with the same weights. Each run is a 
 so that peak memory is its own; the contenders take turns, so that a drifting machine hits all
 of them. The clock starts when model and texts are in memory and the first small batch has run.
 
-    python benchmarks/compare.py --rows 2000 --rounds 5
+    python benchmarks/compare.py --rows 1000 --rounds 7
 """
 
 from __future__ import annotations
@@ -59,8 +59,8 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=2000, help="docstrings (2000)")
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each contender (5)")
+    parser.add_argument("--rows", type=int, default=1000, help="docstrings (1000)")
+    parser.add_argument("--rounds", type=int, default=7, help="runs of each contender (7)")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--output", type=Path, help="json file to write")
     parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
