@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._expr import (
@@ -19,7 +19,8 @@ from dask.dataframe.dask_expr._expr import (
     is_filter_pushdown_available,
 )
 
-from dask_embed.operators.base import ModelOperator
+if TYPE_CHECKING:
+    from dask_embed.operators.base import ModelOperator
 
 
 def append_lazily(frame: Any, operator: ModelOperator) -> Any:

@@ -32,6 +32,18 @@ def _synchronous() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module")
+def one_torch_thread() -> Iterator[None]:
+    """Let torch use one thread: so small a product takes longer to share out than to compute."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    de.unload()
+
+
 @pytest.fixture
 def rows_through_model() -> Callable[[Callable[[], Any]], int]:
     """Return a function that calls its argument and says how many rows a model got."""

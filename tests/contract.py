@@ -12,14 +12,13 @@ with the operators to hold to it; everything else here is independent of what th
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,17 +99,6 @@ def tiny_bert(folder: Path) -> str:
             parameter.data.add_(torch.randn_like(parameter) * 0.2)
     model.save_pretrained(folder)
     return str(folder)
-
-
-@contextlib.contextmanager
-def one_torch_thread() -> Iterator[None]:
-    """Let torch use one thread: the tiny model is faster than handing work to others."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def shared_tiny_bert(factory: pytest.TempPathFactory) -> str:

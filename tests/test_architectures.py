@@ -22,6 +22,8 @@ from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 # Unsorted lengths, from no token at all to more than the model takes; twice the same text.
 TEXTS = [
     "Return the lines.",
@@ -63,12 +65,6 @@ class Case:
     def embedder(self, **settings: Any) -> de.Embedder:
         model = de.Model(str(self.folder), device="cpu", attention=self.attention)
         return de.Embedder(model, column="text", normalize=False, **settings)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with tiny.one_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from sentence_transformers import SentenceTransformer
 
 import dask_embed as de
 from dask_embed.models.checkpoint import read_checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 TEXTS = [
     "Return the LINES of a file.",
@@ -43,13 +45,6 @@ NORMALIZED = {
     "prompt-left-out-t5",
     "old-style",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with tiny.one_thread():
-        yield
-    de.unload()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ from contract import (
     DataframeContract,
     assert_same_values,
     input_frame,
-    one_torch_thread,
     shared_tiny_bert,
     values_of,
 )
@@ -19,16 +18,12 @@ from contract import (
 import dask_embed as de
 from dask_embed.models import registry
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 
 @pytest.fixture(scope="session")
 def tiny_bert(tmp_path_factory):
     return shared_tiny_bert(tmp_path_factory)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_torch_thread():
-    with one_torch_thread():
-        yield
 
 
 @pytest.fixture(scope="session")

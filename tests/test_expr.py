@@ -11,7 +11,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from contract import QUICK, assert_same_frame, one_torch_thread, shared_tiny_bert
+from contract import QUICK, assert_same_frame, shared_tiny_bert
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,15 +19,11 @@ from hypothesis import strategies as st
 import dask_embed as de
 from dask_embed.expr import AppendColumns
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 ROWS = 24
 ENGLISH = 8  # rows 0, 3, 6, ...: one in three
 HALF = 12  # rows above the mean of id
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_torch_thread():
-    with one_torch_thread():
-        yield
 
 
 @pytest.fixture(scope="module")

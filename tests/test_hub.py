@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,9 @@ import dask_embed as de
 from dask_embed.models.hub import fingerprint, locate
 from dask_embed.models.registry import loaded
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 OLD, NEW = "1" * 40, "2" * 40
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with tiny.one_thread():
-        yield
-    de.unload()
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,14 +23,9 @@ from dask_embed.inference.runner import Runner, runner_for
 from dask_embed.models.loading import load
 from dask_embed.tokenization import TokenLists
 
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
 LENGTHS = [5, 1, 19, 5, 32, 2, 2]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    with tiny.one_thread():
-        yield
-    de.unload()
 
 
 @pytest.fixture(scope="module")
