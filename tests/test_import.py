@@ -116,3 +116,17 @@ def test_version():
     from importlib.metadata import version
 
     assert de.__version__ == version("dask-embed")
+
+
+@pytest.mark.parametrize("name", ["py.typed", "embed.yaml"])
+def test_files_beside_the_code_are_packaged(name):
+    """The types and the defaults are there, and setup.cfg names them for a wheel."""
+    import configparser
+    from importlib.resources import files
+    from pathlib import Path
+
+    package = Path(str(files("dask_embed")))
+    assert (package / name).is_file()
+    setup = configparser.ConfigParser()
+    setup.read(package.parent / "setup.cfg")
+    assert name in setup["options.package_data"]["dask_embed"].replace(" ", "").split(",")
