@@ -15,21 +15,27 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from dask_embed import datasets
     from dask_embed.arrays import to_array
+    from dask_embed.inspection import describe_model, stats
     from dask_embed.jobs.parquet import read_parquet
     from dask_embed.jobs.progress import progress
     from dask_embed.models.registry import unload
     from dask_embed.models.spec import Model
     from dask_embed.operators import Embedder, ModelOperator
     from dask_embed.plan import explain
+    from dask_embed.quantization import calibration_ranges, quantize
 
 _HOMES = {
     "Embedder": "dask_embed.operators",
     "Model": "dask_embed.models.spec",
     "ModelOperator": "dask_embed.operators",
+    "calibration_ranges": "dask_embed.quantization",
     "datasets": "dask_embed",
+    "describe_model": "dask_embed.inspection",
     "explain": "dask_embed.plan",
     "progress": "dask_embed.jobs.progress",
+    "quantize": "dask_embed.quantization",
     "read_parquet": "dask_embed.jobs.parquet",
+    "stats": "dask_embed.inspection",
     "to_array": "dask_embed.arrays",
     "unload": "dask_embed.models.registry",
 }
@@ -38,10 +44,14 @@ __all__ = [
     "Embedder",
     "Model",
     "ModelOperator",
+    "calibration_ranges",
     "datasets",
+    "describe_model",
     "explain",
     "progress",
+    "quantize",
     "read_parquet",
+    "stats",
     "to_array",
     "unload",
 ]

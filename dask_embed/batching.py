@@ -6,7 +6,12 @@ import numpy as np
 
 
 def plan_batches(
-    lengths: np.ndarray, *, max_tokens: int, max_rows: int | None = None, padded: bool = False
+    lengths: np.ndarray,
+    *,
+    max_tokens: int,
+    max_rows: int | None = None,
+    padded: bool = False,
+    quadratic: float = 0.0,
 ) -> list[np.ndarray]:
     """Group rows of similar length into batches of at most `max_tokens`.
 
@@ -20,6 +25,8 @@ def plan_batches(
         At most so many rows in a batch.
     padded : bool
         Count every row of a batch as long as its longest one.
+    quadratic : float
+        What a squared length costs, in tokens: memory of attention scores.
 
     Returns
     -------
@@ -27,13 +34,14 @@ def plan_batches(
         Row numbers of each batch, longest rows first. Every row is in exactly one batch.
     """
     order = np.argsort(-lengths, kind="stable")
-    ends = np.cumsum(lengths[order])
+    sorted_lengths = lengths[order]
+    costs = sorted_lengths if not quadratic else sorted_lengths * (1 + quadratic * sorted_lengths)
+    ends = np.cumsum(costs)
     batches = []
     start = 0
     while start < len(order):
-        longest = max(int(lengths[order[start]]), 1)
         if padded:
-            stop = start + max_tokens // longest
+            stop = start + int(max_tokens // max(costs[start], 1))
         else:
             used = ends[start - 1] if start else 0
             stop = int(np.searchsorted(ends, used + max_tokens, side="right"))

@@ -10,8 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_embed.prefix import cut_after, cuts_at_spaces
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+# Characters of a text that are tokenized at first, per token that is kept. Docstrings have four to
+# five a token; where that was not enough, more of the text follows.
+_CHARACTERS_PER_TOKEN = 5
 
 
 @dataclass(frozen=True)
@@ -99,7 +105,7 @@ class TextTokenizer:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int | None) -> None:
         self._tokenizer = tokenizer
-        self._max_length = max_length
+        self.max_length = max_length
         self._lock = threading.Lock()
         special = tokenizer.num_special_tokens_to_add(pair=False)
         if max_length is not None and max_length < special:
@@ -108,15 +114,30 @@ class TextTokenizer:
                 f"got {max_length}"
             )
         self._backend = self._matching_backend()
+        self.cuts_first = (
+            max_length is not None
+            and self._backend is not None
+            and tokenizer.truncation_side == "right"
+            and cuts_at_spaces(self._backend)
+        )
 
     def __call__(self, texts: Sequence[str]) -> TokenLists:
         """Return the token lists of `texts`, special tokens added, not padded."""
         if not texts:
             return TokenLists.of([])
-        if self._backend is not None:
-            return TokenLists.of([e.ids for e in self._backend.encode_batch_fast(list(texts))])
-        with self._lock:
-            return TokenLists.of(self._by_reference(list(texts)))
+        if self._backend is None:
+            with self._lock:
+                return TokenLists.of(self._by_reference(list(texts)))
+        if self.cuts_first:
+            return TokenLists.of(self._of_beginnings(texts))
+        return TokenLists.of(self._encode(list(texts)))
+
+    @property
+    def kind(self) -> str:
+        """How texts are tokenized, in a few words."""
+        if self._backend is None:
+            return "as transformers calls it, one thread"
+        return "Rust, beginnings of long texts only" if self.cuts_first else "Rust, whole texts"
 
     def prompt_length(self, prompt: str) -> int:
         """Return how many leading tokens `prompt` takes, a closing special token left out."""
@@ -124,12 +145,29 @@ class TextTokenizer:
         closes = len(ids) and int(ids[-1]) in self._tokenizer.all_special_ids
         return len(ids) - bool(closes)
 
+    def _encode(self, texts: list[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
+
+    def _of_beginnings(self, texts: Sequence[str]) -> list[list[int]]:
+        """Tokenize what truncation is expected to keep, and more of a text where it keeps more."""
+        assert self.max_length is not None
+        characters = self.max_length * _CHARACTERS_PER_TOKEN
+        beginnings = [cut_after(text, characters) for text in texts]
+        lists = self._encode(beginnings)
+        for row, text in enumerate(texts):
+            wanted = characters
+            while len(lists[row]) < self.max_length and len(beginnings[row]) < len(text):
+                wanted *= 4
+                beginnings[row] = cut_after(text, wanted)
+                lists[row] = self._encode([beginnings[row]])[0]
+        return lists
+
     def _by_reference(self, texts: list[str]) -> list[list[int]]:
         encoded = self._tokenizer(
             texts,
             padding=False,
-            truncation=self._max_length is not None,
-            max_length=self._max_length,
+            truncation=self.max_length is not None,
+            max_length=self.max_length,
             return_attention_mask=False,
         )
         if any(any(types) for types in encoded.get("token_type_ids", ())):
@@ -145,9 +183,9 @@ class TextTokenizer:
             return None
         backend = self._tokenizer.backend_tokenizer
         backend.no_padding()
-        if self._max_length is None:
+        if self.max_length is None:
             backend.no_truncation()
         else:
-            backend.enable_truncation(self._max_length, direction=self._tokenizer.truncation_side)
+            backend.enable_truncation(self.max_length, direction=self._tokenizer.truncation_side)
         alone = [encoding.ids for encoding in backend.encode_batch_fast(samples)]
         return backend if alone == reference else None

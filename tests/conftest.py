@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 import dask_embed as de
-from dask_embed.inference import counters
+from dask_embed.inference.stats import totals
 
 
 @pytest.fixture(scope="session")
@@ -49,9 +49,9 @@ def rows_through_model() -> Callable[[Callable[[], Any]], int]:
     """Return a function that calls its argument and says how many rows a model got."""
 
     def count(work: Callable[[], Any]) -> int:
-        before = counters.read()["rows"]
+        before = totals()["rows"]
         work()
-        return counters.read()["rows"] - before
+        return totals()["rows"] - before
 
     return count
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from dask_embed.inference.attention import NotPackableError, packed_attention
+from dask_embed.inference.attention import NotPackableError, packed_attention, packed_batch
 
 # Unsorted, with neighbours of one length, an empty sequence, and one longer than any window.
 LENGTHS = [3, 3, 1, 7, 0, 20, 20, 2, 20]
@@ -54,13 +54,10 @@ def by_hand(
 
 
 def attend(tensors: list[torch.Tensor], **arguments: Any) -> torch.Tensor:
-    settings = {
-        "attention_mask": None,
-        "cu_seq_lens_q": offsets().to(tensors[0].device),
-        "max_length_q": max(LENGTHS),
-        **arguments,
-    }
-    output, weights = packed_attention(SimpleNamespace(is_causal=False), *tensors, **settings)
+    layer = SimpleNamespace(is_causal=False)
+    settings = {"attention_mask": None, **arguments}
+    with packed_batch(offsets().to(tensors[0].device), max(LENGTHS)):
+        output, weights = packed_attention(layer, *tensors, **settings)
     assert weights is None
     return output
 
@@ -101,14 +98,8 @@ def test_the_layer_says_whether_it_is_causal(
 ) -> None:
     """As the attention functions of transformers take it; causal unless said otherwise."""
     tensors = inputs()
-    output, _ = packed_attention(
-        module,
-        *tensors,
-        None,
-        is_causal=argument,
-        cu_seq_lens_q=offsets(),
-        max_length_q=max(LENGTHS),
-    )
+    with packed_batch(offsets(), max(LENGTHS)):
+        output, _ = packed_attention(module, *tensors, None, is_causal=argument)
     expected = by_hand(tensors, causal=causal, window=None, scaling=SIZE**-0.5)
     np.testing.assert_allclose(output[0].numpy(), expected, rtol=0, atol=1e-5)
 
@@ -140,18 +131,14 @@ def test_what_would_change_the_result_is_refused(name: str) -> None:
     assert torch.equal(attend(inputs(), **{name: None}), attend(inputs()))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        {"cu_seq_lens_q": None},
-        {"max_length_q": None},
-        {"attention_mask": torch.ones(1, 1, sum(LENGTHS), sum(LENGTHS))},
-    ],
-    ids=["offsets", "longest", "mask"],
-)
-def test_offsets_alone_say_who_sees_whom(arguments: dict[str, Any]) -> None:
+def test_a_mask_is_refused() -> None:
+    with pytest.raises(NotPackableError, match="mask"):
+        attend(inputs(), attention_mask=torch.ones(1, 1, sum(LENGTHS), sum(LENGTHS)))
+
+
+def test_without_a_batch_nobody_knows_who_sees_whom() -> None:
     with pytest.raises(NotPackableError, match="offsets"):
-        attend(inputs(), **arguments)
+        packed_attention(SimpleNamespace(is_causal=False), *inputs(), None)
 
 
 def test_attention_to_other_tokens_is_refused() -> None:

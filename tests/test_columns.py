@@ -119,7 +119,7 @@ def test_append_vectors():
     import torch
 
     frame = pd.DataFrame({"id": [1, 2, 3]}, index=["b", "a", "b"])
-    values = torch.tensor([[1.0, 2, 3], [4, 5, 6]])
+    values = torch.tensor([[1.0, 2, 3], [7, 7, 7], [4, 5, 6]])
     out = append_columns(frame, {"vector": Vectors(values, np.array([True, False, True]))})
     assert list(out.columns) == ["id", "vector"]
     assert out["vector"].dtype == VECTOR
@@ -128,14 +128,17 @@ def test_append_vectors():
     assert list(frame.columns) == ["id"]
 
 
-def test_append_vectors_shares_memory():
-    """Without nulls the column is the model's output, not a copy of it."""
+@pytest.mark.parametrize("valid", [[True, True], [True, False]])
+def test_append_vectors_shares_memory(valid):
+    """The column is the model's output, not a copy of it; with nulls too."""
     import torch
 
     values = torch.arange(6, dtype=torch.float32).reshape(2, 3)
     frame = pd.DataFrame({"id": [1, 2]})
-    out = append_columns(frame, {"vector": Vectors(values, np.array([True, True]))})
-    assert np.shares_memory(de.to_array(out["vector"]), values.numpy())
+    out = append_columns(frame, {"vector": Vectors(values, np.array(valid))})
+    stored = out["vector"].array._pa_array.chunk(0).values.to_numpy()
+    assert np.shares_memory(stored, values.numpy())
+    assert np.shares_memory(de.to_array(out["vector"]), values.numpy()) == all(valid)
 
 
 @pytest.mark.parametrize("index", [pd.RangeIndex(0), pd.Index([], dtype="str", name="key")])

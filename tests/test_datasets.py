@@ -8,7 +8,7 @@ import inspect
 import pytest
 
 import dask_embed as de
-from dask_embed.inference import counters
+from dask_embed.inference.stats import totals
 
 
 def test_texts_are_the_docstrings_that_inspect_gives() -> None:
@@ -26,10 +26,10 @@ def test_texts_are_the_docstrings_that_inspect_gives() -> None:
 
 
 def test_is_lazy_and_runs_no_model() -> None:
-    before = counters.read()
+    before = totals()
     frame = de.datasets.docstrings(["tqdm"], npartitions=2)
     assert frame.npartitions == 2
-    assert counters.read() == before
+    assert totals() == before
 
 
 def test_a_sample_is_the_same_every_time_and_public_first() -> None:

@@ -100,14 +100,14 @@ def _vector_series(result: Vectors) -> cudf.Series:
         values = values.cuda()
     column = plc.Column.from_array(values)
     if not result.valid.all():
-        column = _spread(column, result.valid)
+        column = _with_nulls(column, result.valid)
     return cudf.Series.from_pylibcudf(column)
 
 
-def _spread(column: plc.Column, valid: np.ndarray) -> plc.Column:
-    """Put the rows of `column` where `valid` is true and nulls elsewhere."""
-    positions = np.full(len(valid), np.iinfo(np.int32).max, np.int32)  # out of bounds: null
-    positions[valid] = np.arange(int(valid.sum()), dtype=np.int32)
+def _with_nulls(column: plc.Column, valid: np.ndarray) -> plc.Column:
+    """Return `column` with nulls where `valid` is false."""
+    out_of_bounds = np.iinfo(np.int32).max  # which gives null
+    positions = np.where(valid, np.arange(len(valid)), out_of_bounds).astype(np.int32)
     taken = plc.copying.gather(
         plc.Table([column]),
         plc.Column.from_array(cupy.asarray(positions)),
@@ -117,6 +117,8 @@ def _spread(column: plc.Column, valid: np.ndarray) -> plc.Column:
 
 
 def _variable_size(dtype: pa.DataType) -> pa.DataType:
+    if pa.types.is_float16(dtype):
+        raise TypeError("cuDF has no float16 columns; choose another precision, such as 'int8'")
     if pa.types.is_fixed_size_list(dtype) or pa.types.is_list(dtype):
         return pa.list_(_variable_size(dtype.value_type))
     return dtype

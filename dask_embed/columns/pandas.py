@@ -73,6 +73,11 @@ def vectors_to_array(series: pd.Series, dimension: int) -> np.ndarray:
     values = array.values.slice(start, len(array) * dimension).to_numpy(zero_copy_only=False)
     matrix = values.reshape(len(array), dimension)
     if array.null_count:
+        if matrix.dtype.kind != "f":
+            raise ValueError(
+                f"column {series.name!r} has {array.null_count} rows without a vector, and "
+                f"{matrix.dtype} has no value for them; drop them first (.dropna())"
+            )
         matrix = matrix.copy()
         matrix[np.asarray(series.isna(), bool)] = np.nan
     return matrix
@@ -97,14 +102,9 @@ def to_arrow(result: Result) -> pa.Array:
 
 def _vectors(result: Vectors) -> pa.Array:
     values = result.values.cpu().numpy()
-    dimension = values.shape[1]
-    if result.valid.all():
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), dimension)
-    full = np.zeros((len(result.valid), dimension), values.dtype)
-    full[result.valid] = values
-    return pa.FixedSizeListArray.from_arrays(
-        pa.array(full.reshape(-1)), dimension, mask=pa.array(~result.valid)
-    )
+    flat = pa.array(values.reshape(-1))
+    mask = None if result.valid.all() else pa.array(~result.valid)
+    return pa.FixedSizeListArray.from_arrays(flat, values.shape[1], mask=mask)
 
 
 def _token_vectors(result: TokenVectors) -> pa.Array:

@@ -32,7 +32,7 @@ class Vectors:
     Attributes
     ----------
     values : torch.Tensor
-        float32, shape (rows with a vector, dimension).
+        Shape (rows, dimension); of rows without a vector anything.
     valid : numpy.ndarray
         bool, shape (rows,): which rows have a vector; the others are null.
     """
@@ -63,9 +63,32 @@ class TokenVectors:
 Result = Vectors | TokenVectors | pa.Array
 
 
-def vector_type(dimension: int) -> pa.DataType:
-    """Return the Arrow type of a vector column: a fixed-size list of float32."""
-    return pa.list_(pa.float32(), dimension)
+# Type of a stored value, and how many dimensions of a vector it holds.
+PRECISIONS = {
+    "float32": (pa.float32(), 1),
+    "float16": (pa.float16(), 1),
+    "int8": (pa.int8(), 1),
+    "uint8": (pa.uint8(), 1),
+    "binary": (pa.int8(), 8),
+    "ubinary": (pa.uint8(), 8),
+}
+
+
+def vector_type(dimension: int, precision: str = "float32") -> pa.DataType:
+    """Return the Arrow type of a vector column: a fixed-size list.
+
+    Raises
+    ------
+    ValueError
+        If the vectors cannot be stored so.
+    """
+    dtype, dimensions = PRECISIONS[precision]
+    if dimension % dimensions:
+        raise ValueError(
+            f"precision={precision!r} packs {dimensions} dimensions into a byte, but vectors have "
+            f"{dimension}; truncate_dim can make it a multiple"
+        )
+    return pa.list_(dtype, dimension // dimensions)
 
 
 def token_vectors_type(dimension: int) -> pa.DataType:

@@ -1,8 +1,7 @@
 """Attention over a packed batch: sequences one after the other, none sees another.
 
-A packed batch is one row of tokens whose sequences are told apart by their offsets
-(``cu_seq_lens_q``, the name transformers uses), so that no padding is computed. The function is
-registered with transformers under `PACKED_ATTENTION`.
+A packed batch is one row of tokens whose sequences are told apart by their offsets, so that no
+padding is computed. The function is registered with transformers under `PACKED_ATTENTION`.
 """
 
 from __future__ import annotations
@@ -50,8 +49,6 @@ def packed_attention(
     dropout: float = 0.0,
     is_causal: bool | None = None,
     sliding_window: int | None = None,
-    cu_seq_lens_q: torch.Tensor | None = None,
-    max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attend within each sequence of a packed batch.
@@ -71,11 +68,6 @@ def packed_attention(
     is_causal : bool, optional
     sliding_window : int, optional
         A token sees others at a distance below this.
-    cu_seq_lens_q : torch.Tensor
-        Offsets of the sequences, int32, shape (sequences + 1,); those of `packed_batch` where
-        the model does not pass them on.
-    max_length_q : int
-        Longest sequence.
 
     Returns
     -------
@@ -88,23 +80,52 @@ def packed_attention(
     NotPackableError
         If the model passes a bias or anything else that this function would have to ignore.
     """
-    if cu_seq_lens_q is None:
-        cu_seq_lens_q, max_length_q = _batch.get()
     given = [name for name in _NOT_PACKED if kwargs.get(name) is not None]
-    if cu_seq_lens_q is None or max_length_q is None or attention_mask is not None or given:
+    if attention_mask is not None or given:
         raise NotPackableError(
-            f"{type(module).__name__} cannot run packed: "
-            + (f"it uses {', '.join(given)}" if given else "no offsets or a mask came")
+            f"{type(module).__name__} cannot run packed: it uses "
+            + (", ".join(given) if given else "a mask")
         )
     if query.shape[2] != key.shape[2]:
         raise NotPackableError(f"{type(module).__name__} attends to other tokens than its own")
     causal = bool(getattr(module, "is_causal", True) if is_causal is None else is_causal)
-    window = None if sliding_window is None or max_length_q <= sliding_window else sliding_window
+    attend: Any = _attend_as_one if torch.compiler.is_compiling() else _attend
+    return attend(query, key, value, causal, sliding_window, scaling), None
+
+
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    causal: bool,
+    sliding_window: int | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    """Attend within the sequences of the running batch."""
+    offsets, longest = _batch.get()
+    if offsets is None or longest is None:
+        raise NotPackableError("no batch is running: packed attention needs its offsets")
+    window = None if sliding_window is None or longest <= sliding_window else sliding_window
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-        output = _fused(query, key, value, cu_seq_lens_q, max_length_q, causal, window, scaling)
-    else:
-        output = _by_length(query, key, value, cu_seq_lens_q, causal, window, scaling)
-    return output, None
+        return _fused(query, key, value, offsets, longest, causal, window, scaling)
+    return _by_length(query, key, value, offsets, causal, window, scaling)
+
+
+# For `torch.compile` the loop over the sequences is one step that it does not look into.
+_attend_as_one = torch.library.custom_op("dask_embed::attend", _attend, mutates_args=())
+
+
+@_attend_as_one.register_fake
+def _(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    causal: bool,
+    sliding_window: int | None,
+    scaling: float | None,
+) -> torch.Tensor:
+    _, heads, tokens, _ = query.shape
+    return query.new_empty(1, tokens, heads, value.shape[-1])
 
 
 def _fused(

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from typing import Any
 
 import numpy as np
 import torch
 
 from dask_embed.inference.attention import PACKED_ATTENTION, packed_batch
-from dask_embed.models.loading import LoadedModel
+from dask_embed.models.loading import LoadedModel, compiled
 from dask_embed.tokenization import TokenLists
+
+# Rows of a compiled padded batch have a multiple of this length.
+_COMPILED_LENGTHS = 64
 
 
 class Forward:
@@ -26,6 +30,7 @@ class Forward:
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self._model = loaded.transformer
+        self._compiled: Any = compiled(self._model) if loaded.spec.compile else self._model
         self._padded_attention = self._model.config._attn_implementation
         self.takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
 
@@ -36,27 +41,35 @@ class Forward:
         ids = self._on_device(tokens.values.astype(np.int64)[None])
         offsets = self._on_device(tokens.offsets.astype(np.int32))
         with packed_batch(offsets, int(tokens.lengths.max())):
-            output = self._model(
+            output = self._compiled(
                 input_ids=ids,
                 position_ids=self._on_device(positions[None] + self._position_offset),
             )
         return output.last_hidden_state[0]
 
-    def padded(self, tokens: TokenLists, side: str = "right") -> torch.Tensor:
-        """Run the texts as rows, filled up to the longest on the `side`.
+    def padded(
+        self, tokens: TokenLists, side: str = "right", *, eager: bool = False
+    ) -> torch.Tensor:
+        """Run the texts as rows, filled up to the longest on the `side`; `eager` if told so.
 
         A model that takes no position ids would shift learned positions behind padding on the
         left, so it is filled up on the right.
         """
         self._attend_with(self._padded_attention)
-        mask, positions = _padding(tokens.lengths, side if self.takes_positions else "right")
+        longest = int(tokens.lengths.max())
+        mask, positions = _padding(
+            tokens.lengths,
+            longest if eager else self.padded_length(longest),
+            side if self.takes_positions else "right",
+        )
         ids = np.full(mask.shape, self._padding_id, np.int64)
         ids[mask] = tokens.values
         arguments = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
         if self.takes_positions:
             offset = self._position_offset
             arguments["position_ids"] = np.where(mask, positions + offset, max(offset - 1, 0))
-        output = self._model(**{name: self._on_device(a) for name, a in arguments.items()})
+        model = self._model if eager else self._compiled
+        output = model(**{name: self._on_device(a) for name, a in arguments.items()})
         return output.last_hidden_state[self._on_device(mask)]
 
     def equal_lengths(self, tokens: TokenLists) -> torch.Tensor:
@@ -65,13 +78,20 @@ class Forward:
         output = None
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
-            vectors = self.padded(tokens.take(rows))
+            vectors = self.padded(tokens.take(rows), eager=True)
             if output is None:
                 output = vectors.new_empty(len(tokens.values), vectors.shape[1])
             places = tokens.offsets[rows][:, None] + np.arange(length)
             output[self._on_device(places.ravel())] = vectors
         assert output is not None, "a batch has at least one text"
         return output
+
+    def padded_length(self, longest: int) -> int:
+        """Return the length of the rows of a padded batch; few of them where it is compiled."""
+        if self._compiled is self._model:
+            return longest
+        bucket = -(-longest // _COMPILED_LENGTHS) * _COMPILED_LENGTHS
+        return min(bucket, self._loaded.checkpoint.position_limit or bucket)
 
     @property
     def _position_offset(self) -> int:
@@ -90,9 +110,8 @@ class Forward:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._loaded.device)
 
 
-def _padding(lengths: np.ndarray, side: str) -> tuple[np.ndarray, np.ndarray]:
+def _padding(lengths: np.ndarray, longest: int, side: str) -> tuple[np.ndarray, np.ndarray]:
     """Return the mask of real tokens and their positions, both of shape (texts, longest)."""
-    longest = int(lengths.max())
     column = np.arange(longest)[None, :]
     if side == "left":
         skipped = (longest - lengths)[:, None]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
 
 from dask_embed.inference.forward import Forward
+from dask_embed.inference.memory import Usage, is_out_of_memory
 from dask_embed.models.loading import LoadedModel
 from dask_embed.tokenization import TokenLists
 
@@ -15,6 +18,9 @@ from dask_embed.tokenization import TokenLists
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 # Windows up to this are probed beyond their length; longer texts of wider windows run padded.
 _WIDEST_PROBED_WINDOW = 512
+# Memory is measured on texts of this length and an eighth of it, eight times as many tokens.
+_LONGEST_MEASURED = 2048
+_MEASURED_TEXTS = 8
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,21 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
             f"configuration says {loaded.checkpoint.hidden_size}"
         )
     tolerance = _TOLERANCE[loaded.compute_dtype]
-    pads = _difference(forward.padded(tokens), alone) <= tolerance
+    pads = _difference(forward.padded(tokens, eager=True), alone) <= tolerance
+    verdict = _judge_packed(forward, loaded, tokens, alone, pads)
+    if loaded.spec.compile and not verdict.packed:
+        difference = _difference(forward.padded(tokens), alone)
+        if not difference <= tolerance:
+            raise ValueError(
+                f"model {loaded.spec.name!r} gives other vectors when compiled (by "
+                f"{difference:.1e}); load it with dask_embed.Model(..., compile=False)"
+            )
+    return replace(verdict, up_to=up_to) if verdict.packed else verdict
+
+
+def _judge_packed(
+    forward: Forward, loaded: LoadedModel, tokens: TokenLists, alone: torch.Tensor, pads: bool
+) -> Verdict:
     if loaded.spec.attention != "auto":
         asked = f"attention={loaded.spec.attention!r} was asked for"
         return Verdict(False, pads=pads, reason=asked)
@@ -64,14 +84,41 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
         return Verdict(False, pads=pads, reason="its forward takes no position_ids")
     try:
         difference = _difference(forward.packed(tokens), alone)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:  # every architecture has its own way to refuse
+        if is_out_of_memory(error):
+            raise
         return Verdict(False, pads=pads, reason=f"{type(error).__name__}: {error!s:.200}")
-    if not difference <= tolerance:
+    if not difference <= _TOLERANCE[loaded.compute_dtype]:
         reason = f"packed differs from each text alone by {difference:.1e}"
         return Verdict(False, pads=pads, reason=reason)
-    return Verdict(True, up_to, pads)
+    return Verdict(True, pads=pads)
+
+
+def measure(run: Callable[[TokenLists], Any], loaded: LoadedModel) -> Usage | None:
+    """Return the GPU memory that batches take, from two passes with short and long texts.
+
+    None on a CPU, where small batches are faster and memory is no limit, and where the
+    allocator keeps no peak.
+    """
+    if loaded.device.type != "cuda":
+        return None
+    longest = min(loaded.checkpoint.position_limit or _LONGEST_MEASURED, _LONGEST_MEASURED)
+    tokens = longest * _MEASURED_TEXTS
+    lengths = (max(longest // _MEASURED_TEXTS, 1), longest)
+    peaks, squares = [], []
+    for length in lengths:
+        texts = [length] * (tokens // length)
+        try:
+            torch.cuda.reset_peak_memory_stats(loaded.device)
+            before = torch.cuda.memory_allocated(loaded.device)
+            run(_random_tokens(loaded, texts))
+            peaks.append(torch.cuda.max_memory_allocated(loaded.device) - before)
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            return None  # an allocator of RMM's kind
+        squares.append(length * length * len(texts))
+    return Usage.fit(tokens, (squares[0], squares[1]), (peaks[0], peaks[1]))
 
 
 def _difference(given: torch.Tensor, expected: torch.Tensor) -> float:

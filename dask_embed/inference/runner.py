@@ -11,7 +11,9 @@ from collections.abc import Iterator
 import torch
 
 from dask_embed.inference.forward import Forward
-from dask_embed.inference.probe import judge
+from dask_embed.inference.memory import Budget
+from dask_embed.inference.probe import judge, measure
+from dask_embed.inference.threads import math_threads, prepare_process
 from dask_embed.models.loading import (
     LoadedModel,
     autocast,
@@ -20,7 +22,7 @@ from dask_embed.models.loading import (
     resolve_device,
     resolve_dtype,
 )
-from dask_embed.models.registry import get_or_build
+from dask_embed.models.registry import device_lock, get_or_build
 from dask_embed.models.spec import Model
 from dask_embed.tokenization import TextTokenizer, TokenLists
 
@@ -31,6 +33,7 @@ def runner_for(model: Model) -> Runner:
     resolved = dataclasses.replace(
         model, device=str(device), dtype=dtype_name(resolve_dtype(model, device))
     )
+    prepare_process(device)
     return get_or_build(resolved, lambda: Runner(load(resolved)))
 
 
@@ -39,7 +42,7 @@ class Runner:
 
     Notes
     -----
-    All methods may be called from several threads; a forward pass holds the model.
+    All methods may be called from several threads; a forward pass holds the device.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -47,9 +50,10 @@ class Runner:
         self._forward = Forward(loaded)
         self._tokenizers: dict[int | None, TextTokenizer] = {}
         self._tokenizers_lock = threading.Lock()
-        _use_worker_threads(loaded.device)
         with self.session():
             self.verdict = judge(self._forward, loaded)
+            usage = measure(self.token_vectors, loaded)
+        self.budget = Budget(loaded.device, usage)
 
     def runs_packed(self, longest: int) -> bool:
         """Return whether a batch whose longest text has so many tokens runs packed."""
@@ -78,10 +82,23 @@ class Runner:
                 return self._forward.padded(tokens, padding_side)
             return self._forward.equal_lengths(tokens)
 
+    def computed_tokens(self, tokens: TokenLists) -> int:
+        """Return how many tokens a batch computes, padding included."""
+        longest = int(tokens.lengths.max())
+        if self.runs_packed(longest) or not self.verdict.pads:
+            return len(tokens.values)
+        return len(tokens) * self._forward.padded_length(longest)
+
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        """Hold the model, without gradients and in its type; may be nested."""
-        with self.loaded.lock, torch.inference_mode(), autocast(self.loaded):
+        """Hold the device, without gradients and in the model's type; may be nested."""
+        device = self.loaded.device
+        with (
+            device_lock(device),
+            math_threads(device),
+            torch.inference_mode(),
+            autocast(self.loaded),
+        ):
             yield
 
     def tokenizer(self, max_length: int | None) -> TextTokenizer:
@@ -91,16 +108,3 @@ class Runner:
                 own = copy.deepcopy(self.loaded.tokenizer)
                 self._tokenizers[max_length] = TextTokenizer(own, max_length)
             return self._tokenizers[max_length]
-
-
-def _use_worker_threads(device: torch.device) -> None:
-    """Let torch use the threads of this Dask worker, which it starts with only one."""
-    from distributed.worker import get_worker
-
-    if device.type != "cpu":
-        return
-    try:
-        worker = get_worker()
-    except ValueError:  # not on a distributed worker: torch's default is all cores
-        return
-    torch.set_num_threads(worker.state.nthreads)

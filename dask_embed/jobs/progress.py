@@ -1,14 +1,15 @@
-"""Rows a second while models run in this process."""
+"""Rows and tokens a second while models run in this process."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from typing import TextIO
 
-from dask_embed.inference import counters
+from dask_embed.inference.stats import totals
 
 _REFRESH_SECONDS = 0.2
 _REFRESH_SECONDS_IN_A_LOG = 10.0
@@ -18,7 +19,7 @@ _REFRESH_SECONDS_IN_A_LOG = 10.0
 def progress(
     total: int | None = None, description: str = "rows", file: TextIO | None = None
 ) -> Iterator[None]:
-    """Show a bar with rows a second while models run within the ``with`` block.
+    """Show a bar with rows and tokens a second while models run within the ``with`` block.
 
     Parameters
     ----------
@@ -38,11 +39,14 @@ def progress(
 
     on_screen = (file or sys.stderr).isatty()
     pause = _REFRESH_SECONDS if on_screen else _REFRESH_SECONDS_IN_A_LOG
-    start = counters.read()["rows"]
+    before, started = totals(), time.monotonic()
     finished = threading.Event()
 
     def refresh() -> None:
-        bar.n = counters.read()["rows"] - start
+        now = totals()
+        bar.n = now["rows"] - before["rows"]
+        rate = (now["tokens"] - before["tokens"]) / max(time.monotonic() - started, 1e-9)
+        bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
         bar.refresh()
 
     def watch() -> None:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from dataclasses import dataclass, field
+import shutil
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -23,19 +23,14 @@ _TORCH_DTYPES = {
     "bfloat16": torch.bfloat16,
     "float16": torch.float16,
 }
+_COMPILERS = ("c++", "g++", "clang++")
 # Rows of a head that `embed` does not use; a checkpoint may leave them out.
 _UNUSED_WEIGHTS = ("pooler.",)
 
 
 @dataclass
 class LoadedModel:
-    """A model that is ready to run; shared by all operators and threads of a process.
-
-    Notes
-    -----
-    `lock` is held during a forward pass: one at a time per model, so that concurrent
-    partitions neither oversubscribe the cores nor add up their activations in memory.
-    """
+    """A model that is ready to run; shared by all operators and threads of a process."""
 
     spec: Model
     checkpoint: Checkpoint
@@ -43,7 +38,6 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     layers: dict[str, torch.nn.Module]
     device: torch.device
-    lock: threading.RLock = field(default_factory=threading.RLock)
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -163,6 +157,23 @@ def _require_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
             f"{len(missing)} weights are missing and {len(mismatched)} have another shape "
             f"({shown}); transformers would fill them with random numbers"
         )
+
+
+def compiled(model: torch.nn.Module) -> Any:
+    """Return `model` behind `torch.compile`, for any number of texts and tokens.
+
+    Raises
+    ------
+    ValueError
+        If compiling for a CPU is asked for where there is no C++ compiler.
+    """
+    device = next(model.parameters()).device
+    if device.type == "cpu" and not any(map(shutil.which, _COMPILERS)):
+        raise ValueError(
+            f"compile=True needs a C++ compiler on the worker; none of {', '.join(_COMPILERS)} "
+            "is on its PATH"
+        )
+    return torch.compile(model, dynamic=True)
 
 
 def _load_tokenizer(checkpoint: Checkpoint, spec: Model) -> PreTrainedTokenizerBase:

@@ -37,6 +37,10 @@ class Model:
         ``"auto"`` runs batches without padding where that gives the same result, and padded
         otherwise; ``"padded"`` always pads; any other name (``"eager"``, ``"sdpa"``,
         ``"flash_attention_2"``) is handed to transformers and runs padded.
+    compile : bool
+        Run the model through `torch.compile`. Compiling takes a minute or so on each worker, at
+        load; on a CPU it needs a C++ compiler. Shapes are dynamic, so that texts of other
+        lengths compile nothing anew.
     trust_remote_code : bool
         Allow the checkpoint to bring Python code of its own.
     allow_pickle : bool
@@ -61,6 +65,7 @@ class Model:
     autocast: str | None = None
     device: str = "auto"
     attention: str = "auto"
+    compile: bool = False
     trust_remote_code: bool = False
     allow_pickle: bool = False
     cache_dir: str | None = None
@@ -76,6 +81,7 @@ class Model:
             )
         one_of("dtype", self.dtype, DTYPES)
         one_of("autocast", self.autocast, AUTOCAST_DTYPES)
+        one_of("compile", self.compile, (True, False))
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise ValueError(
                 f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}"

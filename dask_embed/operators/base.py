@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
 from dask.utils import is_dataframe_like
@@ -22,6 +22,9 @@ from dask_embed.columns import (
 )
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.spec import Model
+
+if TYPE_CHECKING:
+    from dask_embed.inference.stats import Meter
 
 Frame = TypeVar("Frame")
 
@@ -83,7 +86,9 @@ class ModelOperator(abc.ABC):
         """
 
     @abc.abstractmethod
-    def run(self, columns: list[TextColumn], *, on_device: bool) -> dict[str, Result]:
+    def run(
+        self, columns: list[TextColumn], *, on_device: bool, meter: Meter
+    ) -> tuple[dict[str, Result], dict[int, str]]:
         """Run the model on the texts of a partition that has at least one row.
 
         Parameters
@@ -92,6 +97,15 @@ class ModelOperator(abc.ABC):
             One per input column; a row that is null or unusable is None and stays null.
         on_device : bool
             Leave the results in GPU memory.
+        meter : Meter
+            Where to count what is done.
+
+        Returns
+        -------
+        results : dict
+            Column name to values.
+        failures : dict
+            Row number to message, for rows that could not be run; their results are null.
         """
 
     @abc.abstractmethod
@@ -126,7 +140,7 @@ class ModelOperator(abc.ABC):
             If the frame does not fit: a missing or non-text column, an output name that
             exists, a checkpoint that is missing or unfit. Nothing has been computed then.
         """
-        if _is_dask_frame(frame):
+        if is_dask_frame(frame):
             from dask_embed.expr import append_lazily
 
             self.check(frame._meta)  # type: ignore[attr-defined]
@@ -179,31 +193,44 @@ class ModelOperator(abc.ABC):
         """Run on one pandas or cuDF partition; `__call__` without the checks."""
         if not len(partition):
             return empty_columns(partition, self._all_types())
-        columns = [read_text(partition[name]) for name in self.input_columns]
-        errors = self._errors(columns, partition)
-        results = self.run(columns, on_device=keeps_on_device(partition))
-        if self.on_error == "null":
-            messages = [errors.get(row) for row in range(len(partition))]
-            results[self.error_column] = pa.array(messages, pa.string())
-        return append_columns(partition, results)
+        from dask_embed.inference.stats import metered
+
+        with metered(type(self).__name__, self.spec.name) as meter:
+            with meter.seconds("convert"):
+                columns = [read_text(partition[name]) for name in self.input_columns]
+            errors = self._unusable(columns)
+            self._raise_if_wanted(errors, partition)
+            results, failures = self.run(columns, on_device=keeps_on_device(partition), meter=meter)
+            self._raise_if_wanted(failures, partition)
+            errors |= failures
+            if self.on_error == "null":
+                messages = [errors.get(row) for row in range(len(partition))]
+                results[self.error_column] = pa.array(messages, pa.string())
+            with meter.seconds("convert"):
+                return append_columns(partition, results)
 
     def _all_types(self) -> dict[str, pa.DataType]:
         types = self.output_types(read_checkpoint(self.spec))
         return {**types, self.error_column: pa.string()} if self.on_error == "null" else types
 
-    def _errors(self, columns: list[TextColumn], partition: Any) -> dict[int, str]:
+    def _unusable(self, columns: list[TextColumn]) -> dict[int, str]:
+        """Return the message of each row that does not hold text."""
         errors: dict[int, str] = {}
         for name, column in zip(self.input_columns, columns, strict=True):
             for row, message in column.errors.items():
                 errors.setdefault(row, f"column {name!r}: {message}")
-        if errors and self.on_error == "raise":
-            row = min(errors)
-            label = partition.index[row]
-            raise ValueError(
-                f"row {row} of the partition (index {label!r}): {errors[row]} "
-                f"({len(errors)} such rows); on_error='null' keeps the others"
-            )
         return errors
+
+    def _raise_if_wanted(self, errors: dict[int, str], partition: Any) -> None:
+        """Raise ValueError naming the first of the rows unless ``on_error="null"``."""
+        if not errors or self.on_error == "null":
+            return
+        row = min(errors)
+        label = partition.index[row]
+        raise ValueError(
+            f"row {row} of the partition (index {label!r}): {errors[row]} "
+            f"({len(errors)} such rows); on_error='null' keeps the others"
+        )
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         cls = type(self)
@@ -211,5 +238,6 @@ class ModelOperator(abc.ABC):
         return (f"{cls.__module__}.{cls.__qualname__}", *values)
 
 
-def _is_dask_frame(frame: Any) -> bool:
+def is_dask_frame(frame: Any) -> bool:
+    """Return whether `frame` is a lazy Dask DataFrame."""
     return hasattr(frame, "_meta") and hasattr(frame, "expr") and is_dataframe_like(frame._meta)

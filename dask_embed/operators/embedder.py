@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import meant, one_of, positive_integer
 from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
-from dask_embed.columns.types import token_vectors_type, vector_type
+from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
-from dask_embed.operators.base import ModelOperator
+from dask_embed.operators.base import Frame, ModelOperator, is_dask_frame
+from dask_embed.operators.ranges import CALIBRATED, checked_ranges
+
+if TYPE_CHECKING:
+    import torch
+
+    from dask_embed.inference.runner import Runner
+    from dask_embed.inference.stats import Meter
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,7 +62,15 @@ class Embedder(ModelOperator):
     batch_size : int, optional
         At most so many rows in a batch.
     tokens_per_batch : int, optional
-        Token budget of a batch; by default ``dask.config`` ``embed.tokens-per-batch``.
+        Token budget of a batch; by default ``dask.config`` ``embed.tokens-per-batch``, and on a
+        GPU less where its free memory asks for it.
+    precision : str
+        How vectors are stored: ``"float32"``, ``"float16"``, ``"int8"``, ``"uint8"``, or packed
+        signs as ``"binary"`` and ``"ubinary"``, all as sentence-transformers defines them. On a
+        Dask DataFrame the integers are calibrated over the whole of it, lazily.
+    ranges : array-like, optional
+        Lowest and highest value of each dimension, shape (2, dimension), for ``"int8"`` and
+        ``"uint8"``: see `dask_embed.calibration_ranges`.
     on_error : {"raise", "null"}
         See `ModelOperator`.
 
@@ -72,9 +87,9 @@ class Embedder(ModelOperator):
 
     Notes
     -----
-    Memory on a worker: the model once per process, one batch of activations, and twice the
-    partition's vectors. Texts with the same tokens run once. A text without any token (an empty
-    string, where the tokenizer adds no special tokens) gets the zero vector.
+    Memory on a worker: the model once per process, one batch of activations, a chunk of tokens
+    and the partition's vectors. Texts with the same tokens run once. A text without any token (an
+    empty string, where the tokenizer adds no special tokens) gets the zero vector.
     """
 
     column: str = "text"
@@ -89,6 +104,8 @@ class Embedder(ModelOperator):
     padding_side: str | None = None
     batch_size: int | None = None
     tokens_per_batch: int | None = None
+    precision: str = "float32"
+    ranges: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -109,6 +126,21 @@ class Embedder(ModelOperator):
             )
         if self.pooling != "auto":
             object.__setattr__(self, "pooling", _pooling_modes(self.pooling))
+        one_of("precision", self.precision, tuple(PRECISIONS))
+        object.__setattr__(self, "ranges", checked_ranges(self.precision, self.ranges))
+        if self.pooling == ("none",) and self.precision != "float32":
+            raise ValueError(
+                f"pooling='none' gives float32 token vectors; precision={self.precision!r} does "
+                "not apply"
+            )
+
+    def __call__(self, frame: Frame) -> Frame:
+        if self.ranges is None and self.precision in CALIBRATED and is_dask_frame(frame):
+            from dask_embed.quantization import quantize
+
+            exact = dataclasses.replace(self, precision="float32")
+            return quantize(exact(frame), self.output, self.precision)
+        return super().__call__(frame)
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -119,9 +151,22 @@ class Embedder(ModelOperator):
         self._prompt(checkpoint)
         dimension = self.dimension(checkpoint)
         gives_tokens = self.pooling == ("none",)
-        return {
-            self.output: token_vectors_type(dimension) if gives_tokens else vector_type(dimension)
-        }
+        if gives_tokens:
+            return {self.output: token_vectors_type(dimension)}
+        if self.ranges is not None and len(self.ranges[0]) != dimension:
+            raise ValueError(
+                f"ranges are of {len(self.ranges[0])} dimensions but the vectors have {dimension}"
+            )
+        return {self.output: vector_type(dimension, self.precision)}
+
+    def check(self, frame: Any) -> None:
+        super().check(frame)
+        if self.ranges is None and self.precision in CALIBRATED:
+            raise ValueError(
+                f"precision={self.precision!r} is calibrated over a whole Dask DataFrame; for a "
+                "frame in memory embed in float32 and call dask_embed.quantize(frame, "
+                f"{self.output!r}, {self.precision!r}), or give ranges="
+            )
 
     def dimension(self, checkpoint: Checkpoint) -> int:
         """Return the number of values of a vector."""
@@ -135,7 +180,7 @@ class Embedder(ModelOperator):
             else type(module).__name__.lower()
             for module in modules
         ]
-        shape = f"{self.dimension(checkpoint)} x float32" if modules else "token vectors"
+        shape = f"{self.dimension(checkpoint)} x {self.precision}" if modules else "token vectors"
         return ", ".join([shape, *names])
 
     def provenance(self) -> dict[str, Any]:
@@ -147,38 +192,64 @@ class Embedder(ModelOperator):
         return {
             **super().provenance(),
             "dimension": self.dimension(checkpoint),
+            "precision": self.precision,
+            "ranges": self.ranges,
             "pooling": pooling or ["none"],
             "normalized": bool(modules) and isinstance(modules[-1], Normalize),
             "prompt": self._prompt(checkpoint),
             "max_length": self._max_length(checkpoint),
         }
 
-    def run(self, columns: list[TextColumn], *, on_device: bool) -> dict[str, Result]:
-        from dask_embed.inference.engine import Batching, text_vectors, token_vectors
+    def run(
+        self, columns: list[TextColumn], *, on_device: bool, meter: Meter
+    ) -> tuple[dict[str, Result], dict[int, str]]:
+        from dask_embed.inference.engine import Batching, Partition
         from dask_embed.inference.runner import runner_for
 
         runner = runner_for(self.spec)
         checkpoint = runner.loaded.checkpoint
-        tokenizer = runner.tokenizer(self._max_length(checkpoint))
         prompt = self._prompt(checkpoint) or ""
-        valid = np.array([text is not None for text in columns[0].values])
-        tokens = tokenizer(
-            [prompt + text[: self.max_chars] for text in columns[0].values if text is not None]
-        )
-        batching = Batching(self.tokens_per_batch, self.batch_size, self.padding_side)
-        if self.pooling == ("none",):
-            values = token_vectors(runner, tokens, batching=batching, on_device=on_device)
-            return {self.output: TokenVectors(values, tokens.lengths, valid)}
-        vectors = text_vectors(
-            runner,
-            tokens,
-            self._modules(checkpoint),
-            self.dimension(checkpoint),
-            skipped=tokenizer.prompt_length(prompt) if prompt else 0,
-            batching=batching,
+        tokenizer = runner.tokenizer(self._max_length(checkpoint))
+        texts = columns[0].values
+        partition = Partition(
+            runner=runner,
+            tokenizer=tokenizer,
+            texts=texts,
+            meter=meter,
+            batching=Batching(self.tokens_per_batch, self.batch_size, self.padding_side),
             on_device=on_device,
+            prepare=lambda text: prompt + text[: self.max_chars],
         )
-        return {self.output: Vectors(vectors, valid)}
+        valid = np.array([text is not None for text in texts])
+        result: Result
+        if self.pooling == ("none",):
+            outcome = partition.token_vectors()
+            valid[list(outcome.failures)] = False
+            result = TokenVectors(outcome.values, outcome.lengths[valid], valid)
+        else:
+            skipped = tokenizer.prompt_length(prompt) if prompt else 0
+            outcome = partition.vectors(*self._reduction(runner, skipped))
+            valid[list(outcome.failures)] = False
+            result = Vectors(outcome.values, valid)
+        return {self.output: result}, outcome.failures
+
+    def _reduction(self, runner: Runner, skipped: int) -> tuple[Any, int, Any]:
+        """Return how token vectors become what is stored, its values per text and their type."""
+        import torch
+
+        from dask_embed.inference.heads import apply_modules
+        from dask_embed.inference.precision import DTYPES, to_precision
+
+        checkpoint = runner.loaded.checkpoint
+        modules = self._modules(checkpoint)
+        ranges = None if self.ranges is None else torch.tensor(self.ranges)
+
+        def reduce(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+            vectors = apply_modules(modules, runner.loaded.layers, hidden, lengths, skipped)
+            return to_precision(vectors, self.precision, ranges)
+
+        stored = vector_type(self.dimension(checkpoint), self.precision)
+        return reduce, stored.list_size, DTYPES[self.precision]
 
     def _modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """The modules after the transformer, with what this operator says in their place."""

@@ -1,0 +1,120 @@
+"""Where the results of batches go: arrays of the whole partition, filled in any order."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+# Rows that are copied at a time: a bounded temporary.
+_COPIED_ROWS = 65_536
+
+
+class VectorSink:
+    """Reduce token vectors to one vector per text.
+
+    Parameters
+    ----------
+    out : torch.Tensor
+        Shape (rows, dimension), on the CPU or the model's device.
+    reduce : callable
+        ``(token vectors, lengths) -> vectors``, shape (texts, dimension).
+    """
+
+    def __init__(
+        self, out: torch.Tensor, reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    ) -> None:
+        self._out = out
+        self._reduce = reduce
+        self._downloads = Downloads(out)
+
+    def put(self, rows: np.ndarray, hidden: torch.Tensor, lengths: np.ndarray) -> None:
+        vectors = self._reduce(hidden, torch.from_numpy(lengths).to(hidden.device))
+        self._downloads.put(rows, vectors.to(self._out.dtype))
+
+    def copy(self, rows: np.ndarray, sources: np.ndarray) -> None:
+        for start in range(0, len(rows), _COPIED_ROWS):
+            part = slice(start, start + _COPIED_ROWS)
+            self._out[_index(rows[part], self._out)] = self._out[_index(sources[part], self._out)]
+
+    def flush(self) -> None:
+        self._downloads.flush()
+
+
+class TokenVectorSink:
+    """Keep every token vector.
+
+    Parameters
+    ----------
+    out : torch.Tensor
+        Shape (tokens, hidden size).
+    starts : numpy.ndarray
+        First token of each row in `out`.
+    """
+
+    def __init__(self, out: torch.Tensor, starts: np.ndarray) -> None:
+        self._out = out
+        self._starts = starts
+        self._lengths = np.zeros(len(starts), np.int64)
+
+    def put(self, rows: np.ndarray, hidden: torch.Tensor, lengths: np.ndarray) -> None:
+        self._lengths[rows] = lengths
+        parts = hidden.to(self._out).split(lengths.tolist())
+        for row, part in zip(rows, parts, strict=True):
+            self._out[self._starts[row] : self._starts[row] + len(part)] = part
+
+    def copy(self, rows: np.ndarray, sources: np.ndarray) -> None:
+        for row, source in zip(rows.tolist(), sources.tolist(), strict=True):
+            start, length = self._starts[source], self._lengths[source]
+            target = self._starts[row]
+            self._out[target : target + length] = self._out[start : start + length]
+
+    def flush(self) -> None:
+        """Nothing is under way: `put` copies at once."""
+
+
+class Downloads:
+    """Rows from a device into their places in `out`, while the next batch computes.
+
+    From a GPU to the host they go through pinned buffers on a stream of their own; everywhere
+    else they are written at once.
+    """
+
+    _MOST_UNDER_WAY = 2
+
+    def __init__(self, out: torch.Tensor) -> None:
+        self._out = out
+        self._under_way: deque[tuple[np.ndarray, torch.Tensor, torch.cuda.Event]] = deque()
+        self._stream: torch.cuda.Stream | None = None
+
+    def put(self, rows: np.ndarray, values: torch.Tensor) -> None:
+        if values.device == self._out.device:
+            self._out[_index(rows, self._out)] = values
+            return
+        if self._stream is None:
+            self._stream = torch.cuda.Stream(values.device)
+        self._stream.wait_stream(torch.cuda.current_stream(values.device))
+        with torch.cuda.stream(self._stream):
+            buffer = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            buffer.copy_(values, non_blocking=True)
+            values.record_stream(self._stream)
+            done = torch.cuda.Event()
+            done.record(self._stream)
+        self._under_way.append((rows, buffer, done))
+        if len(self._under_way) > self._MOST_UNDER_WAY:
+            self._store_oldest()
+
+    def flush(self) -> None:
+        while self._under_way:
+            self._store_oldest()
+
+    def _store_oldest(self) -> None:
+        rows, buffer, done = self._under_way.popleft()
+        done.synchronize()
+        self._out[_index(rows, self._out)] = buffer
+
+
+def _index(rows: np.ndarray, out: torch.Tensor) -> torch.Tensor:
+    return torch.from_numpy(rows).to(out.device)

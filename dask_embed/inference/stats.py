@@ -1,0 +1,114 @@
+"""What this process has run: totals while it runs, and one record per partition."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterator
+
+from distributed.metrics import context_meter
+
+_KEPT_RECORDS = 10_000
+_lock = threading.Lock()
+_totals: Counter[str] = Counter()
+_records: deque[PartitionStats] = deque(maxlen=_KEPT_RECORDS)
+
+
+@dataclasses.dataclass
+class PartitionStats:
+    """One operator on one partition.
+
+    Attributes
+    ----------
+    operator, model, device : str
+    rows : int
+        Rows with a text; nulls are not counted.
+    unique_rows : int
+        Rows that the model ran; the others repeat one of them, or have no tokens.
+    tokens : int
+        Tokens of the unique rows.
+    padding : int
+        Tokens that were computed only because a batch was padded.
+    batches : int
+        Forward passes.
+    splits : int
+        Batches that did not fit in memory and were halved.
+    tokenize_seconds, forward_seconds, convert_seconds, waiting_seconds : float
+        Texts to tokens; the model and its head; results to columns; waiting for the device
+        while other partitions ran, and on a GPU for the tokenizer.
+    """
+
+    operator: str
+    model: str
+    device: str = ""
+    rows: int = 0
+    unique_rows: int = 0
+    tokens: int = 0
+    padding: int = 0
+    batches: int = 0
+    splits: int = 0
+    tokenize_seconds: float = 0.0
+    forward_seconds: float = 0.0
+    convert_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+
+
+_COUNTS = tuple(f.name for f in dataclasses.fields(PartitionStats) if f.type == "int")
+
+
+class Meter:
+    """Fill one `PartitionStats`, the totals of the process, and Dask's own metrics."""
+
+    def __init__(self, operator: str, model: str) -> None:
+        self.record = PartitionStats(operator, model)
+
+    def count(self, **amounts: int) -> None:
+        """Add to counts of the record and of the process."""
+        for name, amount in amounts.items():
+            setattr(self.record, name, getattr(self.record, name) + amount)
+        with _lock:
+            _totals.update(amounts)
+
+    @contextlib.contextmanager
+    def seconds(self, phase: str) -> Iterator[None]:
+        """Add the time of the block to ``<phase>_seconds``; blocks must not be nested."""
+        name = f"{phase}_seconds"
+        start = time.perf_counter()
+        try:
+            with context_meter.meter(f"model-{phase}"):
+                yield
+        finally:
+            spent = time.perf_counter() - start
+            setattr(self.record, name, getattr(self.record, name) + spent)
+
+    def finish(self) -> None:
+        """Keep the record, and tell a distributed worker the counts."""
+        with _lock:
+            _records.append(self.record)
+        for name in _COUNTS:
+            context_meter.digest_metric(f"model-{name}", getattr(self.record, name), name)
+
+
+@contextlib.contextmanager
+def metered(operator: str, model: str) -> Iterator[Meter]:
+    """Give a meter whose record is kept when the block ends, also by an error."""
+    meter = Meter(operator, model)
+    try:
+        yield meter
+    finally:
+        meter.finish()
+
+
+def totals() -> dict[str, int]:
+    """Return the counts of `PartitionStats` summed over this process so far."""
+    with _lock:
+        return {name: _totals[name] for name in _COUNTS}
+
+
+def records() -> list[PartitionStats]:
+    """Return the latest 10,000 partitions of this process, oldest first."""
+    with _lock:
+        return list(_records)

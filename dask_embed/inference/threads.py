@@ -1,0 +1,93 @@
+"""Threads and memory of the process around the math: as many threads as cores, no page faults."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import os
+import platform
+from collections.abc import Iterator
+
+import torch
+from dask.system import CPU_COUNT
+
+from dask_embed import config
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_LARGEST_OF_OLD_GLIBC = 32 * 2**20
+
+
+def worker_threads() -> int | None:
+    """Return the threads of the Dask workers in this process, None where there are none.
+
+    A `LocalCluster` with ``processes=False`` has several workers in one process; they share
+    the model, so they share the threads.
+    """
+    from distributed import Worker
+    from distributed.worker import get_worker
+
+    try:
+        get_worker()
+    except ValueError:
+        return None
+    threads = sum(worker.state.nthreads for worker in list(Worker._instances))
+    return max(1, min(threads, CPU_COUNT))
+
+
+@contextlib.contextmanager
+def math_threads(device: torch.device) -> Iterator[None]:
+    """Let torch use the threads of the Dask worker within the block.
+
+    Dask starts workers with one math thread. Outside a worker torch's own setting counts, by
+    default all cores.
+    """
+    wanted = worker_threads() if device.type == "cpu" else None
+    before = torch.get_num_threads()
+    if wanted is None or wanted == before:
+        yield
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def prepare_process(device: torch.device) -> None:
+    """Set up this process before it loads its first model; later calls do nothing."""
+    threads = worker_threads()
+    if threads is not None:
+        # read once, when the Rust tokenizers start their threads
+        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
+    if device.type == "cpu":
+        _keep_freed_memory()
+
+
+@functools.cache
+def _keep_freed_memory() -> None:
+    """Tell malloc to keep what a batch frees, for the next batch.
+
+    By default each large activation is mapped anew and faulted in page by page. Dask's nanny
+    lowers the threshold further (``MALLOC_TRIM_THRESHOLD_``), which costs a third of the
+    speed. `trim` gives the memory back after each partition.
+    """
+    threshold = config.get("keep-freed-bytes")
+    libc = _glibc()
+    if libc is None or not threshold:
+        return
+    libc.mallopt(_M_TRIM_THRESHOLD, threshold)
+    if not libc.mallopt(_M_MMAP_THRESHOLD, threshold):
+        libc.mallopt(_M_MMAP_THRESHOLD, min(threshold, _LARGEST_OF_OLD_GLIBC))
+
+
+def trim() -> None:
+    """Give freed memory back to the system, as malloc does by default after each batch."""
+    libc = _glibc()
+    if libc is not None and config.get("keep-freed-bytes"):
+        libc.malloc_trim(0)
+
+
+@functools.cache
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None

@@ -1,0 +1,151 @@
+"""Look inside: how a model runs here, and what has run."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from dask_embed.models.spec import Model
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelDescription:
+    """How a model runs in this process.
+
+    Attributes
+    ----------
+    name, revision, architecture : str
+    parameters : int
+        Numbers in the weights of the transformer.
+    dtype, device : str
+    hidden_size : int
+    position_limit : int or None
+        Longest text that the model has positions for, in tokens.
+    tokenizer : str
+    runs : str
+        ``"packed"``: texts of a batch one after the other, without padding; ``"padded"``; or
+        ``"by length"``: only texts of one length together.
+    reason : str
+        Why it does not run packed, or only up to a length.
+    tokens_per_batch : int
+        What is planned for now.
+    compiled : bool
+    """
+
+    name: str
+    revision: str | None
+    architecture: str
+    parameters: int
+    dtype: str
+    device: str
+    hidden_size: int
+    position_limit: int | None
+    tokenizer: str
+    runs: str
+    reason: str
+    tokens_per_batch: int
+    compiled: bool
+
+    def __str__(self) -> str:
+        values = dataclasses.asdict(self)
+        return "\n".join(f"{name:17} {value}" for name, value in values.items())
+
+
+def describe_model(model: str | Path | Model) -> ModelDescription:
+    """Load a model in this process and return how it runs here.
+
+    Parameters
+    ----------
+    model : str, Path or Model
+        As in `Embedder`.
+
+    Notes
+    -----
+    What workers do is theirs to say: ``client.run(dask_embed.describe_model, model)``.
+    """
+    from dask_embed import config
+    from dask_embed.inference.runner import runner_for
+    from dask_embed.models.checkpoint import read_checkpoint
+
+    spec = Model.of(model)
+    checkpoint = read_checkpoint(spec)
+    local = checkpoint.revision.startswith("local-")
+    pinned = spec.pinned(str(checkpoint.root) if local else spec.name, checkpoint.revision)
+    runner = runner_for(pinned)
+    loaded, verdict = runner.loaded, runner.verdict
+    runs = "packed" if verdict.packed else "padded" if verdict.pads else "by length"
+    limit = f"texts of more than {verdict.up_to} tokens run padded" if verdict.up_to else ""
+    return ModelDescription(
+        name=spec.name,
+        revision=checkpoint.revision,
+        architecture=type(loaded.transformer).__name__,
+        parameters=sum(weights.numel() for weights in loaded.transformer.parameters()),
+        dtype=str(loaded.compute_dtype).removeprefix("torch."),
+        device=str(loaded.device),
+        hidden_size=checkpoint.hidden_size,
+        position_limit=checkpoint.position_limit,
+        tokenizer=runner.tokenizer(checkpoint.position_limit).kind,
+        runs=runs,
+        reason=verdict.reason or limit,
+        tokens_per_batch=runner.budget.tokens(config.get("tokens-per-batch")[loaded.device.type]),
+        compiled=spec.compile,
+    )
+
+
+def stats(client: Any = None) -> pd.DataFrame:
+    """Return what operators have done, one row per partition they ran on.
+
+    Parameters
+    ----------
+    client : distributed.Client, optional
+        Ask its workers too; by default the current client, if there is one.
+
+    Returns
+    -------
+    pandas.DataFrame
+        Columns ``worker`` (the address, empty for this process), ``operator``, ``model``,
+        ``device``, the counts ``rows``, ``unique_rows``, ``tokens``, ``padding``, ``batches``,
+        ``splits``, and ``tokenize_seconds``, ``forward_seconds``, ``convert_seconds`` and
+        ``waiting_seconds``; see `dask_embed.inference.stats.PartitionStats`. Each process keeps
+        its latest 10,000 partitions.
+    """
+    from dask_embed.inference.stats import PartitionStats
+
+    found = {_this_process(): ("", _records())}
+    client = client or _current_client()
+    if client is not None:
+        for address, (process, records) in client.run(_process_records).items():
+            found.setdefault(process, (address, records))
+    rows = [
+        {"worker": worker, **record} for worker, records in found.values() for record in records
+    ]
+    names = ["worker", *(field.name for field in dataclasses.fields(PartitionStats))]
+    return pd.DataFrame(rows, columns=names)
+
+
+def _process_records() -> tuple[tuple[str, int], list[dict[str, Any]]]:
+    return _this_process(), _records()
+
+
+def _this_process() -> tuple[str, int]:
+    return socket.gethostname(), os.getpid()
+
+
+def _records() -> list[dict[str, Any]]:
+    from dask_embed.inference.stats import records
+
+    return [dataclasses.asdict(record) for record in records()]
+
+
+def _current_client() -> Any:
+    from distributed import default_client
+
+    try:
+        return default_client()
+    except ValueError:
+        return None

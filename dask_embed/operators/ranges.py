@@ -1,0 +1,41 @@
+"""Ranges of vector values, as plain values that an operator can carry."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+CALIBRATED = ("int8", "uint8")
+
+
+def checked_ranges(precision: str, ranges: Any) -> tuple[tuple[float, ...], ...] | None:
+    """Return `ranges` as a tuple of lowest and highest values.
+
+    Raises
+    ------
+    ValueError
+        If they are not of shape (2, dimension), not finite, upside down, or of no use.
+    """
+    if ranges is None:
+        return None
+    if precision not in CALIBRATED:
+        raise ValueError(
+            f"ranges are for precision {' and '.join(map(repr, CALIBRATED))}, not {precision!r}"
+        )
+    try:
+        array = np.asarray(ranges, np.float32)
+    except (TypeError, ValueError):
+        array = np.zeros(0, np.float32)
+    if array.ndim != 2 or len(array) != 2 or not np.isfinite(array).all():
+        raise ValueError(
+            "ranges must be finite numbers of shape (2, dimension), lowest and highest value of "
+            f"each dimension; got {ranges!r:.200}"
+        )
+    if (array[0] > array[1]).any():
+        dimension = int(np.argmax(array[0] > array[1]))
+        raise ValueError(
+            f"ranges of dimension {dimension} begin at {array[0, dimension]} and end below it, at "
+            f"{array[1, dimension]}"
+        )
+    return tuple(tuple(row) for row in array.tolist())
