@@ -1,234 +1,206 @@
-"""Compare dask_embed with sentence-transformers, alone and inside map_partitions.
+"""Compare dask_embed with other ways to embed the texts of Parquet files.
 
-Every contender embeds the same docstrings with the same weights. Each run is a fresh process,
-so that peak memory is its own; the contenders take turns, so that a drifting machine hits all
-of them. The clock starts when model and texts are in memory and the first small batch has run.
+All contenders have the same weights, texts and type, and read and write Parquet. Each run is a
+fresh process: it loads the model, embeds a few texts, and then the clock starts. Contenders take
+turns within a round, each round beginning with another one, so that a drifting machine hits all.
 
-    python benchmarks/compare.py --rows 1000 --rounds 7
+    python benchmarks/peers.py install      # once; without it, only what the project has runs
+    python benchmarks/compare.py
+    python benchmarks/compare.py --rows 40 --rounds 1 --corpora docstrings   # a quick look
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import resource
-import statistics
-import subprocess
 import sys
 import tempfile
-import time
+from collections import defaultdict
 from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("dask", "distributed", "numpy", "pandas", "pyarrow", "sentence-transformers")
-PACKAGES += ("tokenizers", "torch", "transformers")
-CORPUS = ["dask", "distributed", "numpy", "pandas", "scikit-learn", "torch"]
-PARTITIONS = 4
-BATCH_ROWS = 32  # the default of SentenceTransformer.encode
-WARM_UP_ROWS = 8
+import numpy as np
+from contenders import CONTENDERS
+from corpora import CORPORA, STS, Corpus, Source, write_corpus
+from machine import Work, describe, matmul_rate
+from report import REFERENCE, Run, markdown, summarize
+from trial import ContenderFailedError, Models, environment_of, export, run_once
+
+# How far vectors may lie from the reference's; two orders of summation differ by more in
+# shorter types.
+TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
+ROWS = CORPORA["docstrings"][1]
+Race = tuple[dict[str, list[Run]], dict[str, str]]  # runs of contenders; why others failed
 
 
 def main() -> None:
-    options = _parser().parse_args()
-    if options.contender:
-        print(json.dumps(_run_contender(options.contender, options.texts, options.device)))
-        return
-    if options.rounds < 1 or options.rows < 1:
-        raise SystemExit("--rounds and --rows must be positive")
-    with tempfile.TemporaryDirectory() as folder:
-        texts = Path(folder) / "texts.parquet"
-        corpus = _write_corpus(texts, options.rows)
-        runs = _take_turns(texts, options.rounds, options.device)
-    result = {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": _machine(options.device),
-        "versions": {name: metadata.version(name) for name in ("dask-embed", *PACKAGES)},
-        "model": "sentence-transformers/all-MiniLM-L6-v2 (float32, at most 256 tokens)",
-        "corpus": corpus,
-        "rounds": options.rounds,
-        "results": _summarize(runs, corpus),
-    }
+    options = _options()
+    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
+        result = _measure(options, Path(folder))
     output = options.output or Path(__file__).parent / "results" / f"compare-{options.device}.json"
-    output.write_text(json.dumps(result, indent=2) + "\n")
-    _print_table(result)
-    print(f"written to {output}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(json.dumps(result, indent=2) + "\n", "utf8")
+    print(markdown(result))
+    print(f"\nwritten to {output}")
+    problems = _problems(result)
+    if problems:
+        raise SystemExit("\n".join(["", *problems]))
 
 
-def _parser() -> argparse.ArgumentParser:
+def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, default=1000, help="docstrings (1000)")
-    parser.add_argument("--rounds", type=int, default=7, help="runs of each contender (7)")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=ROWS,
+        help=f"rows of the corpus docstrings ({ROWS}); the others keep their proportion to it",
+    )
+    parser.add_argument("--rounds", type=int, default=3, help="runs of each contender (3)")
+    parser.add_argument("--corpora", nargs="+", choices=CORPORA, default=list(CORPORA))
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=list(CONTENDERS))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--output", type=Path, help="json file to write")
-    parser.add_argument("--contender", choices=CONTENDERS, help=argparse.SUPPRESS)
-    parser.add_argument("--texts", type=Path, help=argparse.SUPPRESS)
-    return parser
+    parser.add_argument("--dtype", choices=TOLERANCES, default="float32")
+    parser.add_argument("--sts", type=Path, default=STS, help=f"STS 2015 as Parquet ({STS})")
+    parser.add_argument("--output", type=Path, help="json file (results/compare-DEVICE.json)")
+    options = parser.parse_args()
+    if options.rounds < 1 or options.rows < 1:
+        parser.error("--rounds and --rows must be positive")
+    return options
 
 
-def _write_corpus(path: Path, rows: int) -> dict[str, Any]:
+def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     import dask_embed as de
-    from dask_embed.inference.runner import runner_for
 
-    every = de.datasets.docstrings(CORPUS).compute(scheduler="synchronous")
-    frame = every.sample(n=min(rows, len(every)), random_state=0).reset_index(drop=True)
-    frame.to_parquet(path)
-    runner = runner_for(de.Model(de.datasets.minilm(), device="cpu"))
-    tokens = runner.tokenizer(runner.loaded.checkpoint.max_seq_length)(frame["text"].tolist())
-    lengths = tokens.lengths
+    model = de.datasets.minilm()
+    work = Work.of(model)
+    contenders, models = _contenders(options, model, folder / "exported")
+    running = [name for name, entry in contenders.items() if "not run" not in entry]
+    corpora, left_out = _corpora(options, Source(model, options.sts), folder)
+    start = matmul_rate(options.device, options.dtype)
+    races = {
+        name: _race(name, corpus, running, models, options) for name, corpus in corpora.items()
+    }
+    end = matmul_rate(options.device, options.dtype)
     return {
-        "what": f"a random sample of all docstrings of {', '.join(CORPUS)}",
-        "documents": len(frame),
-        "distinct": int(frame["text"].nunique()),
-        "tokens": int(lengths.sum()),
-        "tokens per document": {
-            "mean": round(float(lengths.mean()), 1),
-            "median": int(statistics.median(lengths.tolist())),
-            "longest": int(lengths.max()),
-        },
-    }
-
-
-def _take_turns(texts: Path, rounds: int, device: str) -> dict[str, list[dict[str, float]]]:
-    runs: dict[str, list[dict[str, float]]] = {name: [] for name in CONTENDERS}
-    for number in range(rounds):
-        for name in CONTENDERS:
-            command = [sys.executable, __file__, "--contender", name, "--texts", str(texts)]
-            done = subprocess.run(
-                [*command, "--device", device], check=True, stdout=subprocess.PIPE, text=True
-            )
-            run = json.loads(done.stdout.splitlines()[-1])
-            runs[name].append(run)
-            print(f"round {number + 1}: {name} {run['seconds']:.1f} s", file=sys.stderr)
-    return runs
-
-
-def _run_contender(name: str, texts: Path, device: str) -> dict[str, float]:
-    import pandas as pd
-
-    frame = pd.read_parquet(texts)
-    embed = CONTENDERS[name](device)
-    embed(frame.head(WARM_UP_ROWS))
-    start = time.perf_counter()
-    vectors = embed(frame)
-    seconds = time.perf_counter() - start
-    assert vectors.shape == (len(frame), 384), vectors.shape
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    return {"seconds": seconds, "peak_mib": peak, "checksum": float(abs(vectors).sum())}
-
-
-def _dask_embed(device: str) -> Any:
-    import dask.dataframe as dd
-
-    import dask_embed as de
-
-    embedder = de.Embedder(de.Model(de.datasets.minilm(), device=device, dtype="float32"))
-
-    def embed(frame: Any) -> Any:
-        lazy = embedder(dd.from_pandas(frame, npartitions=PARTITIONS, sort=False))
-        return de.to_array(lazy.compute()["embedding"])
-
-    return embed
-
-
-def _sentence_transformers(device: str) -> Any:
-    model = _reference(device)
-    return lambda frame: model.encode(frame["text"].tolist(), batch_size=BATCH_ROWS)
-
-
-def _map_partitions(device: str) -> Any:
-    import dask.dataframe as dd
-    import numpy as np
-
-    model = _reference(device)
-
-    def partition(frame: Any) -> Any:
-        vectors = model.encode(frame["text"].tolist(), batch_size=BATCH_ROWS)
-        return frame.assign(embedding=list(vectors))
-
-    def embed(frame: Any) -> Any:
-        lazy = dd.from_pandas(frame, npartitions=PARTITIONS, sort=False)
-        meta = lazy._meta.assign(embedding=None)
-        return np.stack(lazy.map_partitions(partition, meta=meta).compute()["embedding"])
-
-    return embed
-
-
-def _reference(device: str) -> Any:
-    from sentence_transformers import SentenceTransformer
-
-    import dask_embed as de
-
-    return SentenceTransformer(de.datasets.minilm(), device=device)
-
-
-CONTENDERS = {
-    "dask_embed": _dask_embed,
-    "sentence-transformers": _sentence_transformers,
-    "map_partitions(encode)": _map_partitions,
-}
-
-
-def _machine(device: str) -> dict[str, Any]:
-    import os
-
-    import torch
-
-    described: dict[str, Any] = {
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "torch_threads": torch.get_num_threads(),
-    }
-    if device == "cuda":
-        described["gpu"] = torch.cuda.get_device_name()
-    return described
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.machine()
-
-
-def _summarize(
-    runs: dict[str, list[dict[str, float]]], corpus: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
-    summary = {}
-    for name, contender in runs.items():
-        seconds = [run["seconds"] for run in contender]
-        ratios = [
-            theirs["seconds"] / ours["seconds"]
-            for ours, theirs in zip(contender, runs["sentence-transformers"], strict=True)
-        ]
-        median = statistics.median(seconds)
-        summary[name] = {
-            "seconds": [round(value, 2) for value in seconds],
-            "median_seconds": round(median, 2),
-            "documents_per_second": round(corpus["documents"] / median, 1),
-            "tokens_per_second": round(corpus["tokens"] / median),
-            "peak_mib": round(statistics.median(run["peak_mib"] for run in contender)),
-            "times_sentence_transformers": round(statistics.median(ratios), 2),
-            "checksum": round(contender[0]["checksum"], 3),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe(options.device),
+        "model": "sentence-transformers/all-MiniLM-L6-v2, at most 256 tokens",
+        "device": options.device,
+        "dtype": options.dtype,
+        "rounds": options.rounds,
+        "matmul_gflops": {"start": round(start / 1e9, 1), "end": round(end / 1e9, 1)},
+        "useful_flops": work.explained(),
+        "tolerance": TOLERANCES[options.dtype],
+        "contenders": contenders,
+        "corpora": {
+            name: _summary(corpus, races[name], work, (start + end) / 2)
+            for name, corpus in corpora.items()
         }
+        | left_out,
+    }
+
+
+def _contenders(
+    options: argparse.Namespace, model: str, folder: Path
+) -> tuple[dict[str, dict[str, Any]], Models]:
+    """Return what the result says of each contender, and the models that they run."""
+    described: dict[str, dict[str, Any]] = {}
+    models = Models(model, {})
+    for name, contender in CONTENDERS.items():
+        environment = environment_of(name)
+        entry: dict[str, Any] = {"what": contender.what, "environment": environment.name}
+        reason = _not_run(name, options)
+        if reason is None and contender.exports:
+            try:
+                models.exported[name] = export(name, model, folder / name)
+            except ContenderFailedError as error:
+                reason = f"the model could not be exported: {error}"
+        entry |= {"not run": reason} if reason else {"versions": environment.versions()}
+        entry |= {"note": environment.note} if environment.note else {}
+        described[name] = entry
+        print(f"{name}: {reason or 'ready'}", file=sys.stderr)
+    if "not run" in described[REFERENCE]:
+        raise SystemExit(f"{REFERENCE}, which all are compared with, cannot run")
+    return described, models
+
+
+def _not_run(name: str, options: argparse.Namespace) -> str | None:
+    if name not in options.contenders and name != REFERENCE:
+        return "not asked for"
+    plain = options.device == "cpu" and options.dtype == "float32"
+    if CONTENDERS[name].exports and not plain:
+        return "compared on a CPU in float32 only"
+    if name == "daft" and options.dtype != "float32":
+        return "embed_text has no option for the type"
+    return environment_of(name).problem()
+
+
+def _corpora(
+    options: argparse.Namespace, source: Source, folder: Path
+) -> tuple[dict[str, Corpus], dict[str, dict[str, str]]]:
+    """Write the corpora; return them, and what the result says of those that cannot be."""
+    corpora: dict[str, Corpus] = {}
+    left_out: dict[str, dict[str, str]] = {}
+    for name in options.corpora:
+        try:
+            corpora[name] = write_corpus(name, source, options.rows / ROWS, folder)
+        except FileNotFoundError as error:
+            left_out[name] = {"what": CORPORA[name][0], "left out": str(error)}
+    return corpora, left_out
+
+
+def _race(
+    corpus_name: str,
+    corpus: Corpus,
+    names: list[str],
+    models: Models,
+    options: argparse.Namespace,
+) -> Race:
+    """Run all rounds of a corpus; return the runs, and why contenders failed."""
+    runs: dict[str, list[Run]] = defaultdict(list)
+    failed: dict[str, str] = {}
+    for number in range(options.rounds):
+        vectors: dict[str, np.ndarray] = {}
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
+            if name in failed:
+                continue
+            try:
+                run, vectors[name] = run_once(name, models, corpus, options.device, options.dtype)
+            except ContenderFailedError as error:
+                failed[name] = str(error)
+                continue
+            runs[name].append(run)
+            progress = f"{corpus_name}, round {number + 1}: {name} {run['seconds']:.2f} s"
+            print(progress, file=sys.stderr, flush=True)
+        if REFERENCE in failed:
+            raise SystemExit(f"{REFERENCE} failed on {corpus_name}: {failed[REFERENCE]}")
+        for name, own in vectors.items():
+            runs[name][-1]["largest_difference"] = float(abs(own - vectors[REFERENCE]).max())
+    return {name: runs[name] for name in names if name not in failed}, failed
+
+
+def _summary(corpus: Corpus, race: Race, work: Work, peak: float) -> dict[str, Any]:
+    runs, failed = race
+    summary = summarize(runs, corpus, work.flops(corpus.lengths), peak)
+    summary["results"] |= {name: {"failed": reason} for name, reason in failed.items()}
     return summary
 
 
-def _print_table(result: dict[str, Any]) -> None:
-    machine, corpus = result["machine"], result["corpus"]
-    print(f"{machine.get('gpu', machine['processor'])}, {machine['cores']} cores; ", end="")
-    print(f"{corpus['documents']} documents, {corpus['tokens']} tokens; median of ", end="")
-    print(f"{result['rounds']} interleaved rounds")
-    print("| | docs/s | tokens/s | peak MiB | ratio |\n|---|---|---|---|---|")
-    for name, row in result["results"].items():
-        print(
-            f"| {name} | {row['documents_per_second']} | {row['tokens_per_second']:,} "
-            f"| {row['peak_mib']:,} | {row['times_sentence_transformers']} |"
-        )
+def _problems(result: dict[str, Any]) -> list[str]:
+    """Return a line for each contender that failed, or whose vectors are not the reference's."""
+    problems = []
+    for corpus, summary in result["corpora"].items():
+        for name, row in summary.get("results", {}).items():
+            if "failed" in row:
+                problems.append(f"{corpus}: {name} failed: {row['failed']}")
+            elif not row["largest_difference"] <= result["tolerance"]:
+                problems.append(
+                    f"{corpus}: the vectors of {name} differ from those of {REFERENCE} by "
+                    f"{row['largest_difference']:.1e}, more than {result['tolerance']:.0e}"
+                )
+    return problems
 
 
 if __name__ == "__main__":

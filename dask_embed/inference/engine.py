@@ -22,7 +22,6 @@ from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.sinks import TokenVectorSink, VectorSink
 from dask_embed.inference.stats import Meter
-from dask_embed.inference.threads import trim
 from dask_embed.tokenization import TextTokenizer, TokenLists
 
 # A chunk holds the tokens of about so many batches: enough to sort by length, little memory.
@@ -140,8 +139,6 @@ class Partition:
                     execution.run(rows[chosen], tokens.take(chosen))
             execution.finish()
         self.failures.update(execution.failures)
-        if not self._overlaps:
-            trim()
 
     @property
     def _overlaps(self) -> bool:

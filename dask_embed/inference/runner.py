@@ -13,7 +13,6 @@ import torch
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import Budget
 from dask_embed.inference.probe import judge, measure
-from dask_embed.inference.threads import math_threads, prepare_process
 from dask_embed.models.loading import (
     LoadedModel,
     autocast,
@@ -22,6 +21,7 @@ from dask_embed.models.loading import (
     resolve_device,
     resolve_dtype,
 )
+from dask_embed.models.process import math_threads, prepare_process
 from dask_embed.models.registry import device_lock, get_or_build
 from dask_embed.models.spec import Model
 from dask_embed.tokenization import TextTokenizer, TokenLists

@@ -65,13 +65,16 @@ def unload() -> int:
         count = len(_loaded)
         _loaded.clear()
     gc.collect()
-    _release_gpu_memory()
+    if count:
+        _release_memory()
     return count
 
 
-def _release_gpu_memory() -> None:
-    import sys
+def _release_memory() -> None:
+    import torch
 
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    from dask_embed.models.process import trim
+
+    trim()
+    if torch.cuda.is_available():
         torch.cuda.empty_cache()

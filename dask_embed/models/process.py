@@ -69,8 +69,7 @@ def _keep_freed_memory() -> None:
     """Tell malloc to keep what a batch frees, for the next batch.
 
     By default each large activation is mapped anew and faulted in page by page. Dask's nanny
-    lowers the threshold further (``MALLOC_TRIM_THRESHOLD_``), which costs a third of the
-    speed. `trim` gives the memory back after each partition.
+    lowers the threshold further (``MALLOC_TRIM_THRESHOLD_``), which costs a third of the speed.
     """
     threshold = config.get("keep-freed-bytes")
     libc = _glibc()
@@ -82,9 +81,9 @@ def _keep_freed_memory() -> None:
 
 
 def trim() -> None:
-    """Give freed memory back to the system, as malloc does by default after each batch."""
+    """Give memory that malloc keeps back to the system."""
     libc = _glibc()
-    if libc is not None and config.get("keep-freed-bytes"):
+    if libc is not None:
         libc.malloc_trim(0)
 
 
