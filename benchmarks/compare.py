@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import tempfile
 from collections import defaultdict
@@ -31,11 +32,17 @@ from trial import ContenderFailedError, Models, environment_of, export, run_once
 # shorter types.
 TOLERANCES = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}
 ROWS = CORPORA["docstrings"][1]
+BUSY = 0.5  # load: a core that is shared halves the speed, or worse where threads wait spinning
 Race = tuple[dict[str, list[Run]], dict[str, str]]  # runs of contenders; why others failed
 
 
 def main() -> None:
     options = _options()
+    options.load = os.getloadavg()[0]
+    if options.load > BUSY:
+        print(
+            f"load {options.load:.1f}: this machine is busy, figures will be wrong", file=sys.stderr
+        )
     with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
         result = _measure(options, Path(folder))
     output = options.output or Path(__file__).parent / "results" / f"compare-{options.device}.json"
@@ -83,16 +90,14 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
     end = matmul_rate(options.device, options.dtype)
     return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": describe(options.device),
-        "model": "sentence-transformers/all-MiniLM-L6-v2, at most 256 tokens",
-        "device": options.device,
-        "dtype": options.dtype,
-        "rounds": options.rounds,
+        **_circumstances(options),
         "matmul_gflops": {"start": round(start / 1e9, 1), "end": round(end / 1e9, 1)},
         "useful_flops": work.explained(),
-        "tolerance": TOLERANCES[options.dtype],
         "contenders": contenders,
+        "environments": {
+            environment.name: environment.described()
+            for environment in dict.fromkeys(environment_of(name) for name in running)
+        },
         "corpora": {
             name: _summary(corpus, races[name], work, (start + end) / 2)
             for name, corpus in corpora.items()
@@ -101,23 +106,33 @@ def _measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     }
 
 
+def _circumstances(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": describe(options.device) | {"load_at_start": options.load},
+        "model": "sentence-transformers/all-MiniLM-L6-v2, at most 256 tokens",
+        "device": options.device,
+        "dtype": options.dtype,
+        "rounds": options.rounds,
+        "tolerance": TOLERANCES[options.dtype],
+    }
+
+
 def _contenders(
     options: argparse.Namespace, model: str, folder: Path
-) -> tuple[dict[str, dict[str, Any]], Models]:
+) -> tuple[dict[str, dict[str, str]], Models]:
     """Return what the result says of each contender, and the models that they run."""
-    described: dict[str, dict[str, Any]] = {}
+    described: dict[str, dict[str, str]] = {}
     models = Models(model, {})
     for name, contender in CONTENDERS.items():
-        environment = environment_of(name)
-        entry: dict[str, Any] = {"what": contender.what, "environment": environment.name}
+        entry = {"what": contender.what, "environment": environment_of(name).name}
         reason = _not_run(name, options)
         if reason is None and contender.exports:
             try:
                 models.exported[name] = export(name, model, folder / name)
             except ContenderFailedError as error:
                 reason = f"the model could not be exported: {error}"
-        entry |= {"not run": reason} if reason else {"versions": environment.versions()}
-        entry |= {"note": environment.note} if environment.note else {}
+        entry |= {"not run": reason} if reason else {}
         described[name] = entry
         print(f"{name}: {reason or 'ready'}", file=sys.stderr)
     if "not run" in described[REFERENCE]:
