@@ -193,6 +193,8 @@ class Ranges(ApplyConcatApply):
 
     _parameters = ["frame", "column"]  # noqa: RUF012
 
+    ndim = 0  # Dask broadcasts what has no dimension: frames that share it stay aligned
+
     @property
     def chunk_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
         return {"column": self.column}
@@ -201,11 +203,13 @@ class Ranges(ApplyConcatApply):
     def chunk(partition: Any, column: str) -> Any:
         return partition_ranges(partition[column])
 
-    @staticmethod
-    def aggregate(parts: list[Any]) -> Any:
+    @classmethod
+    def combine(cls, parts: list[Any]) -> Any:
         return joined_ranges(parts)
 
-    combine = aggregate
+    @classmethod
+    def aggregate(cls, parts: list[Any]) -> Any:
+        return joined_ranges(parts)
 
     @functools.cached_property
     def _meta(self) -> Any:

@@ -86,9 +86,12 @@ def calibration_ranges(series: Any) -> np.ndarray:
     if hasattr(series, "expr"):
         from dask_embed.expr import ranges_lazily
 
-        series = ranges_lazily(series.to_frame(), series.name).compute()
-        return ranges_of(series)
-    return ranges_of(partition_ranges(series))
+        dimension = to_array(series._meta).shape[1]
+        found = ranges_lazily(series.to_frame(), series.name).compute()
+    else:
+        dimension = to_array(series.iloc[:0]).shape[1]
+        found = partition_ranges(series)
+    return ranges_of(found) if len(found) else np.zeros((2, dimension), np.float32)
 
 
 def partition_ranges(series: Any) -> pd.Series:
@@ -136,8 +139,10 @@ def quantize_partition(frame: Any, ranges: Any, column: str, precision: str) -> 
     _float_array(series.iloc[:0])
     vector_type(array.shape[1], precision)
     if isinstance(ranges, pd.Series):
-        ranges = ranges_of(ranges) if len(ranges) else np.zeros((2, array.shape[1]))
-    bounds = None if ranges is None else torch.as_tensor(np.asarray(ranges, np.float32))
+        ranges = ranges_of(ranges)
+    if ranges is not None and np.size(ranges) == 0:  # there was no vector to take them from
+        ranges = np.zeros((2, array.shape[1]))
+    bounds = None if ranges is None else torch.as_tensor(np.array(ranges, np.float32))
     if bounds is not None and bounds.shape[1] != array.shape[1]:
         raise ValueError(
             f"ranges are of {bounds.shape[1]} dimensions but the vectors of column {column!r} "

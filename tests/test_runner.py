@@ -257,26 +257,34 @@ def test_several_threads_share_a_model(bert: de.Model, attention: str) -> None:
         np.testing.assert_allclose(vectors.numpy(), wanted, rtol=0, atol=1e-5)
 
 
-def test_one_forward_at_a_time(bert: de.Model) -> None:
-    """Concurrent batches neither share the cores nor add up their activations."""
+def test_packed_and_padded_never_run_at_a_time(bert: de.Model) -> None:
+    """They differ in the model's configuration: each waits for the other to end."""
     runner = Runner(load(bert))
-    running, most = 0, 0
+    seen: list[set[str]] = []
+    running: list[str] = []
 
-    def enter(*args: Any) -> None:
-        nonlocal running, most
-        running += 1
-        most = max(most, running)
-        time.sleep(0.01)
+    def enter(module: Any, *args: Any) -> None:
+        running.append(module.config._attn_implementation)
+        seen.append(set(running))
+        time.sleep(0.005)
 
-    def leave(*args: Any) -> None:
-        nonlocal running
-        running -= 1
+    def leave(module: Any, *args: Any) -> None:
+        running.remove(module.config._attn_implementation)
 
     runner.loaded.transformer.register_forward_pre_hook(enter)
     runner.loaded.transformer.register_forward_hook(leave)
+    forward, expected = runner._forward, each_alone(Path(bert.name), token_lists())
+
+    def run(number: int) -> np.ndarray:
+        with runner.session():
+            way = forward.packed if number % 3 else forward.padded
+            return way(token_lists()).numpy()
+
     with ThreadPoolExecutor(4) as pool:
-        list(pool.map(runner.token_vectors, [token_lists()] * 8))
-    assert most == 1
+        for given in pool.map(run, range(12)):
+            np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
+    assert {len(ways) for ways in seen} == {1}
+    assert len({way for ways in seen for way in ways}) == 2
 
 
 def test_threads_that_ask_at_once_load_once(bert: de.Model) -> None:

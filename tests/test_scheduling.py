@@ -36,7 +36,7 @@ def total(partition: pd.DataFrame) -> pd.Series:
 @pytest.fixture
 def client() -> Iterator[Client]:
     cluster = LocalCluster(
-        n_workers=4, threads_per_worker=1, scheduler_port=0, dashboard_address=None
+        n_workers=4, threads_per_worker=1, scheduler_port=0, dashboard_address="127.0.0.1:0"
     )
     with cluster, Client(cluster) as client:
         yield client

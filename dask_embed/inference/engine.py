@@ -1,23 +1,26 @@
 """Texts of a partition to rows of results: tokenize, batch, run, put every row in its place.
 
-A partition streams through in chunks, so that besides its results only one chunk of tokens is in
-memory. It holds the device for all its batches: threads that took turns batch by batch would each
-keep a team of math threads spinning, which cost a tenth on 2 cores.
+A partition streams through in chunks, so that besides its results only the tokens of a few chunks
+are in memory: while the batches of one run, the next is tokenized. The task's own thread plans
+and waits; the work is done by the threads of the device (`lanes`), for all partitions alike.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import torch
 
 from dask_embed import config
 from dask_embed.batching import plan_batches
-from dask_embed.inference.ahead import ahead
 from dask_embed.inference.execution import Execution, Sink
+from dask_embed.inference.lanes import Jobs, lanes_of
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.sinks import TokenVectorSink, VectorSink
@@ -27,6 +30,10 @@ from dask_embed.tokenization import TextTokenizer, TokenLists
 # A chunk holds the tokens of about so many batches: enough to sort by length, little memory.
 _BATCHES_PER_CHUNK = 32
 _CHARACTERS_PER_TOKEN = 4
+_CHUNKS_UNDER_WAY = 2
+# A few texts are parted among the lanes, but not into batches of fewer tokens than this.
+_SMALLEST_SHARE = 256
+Chunk = tuple[np.ndarray, TokenLists]
 Reduce = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -108,85 +115,106 @@ class Partition:
             Of the result.
         """
         out = self._allocate((len(self.texts), dimension), dtype)
-        self._run(VectorSink(out, reduce), self._tokenized())
+        with self._jobs() as jobs:
+            self._run(jobs, VectorSink(out, reduce), self._tokenized(jobs))
         return Outcome(out, self.failures)
 
     def token_vectors(self) -> Outcome:
         """Return the last hidden state of every token, float32, shape (tokens, hidden size)."""
-        with self._tokenizing():
-            chunks = list(self._tokenized())
-        lengths = np.zeros(len(self.texts), np.int64)
-        for rows, tokens in chunks:
-            lengths[rows] = tokens.lengths
-        ends = np.cumsum(lengths)
-        size = (int(lengths.sum()), self.runner.loaded.checkpoint.hidden_size)
-        out = self._allocate(size, torch.float32)
-        self._run(TokenVectorSink(out, ends - lengths), iter(chunks))
+        with self._jobs() as jobs:
+            chunks = list(self._tokenized(jobs))
+            lengths = np.zeros(len(self.texts), np.int64)
+            for rows, tokens in chunks:
+                lengths[rows] = tokens.lengths
+            ends = np.cumsum(lengths)
+            size = (int(lengths.sum()), self.runner.loaded.checkpoint.hidden_size)
+            out = self._allocate(size, torch.float32)
+            self._run(jobs, TokenVectorSink(out, ends - lengths), iter(chunks))
         return Outcome(out, self.failures, lengths)
 
-    def _run(self, sink: Sink, chunks: Iterator[tuple[np.ndarray, TokenLists]]) -> None:
-        self.meter.record.device = str(self.runner.loaded.device)
+    @contextlib.contextmanager
+    def _jobs(self) -> Iterator[Jobs]:
+        device = self.runner.loaded.device
+        self.meter.record.device = str(device)
+        with self.meter.sharing_out(), lanes_of(device).jobs() as jobs:
+            yield jobs
+
+    def _run(self, jobs: Jobs, sink: Sink, chunks: Iterator[Chunk]) -> None:
+        """Submit the batches of each chunk, at most two chunks at a time."""
         execution = Execution(self.runner, self.batching.padding_side, sink, self.meter)
-        with contextlib.ExitStack() as stack:
-            if self._overlaps:
-                chunks = stack.enter_context(ahead(chunks, self.meter))
-            with self.meter.seconds("waiting"):
-                stack.enter_context(self.runner.session())
-            for rows, tokens in chunks:
-                fresh = execution.first_seen(rows, tokens)
-                for batch in self._plan(tokens.lengths[fresh]):
-                    chosen = fresh[batch]
-                    execution.run(rows[chosen], tokens.take(chosen))
-            execution.finish()
+        under_way: deque[list[Future[None]]] = deque()
+        for rows, tokens in chunks:
+            fresh = execution.first_seen(rows, tokens)
+            batches = self._plan(tokens.lengths[fresh], jobs.lanes.count)
+            threads = self._threads(len(batches), jobs.lanes.count)
+            submitted = []
+            for batch in batches:
+                chosen = fresh[batch]
+                work = partial(execution.run, rows[chosen], tokens.take(chosen))
+                submitted.append(jobs.run(work, threads))
+            under_way.append(submitted)
+            if len(under_way) == _CHUNKS_UNDER_WAY:
+                _finish(under_way.popleft())
+        while under_way:
+            _finish(under_way.popleft())
+        execution.finish()
         self.failures.update(execution.failures)
 
-    @property
-    def _overlaps(self) -> bool:
-        """On a CPU the forward pass has every core: tokenizing beside it would slow both."""
-        return self.runner.loaded.device.type == "cuda"
-
-    def _tokenizing(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._overlaps else self.runner.session()
-
-    def _plan(self, lengths: np.ndarray) -> list[np.ndarray]:
+    def _plan(self, lengths: np.ndarray, lanes: int) -> list[np.ndarray]:
+        """Cut batches under the budget, small enough that every lane gets one."""
+        budget = self.runner.budget.tokens(self._tokens_per_batch)
+        if self.runner.shares and lanes > 1:
+            share = -(-int(lengths.sum()) // lanes)
+            budget = min(budget, max(share, _SMALLEST_SHARE))
         return plan_batches(
             lengths,
-            max_tokens=self.runner.budget.tokens(self._tokens_per_batch),
+            max_tokens=budget,
             max_rows=self.batching.max_rows,
             padded=not self.runner.runs_packed(int(lengths.max(initial=0))),
             quadratic=self.runner.budget.quadratic,
         )
+
+    def _threads(self, batches: int, lanes: int) -> int:
+        """Return the math threads of a batch: more than one where there are idle lanes."""
+        return max(1, lanes // max(batches, 1)) if self.runner.shares else lanes
 
     @property
     def _tokens_per_batch(self) -> int:
         device = self.runner.loaded.device.type
         return self.batching.max_tokens or config.get("tokens-per-batch")[device]
 
-    def _tokenized(self) -> Iterator[tuple[np.ndarray, TokenLists]]:
-        """Yield row numbers and token lists, chunk by chunk."""
-        for rows in self._chunks():
-            pending = [rows]
-            while pending:
-                part = pending.pop()
-                tokens = self._tokenize(part)
-                if tokens is not None:
-                    yield part, tokens
-                elif len(part) > 1:
-                    pending += [part[len(part) // 2 :], part[: len(part) // 2]]
+    def _tokenized(self, jobs: Jobs) -> Iterator[Chunk]:
+        """Yield row numbers and token lists; the next chunk is made while one is used."""
+        works = (partial(self._tokenize, rows) for rows in self._chunks(jobs.lanes.count))
+        upcoming = next(works, None)
+        future = upcoming and jobs.tokenize(upcoming)
+        while future:
+            parts = future.result()
+            upcoming = next(works, None)
+            future = upcoming and jobs.tokenize(upcoming)
+            yield from parts
 
-    def _tokenize(self, rows: np.ndarray) -> TokenLists | None:
-        """Return the token lists of `rows`, or None if one of them cannot be tokenized."""
+    def _tokenize(self, rows: np.ndarray) -> list[Chunk]:
+        """Tokenize `rows`, in halves where one of them cannot be, which is then named."""
         try:
-            with self.meter.seconds("tokenize"):
-                return self.tokenizer([self.prepare(self.texts[row]) for row in rows])
-        except Exception as error:  # tokenizers raise bare exceptions; the row is named
-            if len(rows) == 1:
-                self.failures[int(rows[0])] = f"it cannot be tokenized: {error}"
-                self.meter.count(rows=1)
-            return None
+            with self.meter.busy("tokenize"):
+                texts = [self.prepare(self.texts[row]) for row in rows]
+                return [(rows, self.tokenizer(texts))]
+        except Exception as error:  # tokenizers raise bare exceptions
+            if len(rows) > 1:
+                half = len(rows) // 2
+                problem = None
+            else:
+                problem = str(error) or type(error).__name__
+        if problem is None:
+            return self._tokenize(rows[:half]) + self._tokenize(rows[half:])
+        self.failures[int(rows[0])] = f"it cannot be tokenized: {problem}"
+        self.meter.count(rows=1)
+        return []
 
-    def _chunks(self) -> Iterator[np.ndarray]:
-        most = _BATCHES_PER_CHUNK * self._tokens_per_batch * _CHARACTERS_PER_TOKEN
+    def _chunks(self, lanes: int) -> Iterator[np.ndarray]:
+        batches = max(_BATCHES_PER_CHUNK, 4 * lanes)
+        most = batches * self._tokens_per_batch * _CHARACTERS_PER_TOKEN
         longest = (self.tokenizer.max_length or most) * _CHARACTERS_PER_TOKEN
         rows: list[int] = []
         characters = 0
@@ -214,3 +242,8 @@ class Partition:
                 f"{device} memory, which is not there; use smaller partitions "
                 "(ddf.repartition(partition_size=...))"
             ) from error
+
+
+def _finish(futures: list[Future[None]]) -> None:
+    for future in futures:
+        future.result()

@@ -30,7 +30,7 @@ class Sink(Protocol):
 
 
 class Execution:
-    """Run the token lists of one partition; the caller holds the runner's session.
+    """Run the token lists of one partition; `run` from any thread, the rest from one.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class Execution:
     def _attempt(self, rows: np.ndarray, tokens: TokenLists) -> str | None:
         """Run a batch and return None, or why it does not fit in memory."""
         try:
-            with self._meter.seconds("forward"):
+            with self._meter.busy("forward"), self._runner.session():
                 hidden = self._runner.token_vectors(tokens, self._side)
                 self._sink.put(rows, hidden, tokens.lengths)
         except Exception as error:

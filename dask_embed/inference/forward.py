@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import threading
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,7 +27,8 @@ class Forward:
 
     Notes
     -----
-    Not thread-safe: switching between packed and padded changes the model's configuration.
+    Switching between packed and padded changes the model's configuration, so threads that want
+    the one wait until no thread runs the other.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -32,16 +36,22 @@ class Forward:
         self._model = loaded.transformer
         self._compiled: Any = compiled(self._model) if loaded.spec.compile else self._model
         self._padded_attention = self._model.config._attn_implementation
+        self._running = 0
+        self._changed = threading.Condition()
         self.takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
 
     def packed(self, tokens: TokenLists) -> torch.Tensor:
         """Run the texts one after the other in one row, without padding."""
-        self._attend_with(PACKED_ATTENTION)
         positions = np.arange(len(tokens.values)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
         ids = self._on_device(tokens.values.astype(np.int64)[None])
         offsets = self._on_device(tokens.offsets.astype(np.int32))
-        with packed_batch(offsets, int(tokens.lengths.max())):
-            output = self._compiled(
+        with (
+            self._attending_with(PACKED_ATTENTION),
+            packed_batch(offsets, int(tokens.lengths.max())),
+        ):
+            # a size of one would be compiled for itself
+            model = self._model if len(tokens.values) == 1 else self._compiled
+            output = model(
                 input_ids=ids,
                 position_ids=self._on_device(positions[None] + self._position_offset),
             )
@@ -55,7 +65,6 @@ class Forward:
         A model that takes no position ids would shift learned positions behind padding on the
         left, so it is filled up on the right.
         """
-        self._attend_with(self._padded_attention)
         longest = int(tokens.lengths.max())
         mask, positions = _padding(
             tokens.lengths,
@@ -68,8 +77,9 @@ class Forward:
         if self.takes_positions:
             offset = self._position_offset
             arguments["position_ids"] = np.where(mask, positions + offset, max(offset - 1, 0))
-        model = self._model if eager else self._compiled
-        output = model(**{name: self._on_device(a) for name, a in arguments.items()})
+        model = self._model if eager or len(tokens) == 1 else self._compiled
+        with self._attending_with(self._padded_attention):
+            output = model(**{name: self._on_device(a) for name, a in arguments.items()})
         return output.last_hidden_state[self._on_device(mask)]
 
     def equal_lengths(self, tokens: TokenLists) -> torch.Tensor:
@@ -102,9 +112,23 @@ class Forward:
         """Any id does where the tokenizer has none: the mask hides it."""
         return getattr(self._loaded.checkpoint.text_config, "pad_token_id", None) or 0
 
-    def _attend_with(self, name: str) -> None:
-        if self._model.config._attn_implementation != name:
-            self._model.set_attn_implementation(name)
+    @contextlib.contextmanager
+    def _attending_with(self, name: str) -> Iterator[None]:
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running or self._attention == name)
+            if self._attention != name:
+                self._model.set_attn_implementation(name)
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
+
+    @property
+    def _attention(self) -> str:
+        return self._model.config._attn_implementation
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(array)).to(self._loaded.device)

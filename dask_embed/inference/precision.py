@@ -50,7 +50,7 @@ def _to_steps(vectors: torch.Tensor, ranges: torch.Tensor, *, signed: bool) -> t
     lowest, highest = ranges
     steps = (highest - lowest) / _STEPS
     steps = torch.where(steps > 0, steps, 1)
-    places = ((vectors - lowest) / steps).clamp(0, _STEPS)
+    places = ((vectors - lowest) / steps).floor().clamp(0, _STEPS)
     return (places - 128).to(torch.int8) if signed else places.to(torch.uint8)
 
 

@@ -21,10 +21,13 @@ from dask_embed.models.loading import (
     resolve_device,
     resolve_dtype,
 )
-from dask_embed.models.process import math_threads, prepare_process
-from dask_embed.models.registry import device_lock, get_or_build
+from dask_embed.models.process import prepare_process
+from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
 from dask_embed.tokenization import TextTokenizer, TokenLists
+
+# Kinds of rotary embedding that transformers updates in place during the forward pass.
+_LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 def runner_for(model: Model) -> Runner:
@@ -42,7 +45,7 @@ class Runner:
 
     Notes
     -----
-    All methods may be called from several threads; a forward pass holds the device.
+    All methods may be called from several threads, forward passes at a time where `shares`.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
@@ -91,15 +94,25 @@ class Runner:
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:
-        """Hold the device, without gradients and in the model's type; may be nested."""
-        device = self.loaded.device
-        with (
-            device_lock(device),
-            math_threads(device),
-            torch.inference_mode(),
-            autocast(self.loaded),
-        ):
+        """Run without gradients and in the model's type, in this thread; may be nested."""
+        with torch.inference_mode(), autocast(self.loaded):
             yield
+
+    @property
+    def shares(self) -> bool:
+        """Whether several threads may run the model at a time.
+
+        Not where the forward pass changes the model: rotary frequencies that follow the length
+        of the batch, code that came with a checkpoint, or code that `torch.compile` makes.
+        """
+        spec = self.loaded.spec
+        return not (spec.compile or spec.trust_remote_code or self._follows_length)
+
+    @property
+    def _follows_length(self) -> bool:
+        rope = getattr(self.loaded.checkpoint.text_config, "rope_parameters", None) or {}
+        layers = rope.values() if all(isinstance(v, dict) for v in rope.values()) else [rope]
+        return any(layer.get("rope_type") in _LENGTH_DEPENDENT for layer in layers)
 
     def tokenizer(self, max_length: int | None) -> TextTokenizer:
         """Return the tokenizer that cuts after `max_length` tokens."""

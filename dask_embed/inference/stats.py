@@ -37,8 +37,9 @@ class PartitionStats:
     splits : int
         Batches that did not fit in memory and were halved.
     tokenize_seconds, forward_seconds, convert_seconds, waiting_seconds : float
-        Texts to tokens; the model and its head; results to columns; waiting for the device
-        while other partitions ran, and on a GPU for the tokenizer.
+        Wall time: texts to tokens; the model and its head; columns to texts and results to
+        columns; waiting while the device ran other partitions. Tokenizing and the forward pass
+        overlap; they share out the time in which either ran, by how long each did.
     """
 
     operator: str
@@ -60,29 +61,72 @@ _COUNTS = tuple(f.name for f in dataclasses.fields(PartitionStats) if f.type == 
 
 
 class Meter:
-    """Fill one `PartitionStats`, the totals of the process, and Dask's own metrics."""
+    """Fill one `PartitionStats`, the totals of the process, and Dask's own metrics.
+
+    `count` and `busy` are for any thread, the rest for the thread of the task, whose metrics
+    `distributed` collects.
+    """
 
     def __init__(self, operator: str, model: str) -> None:
         self.record = PartitionStats(operator, model)
+        self._lock = threading.Lock()
+        self._working = 0
+        self._since = 0.0
+        self._covered = 0.0
+        self._spent: dict[str, float] = {}
 
     def count(self, **amounts: int) -> None:
-        """Add to counts of the record and of the process."""
-        for name, amount in amounts.items():
-            setattr(self.record, name, getattr(self.record, name) + amount)
+        """Add to counts of the record and of the process, from any thread."""
         with _lock:
+            for name, amount in amounts.items():
+                setattr(self.record, name, getattr(self.record, name) + amount)
             _totals.update(amounts)
 
     @contextlib.contextmanager
     def seconds(self, phase: str) -> Iterator[None]:
-        """Add the time of the block to ``<phase>_seconds``; blocks must not be nested."""
-        name = f"{phase}_seconds"
+        """Add the wall time of the block, in the task's own thread, to ``<phase>_seconds``."""
         start = time.perf_counter()
         try:
-            with context_meter.meter(f"model-{phase}"):
-                yield
+            yield
         finally:
-            spent = time.perf_counter() - start
-            setattr(self.record, name, getattr(self.record, name) + spent)
+            self._add(phase, time.perf_counter() - start)
+
+    @contextlib.contextmanager
+    def busy(self, phase: str) -> Iterator[None]:
+        """Note that a thread of the device works for this partition within the block."""
+        start = time.perf_counter()
+        with self._lock:
+            self._working += 1
+            if self._working == 1:
+                self._since = start
+        try:
+            yield
+        finally:
+            stop = time.perf_counter()
+            with self._lock:
+                self._spent[phase] = self._spent.get(phase, 0.0) + stop - start
+                self._working -= 1
+                if not self._working:
+                    self._covered += stop - self._since
+
+    @contextlib.contextmanager
+    def sharing_out(self) -> Iterator[None]:
+        """Share out the wall time of the block among what was `busy`, the rest is waiting."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            wall = time.perf_counter() - start
+            covered = min(self._covered, wall)
+            total = sum(self._spent.values())
+            for phase, spent in self._spent.items():
+                self._add(phase, covered * spent / total)
+            self._add("waiting", wall - covered)
+
+    def _add(self, phase: str, seconds: float) -> None:
+        name = f"{phase}_seconds"
+        setattr(self.record, name, getattr(self.record, name) + seconds)
+        context_meter.digest_metric(f"model-{phase}", seconds, "seconds")
 
     def finish(self) -> None:
         """Keep the record, and tell a distributed worker the counts."""

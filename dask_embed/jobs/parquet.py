@@ -18,7 +18,7 @@ from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
 
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_metadata
-from dask_embed.expr import AppendColumns
+from dask_embed.expr import AppendColumns, Quantize
 
 METADATA_KEY = "dask_embed"
 
@@ -117,6 +117,9 @@ def _provenance(frame: Any) -> dict[str, Any]:
     for node in frame.expr.find_operations(AppendColumns):
         if node.operator.output in frame.columns:
             columns[node.operator.output] = node.operator.provenance()
+    for node in frame.expr.find_operations(Quantize):
+        if node.column in columns:
+            columns[node.column]["precision"] = node.precision
     return {"version": __version__, "columns": columns}
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
 import platform
-from collections.abc import Iterator
 
 import torch
 from dask.system import CPU_COUNT
@@ -24,43 +22,33 @@ def worker_threads() -> int | None:
     A `LocalCluster` with ``processes=False`` has several workers in one process; they share
     the model, so they share the threads.
     """
-    from distributed import Worker
+    from distributed import Status, Worker
     from distributed.worker import get_worker
 
     try:
         get_worker()
     except ValueError:
         return None
-    threads = sum(worker.state.nthreads for worker in list(Worker._instances))
+    # a closed worker is listed until it is collected as garbage
+    running = [w for w in list(Worker._instances) if w.status == Status.running]
+    threads = sum(worker.state.nthreads for worker in running)
     return max(1, min(threads, CPU_COUNT))
 
 
-@contextlib.contextmanager
-def math_threads(device: torch.device) -> Iterator[None]:
-    """Let torch use the threads of the Dask worker within the block.
+def math_threads() -> int:
+    """Return how many cores the models of this process may use.
 
-    Dask starts workers with one math thread. Outside a worker torch's own setting counts, by
-    default all cores.
+    On a `distributed` worker, where Dask leaves torch with one thread, as many as the worker has
+    threads; elsewhere torch's own setting, by default all cores.
     """
-    wanted = worker_threads() if device.type == "cpu" else None
-    before = torch.get_num_threads()
-    if wanted is None or wanted == before:
-        yield
-        return
-    torch.set_num_threads(wanted)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    return worker_threads() or torch.get_num_threads()
 
 
 def prepare_process(device: torch.device) -> None:
     """Set up this process before it loads its first model; later calls do nothing."""
-    threads = worker_threads()
-    if threads is not None:
-        # read once, when the Rust tokenizers start their threads
-        os.environ.setdefault("RAYON_NUM_THREADS", str(threads))
     if device.type == "cpu":
+        # texts are tokenized on the threads that compute; another team would be too many
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
         _keep_freed_memory()
 
 

@@ -18,7 +18,6 @@ T = TypeVar("T")
 
 _lock = threading.RLock()
 _loaded: dict[Hashable, Any] = {}
-_device_locks: dict[str, threading.RLock] = {}
 
 
 def get_or_build(key: Hashable, build: Callable[[], T]) -> T:
@@ -31,16 +30,6 @@ def get_or_build(key: Hashable, build: Callable[[], T]) -> T:
         if key not in _loaded:
             _loaded[key] = build()
         return _loaded[key]
-
-
-def device_lock(device: Any) -> threading.RLock:
-    """Return the lock that is held while `device` computes.
-
-    One for all models: two that ran at a time would share out the same cores, and add up their
-    activations in memory.
-    """
-    with _lock:
-        return _device_locks.setdefault(str(device), threading.RLock())
 
 
 def loaded() -> list[Hashable]:

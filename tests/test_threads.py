@@ -1,0 +1,234 @@
+"""As many threads as a worker has, never more than cores, on every scheduler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import dask
+import dask.dataframe as dd
+import pandas as pd
+import psutil
+import pytest
+import tiny
+import torch
+from dask.system import CPU_COUNT
+from distributed import Client, LocalCluster
+
+import dask_embed as de
+from dask_embed.inference.lanes import Lanes, lanes_of
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(tiny.save("bert", tmp_path_factory.mktemp("threads") / "bert"))
+
+
+@pytest.fixture(autouse=True)
+def _unload() -> Iterator[None]:
+    yield
+    de.unload()
+
+
+@contextmanager
+def cluster(workers: int, threads: int, *, processes: bool) -> Iterator[Client]:
+    with (
+        LocalCluster(
+            n_workers=workers,
+            threads_per_worker=threads,
+            processes=processes,
+            host="127.0.0.1" if processes else None,
+            scheduler_port=0,
+            dashboard_address="127.0.0.1:0",
+        ) as local,
+        Client(local) as client,
+    ):
+        yield client
+
+
+def threads_of_the_lanes() -> tuple[int, int, int, int]:
+    """Batches at a time, torch's threads in one of them and in one alone, and here; in a task."""
+    lanes = lanes_of(torch.device("cpu"))
+    before = torch.get_num_threads()
+    with lanes.jobs() as jobs:
+        shared = jobs.run(torch.get_num_threads).result()
+        alone = jobs.run(torch.get_num_threads, lanes.count).result()
+    assert torch.get_num_threads() == before
+    return lanes.count, shared, alone, before
+
+
+@pytest.mark.parametrize(
+    ("workers", "threads", "processes", "expected"),
+    [
+        (1, 2, True, 2),
+        (1, 1, False, 1),
+        (1, 2, False, 2),
+        (2, 1, False, 2),
+        (1, 5 * CPU_COUNT, False, CPU_COUNT),
+        (2, CPU_COUNT, False, CPU_COUNT),
+    ],
+)
+def test_lanes_of_a_worker(workers: int, threads: int, processes: bool, expected: int) -> None:
+    """As many as the worker has threads, or all workers of the process, and never more cores."""
+    with cluster(workers, threads, processes=processes) as client:
+        count, shared, alone, _ = client.submit(threads_of_the_lanes, pure=False).result()
+    assert (count, shared, alone) == (min(expected, CPU_COUNT), 1, min(expected, CPU_COUNT))
+
+
+def test_outside_of_workers_torch_decides() -> None:
+    own = torch.get_num_threads()
+    assert threads_of_the_lanes() == (own, 1, own, own)
+
+
+def test_texts_are_tokenized_on_the_lanes(model: str) -> None:
+    """Not by another team of threads, unless the user asks for one."""
+    run = "import sys, os, dask_embed as de; de.describe_model(sys.argv[1]); "
+    code = run + "print(os.environ['TOKENIZERS_PARALLELISM'])"
+    for given, expected in ((None, "false"), ("true", "true")):
+        variables = {k: v for k, v in os.environ.items() if k != "TOKENIZERS_PARALLELISM"}
+        variables |= {} if given is None else {"TOKENIZERS_PARALLELISM": given}
+        command = [sys.executable, "-c", code, model]
+        done = subprocess.run(command, env=variables, check=True, capture_output=True, text=True)
+        assert done.stdout.split()[-1] == expected
+
+
+def test_batches_never_take_more_threads_than_there_are() -> None:
+    """Also where some of them take several."""
+    lanes = Lanes(torch.device("cpu"), 3)
+    lock, running, most = threading.Lock(), 0, 0
+
+    def work(threads: int) -> None:
+        nonlocal running, most
+        with lock:
+            running += threads
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= threads
+
+    with lanes.jobs() as jobs:
+        futures = [jobs.run(partial(work, n), n) for n in (1, 3, 2, 1, 1, 2, 3, 1, 1, 1)]
+        for future in futures:
+            future.result()
+    assert most == 3
+
+
+def test_an_error_drops_what_has_not_begun() -> None:
+    """And torch has its threads again."""
+    own = torch.get_num_threads()
+    begun = []
+    lanes = Lanes(torch.device("cpu"), 1)
+    futures = []
+
+    def fail() -> None:
+        with lanes.jobs() as jobs:
+            jobs.run(lambda: time.sleep(0.2))
+            futures.extend(jobs.run(partial(begun.append, number)) for number in range(5))
+            raise RuntimeError("lost")
+
+    with pytest.raises(RuntimeError, match="lost"):
+        fail()
+    assert not begun
+    assert [future.cancelled() for future in futures] == [True] * 5
+    assert torch.get_num_threads() == own
+
+
+# ------------------------------------------------------------------------------- threads that run
+class RunningThreads:
+    """Sample which threads of some processes run or want to, this one left out."""
+
+    def __init__(self, processes: list[int]) -> None:
+        self._processes = processes
+        self._samples = 0
+        self._running: Counter[Path] = Counter()
+        self._spent: dict[Path, list[int]] = {}
+        self._finished = threading.Event()
+
+    def __enter__(self) -> RunningThreads:
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._finished.set()
+        self._thread.join()
+
+    def mean(self) -> float:
+        """Mean number at a time, of threads that do a tenth of what the busiest does.
+
+        The others, such as event loops, are queued for long where the machine is busy.
+        """
+        assert self._samples > 20, "too few samples to say anything"
+        spent = {task: ticks[-1] - ticks[0] for task, ticks in self._spent.items()}
+        least = max(spent.values()) / 10
+        return sum(self._running[task] for task in spent if spent[task] >= least) / self._samples
+
+    def _watch(self) -> None:
+        own = str(threading.get_native_id())
+        while not self._finished.wait(0.01):
+            self._samples += 1
+            for process in self._processes:
+                for task in Path(f"/proc/{process}/task").iterdir():
+                    if task.name != own:
+                        self._look_at(task)
+
+    def _look_at(self, task: Path) -> None:
+        try:
+            state, *fields = (task / "stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            return
+        self._running[task] += state == "R"
+        self._spent.setdefault(task, []).append(int(fields[10]) + int(fields[11]))
+
+
+@pytest.fixture(scope="module")
+def texts() -> pd.DataFrame:
+    # 240 texts of unsorted lengths, none twice
+    return pd.DataFrame({"text": [f"{i} " + "some words " * (i * 7 % 40) for i in range(240)]})
+
+
+SCHEDULERS = {
+    "threads": None,
+    "two processes of one thread": (2, 1),
+    "one process of two threads": (1, 2),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux's /proc")
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_no_more_threads_run_than_there_are_cores(
+    minilm: str, texts: pd.DataFrame, name: str
+) -> None:
+    """While MiniLM runs, tokenizing included, on average; the machine is not oversubscribed."""
+    cores = len(psutil.Process().cpu_affinity())
+    out = dd.from_pandas(texts, npartitions=8).ml.embed(model=minilm)
+    if SCHEDULERS[name] is None:
+        out.head(1)  # loads
+        with dask.config.set(scheduler="threads", num_workers=4):
+            mean = _mean_while(out, [os.getpid()])
+    else:
+        workers, threads = SCHEDULERS[name]
+        cores = min(cores, workers * threads)
+        with cluster(workers, threads, processes=True) as client:
+            client.run(de.describe_model, minilm)  # loads
+            mean = _mean_while(out, list(client.run(os.getpid).values()))
+    assert 0.3 < mean <= cores + 0.5
+
+
+def _mean_while(out: Any, processes: list[int]) -> float:
+    """The mean over at least a second."""
+    with RunningThreads(processes) as running:
+        started = time.monotonic()
+        while time.monotonic() - started < 2:
+            out.compute()
+    return running.mean()
