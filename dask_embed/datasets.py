@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import warnings
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -137,10 +138,24 @@ def _docstrings_of(path: Path) -> list[tuple[str, str, str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)  # escapes in other people's strings
-            tree = ast.parse(path.read_text("utf8"))
+            tree = _parse(path.read_text("utf8"))
     except (OSError, SyntaxError, UnicodeDecodeError, ValueError):
         return []  # a template or another Python's file: it has no docstrings to give
     return list(_walk(tree, ""))
+
+
+def _parse(source: str) -> ast.Module:
+    """Parse without collecting garbage meanwhile, which confuses Python 3.11.
+
+    See python/cpython#106905: "AST constructor recursion depth mismatch".
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(source)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _walk(node: Any, prefix: str) -> Iterator[tuple[str, str, str]]:

@@ -130,6 +130,10 @@ class Partition:
             size = (int(lengths.sum()), self.runner.loaded.checkpoint.hidden_size)
             out = self._allocate(size, torch.float32)
             self._run(jobs, TokenVectorSink(out, ends - lengths), iter(chunks))
+        lost = np.isin(np.arange(len(lengths)), list(self.failures))
+        if lengths[lost].any():
+            out = out[torch.from_numpy(np.repeat(~lost, lengths)).to(out.device)]
+            lengths[lost] = 0
         return Outcome(out, self.failures, lengths)
 
     @contextlib.contextmanager
@@ -216,13 +220,14 @@ class Partition:
         batches = max(_BATCHES_PER_CHUNK, 4 * lanes)
         most = batches * self._tokens_per_batch * _CHARACTERS_PER_TOKEN
         longest = (self.tokenizer.max_length or most) * _CHARACTERS_PER_TOKEN
+        added = len(self.prepare("")) + _CHARACTERS_PER_TOKEN
         rows: list[int] = []
         characters = 0
         for row, text in enumerate(self.texts):
             if text is None:
                 continue
             rows.append(row)
-            characters += min(len(text), longest) + _CHARACTERS_PER_TOKEN
+            characters += min(len(text) + added, longest)
             if characters >= most:
                 yield np.array(rows)
                 rows, characters = [], 0

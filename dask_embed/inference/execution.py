@@ -73,16 +73,22 @@ class Execution:
         pending = [np.arange(len(rows))]
         while pending:
             part = pending.pop()
+            halves = [part[len(part) // 2 :], part[: len(part) // 2]]
+            cost = self._cost(tokens.lengths[part])
+            if len(part) > 1 and not self._runner.budget.allows(cost):
+                pending += halves  # another batch of the same plan did not fit
+                continue
             whole = len(part) == len(rows)
             problem = self._attempt(rows[part], tokens if whole else tokens.take(part))
             if problem is None:
+                self._runner.budget.did_fit(cost)
                 continue
             # here, not where it was caught: an error's traceback keeps activations alive
             release(self._runner.loaded.device)
             if len(part) > 1:
                 self._meter.count(splits=1)
-                self._runner.budget.did_not_fit(self._cost(tokens.lengths[part]))
-                pending += [part[len(part) // 2 :], part[: len(part) // 2]]
+                self._runner.budget.did_not_fit(cost)
+                pending += halves
             else:
                 self._retry_alone(int(rows[part[0]]), tokens.take(part))
 

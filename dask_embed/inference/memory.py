@@ -23,6 +23,9 @@ _MESSAGES = (
     "bad_alloc",
     "maximum pool size exceeded",
 )
+_ONEDNN = "could not create a primitive"  # "... descriptor" is about shapes, not memory
+# After so many batches that fit, one twice as large is tried: what filled the memory may be gone.
+_FITS_BEFORE_GROWING = 64
 # Part of the free memory that batches are planned to fill; the rest is for fragmentation.
 _MARGIN = 0.8
 
@@ -34,7 +37,7 @@ def is_out_of_memory(error: BaseException) -> bool:
     if not isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
         return False
     message = str(error).lower()
-    return any(part in message for part in _MESSAGES)
+    return any(part in message for part in _MESSAGES) or message == _ONEDNN
 
 
 def release(device: torch.device) -> None:
@@ -86,6 +89,7 @@ class Budget:
         self._lock = threading.Lock()
         self.usage = usage
         self.learned: float | None = None
+        self._fits = 0
 
     def tokens(self, wanted: int) -> int:
         """Return how many tokens to plan for: `wanted`, or fewer where memory has less."""
@@ -104,6 +108,21 @@ class Budget:
         """Remember that a batch of this cost was too large."""
         with self._lock:
             self.learned = cost / 2 if self.learned is None else min(self.learned, cost / 2)
+            self._fits = 0
+
+    def did_fit(self, cost: float) -> None:
+        """Remember that a batch of this cost ran; many of them let the plan grow again."""
+        if self.learned is None or cost < self.learned / 2:
+            return
+        with self._lock:
+            self._fits += 1
+            if self._fits == _FITS_BEFORE_GROWING:
+                self.learned *= 2
+                self._fits = 0
+
+    def allows(self, cost: float) -> bool:
+        """Return whether nothing learned since it was planned says that a batch is too large."""
+        return self.learned is None or cost <= self.learned
 
 
 def batch_cost(lengths: np.ndarray, *, padded: bool, quadratic: float) -> float:
