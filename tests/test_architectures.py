@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
 import dask_embed as de
+from dask_embed.inference import lanes
 from dask_embed.inference.runner import runner_for
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -188,6 +190,18 @@ def test_the_batch_does_not_show(case: Case) -> None:
     """One text at a time, or all in one batch: the same vectors."""
     for settings in ({"batch_size": 1}, {"tokens_per_batch": 100_000}, {"tokens_per_batch": 1}):
         result = case.embedder(pooling="mean", **settings)(frame())
+        for given, tokens in zip(result["embedding"], case.expected, strict=True):
+            if tokens is not None:
+                assert_close(given, pool("mean", tokens))
+
+
+def test_several_batches_at_a_time(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four lanes and three partitions share one model."""
+    monkeypatch.setattr(lanes, "math_threads", lambda: 4)
+    embedder = case.embedder(pooling="mean", batch_size=2)
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(embedder, [frame()] * 3))
+    for result in results:
         for given, tokens in zip(result["embedding"], case.expected, strict=True):
             if tokens is not None:
                 assert_close(given, pool("mean", tokens))
