@@ -15,7 +15,13 @@ import tiny
 import torch
 import transformers
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AutoModel, AutoTokenizer, MistralConfig
+from transformers import (
+    AttentionInterface,
+    AutoModel,
+    AutoTokenizer,
+    BloomConfig,
+    MistralConfig,
+)
 
 import dask_embed as de
 from dask_embed.inference.attention import PACKED_ATTENTION, NotPackableError, packed_attention
@@ -142,6 +148,21 @@ def test_a_forward_without_positions_is_padded(folder: Callable[[str], Path]) ->
     verdict = runner_for(de.Model(str(folder("t5")), device="cpu")).verdict
     assert not verdict.packed
     assert "position_ids" in verdict.reason
+
+
+def test_alibi_runs_padded(tmp_path: Path) -> None:
+    """BLOOM's positions are a bias of its attention, made from the mask."""
+    config = BloomConfig(vocab_size=400, hidden_size=32, n_layer=2, n_head=4)
+    torch.manual_seed(0)
+    model = AutoModel.from_config(config)
+    tiny.enlarge(model)
+    model.save_pretrained(tmp_path)
+    tiny.bpe().save_pretrained(tmp_path)
+    runner = Runner(load(de.Model(str(tmp_path), device="cpu")))
+    assert not runner.verdict.packed
+    given = runner.token_vectors(token_lists()).numpy()
+    expected = each_alone(tmp_path, token_lists())
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_a_wide_window_is_packed_up_to_its_width(tmp_path: Path) -> None:

@@ -131,7 +131,10 @@ class Forward:
         return self._model.config._attn_implementation
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self._loaded.device)
+        host = torch.from_numpy(np.ascontiguousarray(array))
+        if self._loaded.device.type == "cuda":
+            host = host.pin_memory()  # the copy does not wait for the passes before it
+        return host.to(self._loaded.device, non_blocking=True)
 
 
 def _padding(lengths: np.ndarray, longest: int, side: str) -> tuple[np.ndarray, np.ndarray]:

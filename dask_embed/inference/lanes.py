@@ -67,14 +67,12 @@ class Lanes:
                 torch.set_num_threads(threads)
 
     def submit(self, work: Callable[[], T], threads: int = 1) -> Future[T]:
+        """Run `work` on a lane, with so many math threads."""
         return self._pool.submit(self._run, work, threads)
 
     def submit_tokenizing(self, work: Callable[[], T]) -> Future[T]:
-        return (
-            self._tokenizing.submit(self._run, work, 1)
-            if self._on_cpu
-            else (self._tokenizing.submit(work))
-        )
+        """Submit to the lanes of a CPU, beside those of a GPU."""
+        return self._tokenizing.submit(self._run, work, 1)
 
     def _run(self, work: Callable[[], T], threads: int) -> T:
         if not self._on_cpu:
