@@ -92,8 +92,7 @@ class Embedder(ModelOperator):
     empty string, where the tokenizer adds no special tokens) gets the zero vector.
 
     On one machine, float32 vectors do not depend on partitioning, the order of rows or repeats
-    beyond 1e-6. In bfloat16 and float16 a sum in another order may round to a neighbouring value,
-    so vectors agree to a few steps of that type (2**-8 and 2**-11 of a value).
+    beyond 1e-6; in bfloat16 and float16 to a few rounding steps (2**-8 and 2**-11 of a value).
     """
 
     column: str = "text"
