@@ -103,7 +103,8 @@ def partition_ranges(series: Any) -> pd.Series:
     array = array[~np.isnan(array).any(axis=1)]
     if not len(array):
         return pd.Series([], dtype="float32")
-    return pd.Series(np.concatenate([array.min(axis=0), array.max(axis=0)]), dtype="float32")
+    ranges = np.concatenate([array.min(axis=0), array.max(axis=0)])
+    return pd.Series(ranges.get() if hasattr(ranges, "get") else ranges)  # from CuPy's array
 
 
 def joined_ranges(parts: list[pd.Series]) -> pd.Series:
@@ -149,8 +150,10 @@ def quantize_partition(frame: Any, ranges: Any, column: str, precision: str) -> 
             f"have {array.shape[1]}"
         )
     valid = ~np.asarray(series.isna().to_numpy(), bool)
-    values = to_precision(torch.as_tensor(array.copy()).nan_to_num(), precision, bounds)
-    replaced = append_columns(frame.drop(columns=column), {column: Vectors(values, valid)})
+    vectors = torch.as_tensor(array.copy())
+    vectors[torch.from_numpy(~valid).to(vectors.device)] = 0  # NaN has no integer
+    result = Vectors(to_precision(vectors, precision, bounds), valid)
+    replaced = append_columns(frame.drop(columns=column), {column: result})
     return replaced[list(frame.columns)]
 
 

@@ -205,12 +205,9 @@ class Partition:
                 texts = [self.prepare(self.texts[row]) for row in rows]
                 return [(rows, self.tokenizer(texts))]
         except Exception as error:  # tokenizers raise bare exceptions
-            if len(rows) > 1:
-                half = len(rows) // 2
-                problem = None
-            else:
-                problem = str(error) or type(error).__name__
-        if problem is None:
+            problem = str(error) or type(error).__name__
+        if len(rows) > 1:
+            half = len(rows) // 2
             return self._tokenize(rows[:half]) + self._tokenize(rows[half:])
         self.failures[int(rows[0])] = f"it cannot be tokenized: {problem}"
         self.meter.count(rows=1)
