@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from dask_embed.jobs.progress import progress
     from dask_embed.models.registry import unload
     from dask_embed.models.spec import Model
-    from dask_embed.operators import Embedder, ModelOperator
+    from dask_embed.operators import Classifier, Embedder, ModelOperator
     from dask_embed.plan import explain
     from dask_embed.quantization import calibration_ranges, quantize
 
 _HOMES = {
+    "Classifier": "dask_embed.operators",
     "Embedder": "dask_embed.operators",
     "Model": "dask_embed.models.spec",
     "ModelOperator": "dask_embed.operators",
@@ -41,6 +42,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "Classifier",
     "Embedder",
     "Model",
     "ModelOperator",

@@ -25,6 +25,12 @@ def positive_integer(name: str, value: Any, *, allow_none: bool = True) -> None:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
 
 
+def number_or_none(name: str, value: Any) -> None:
+    """Raise unless `value` is a number or None."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+
+
 def meant(value: Any, allowed: Sequence[Any]) -> str:
     """Return `` (did you mean 'x'?)`` when one of `allowed` is close to `value`, else nothing."""
     names = [choice for choice in allowed if isinstance(choice, str)]

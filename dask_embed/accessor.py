@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dask_embed.operators import Embedder
+from dask_embed.operators import Classifier, Embedder
 
 
 class FrameAccessor:
@@ -38,6 +38,20 @@ class FrameAccessor:
             Before any work, if an argument, the column or the checkpoint does not fit.
         """
         return Embedder(model, column=column, **options)(self._frame)
+
+    def classify(self, column: str = "text", *, model: Any, **options: Any) -> Any:
+        """Append the label of each text and its score; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The text column.
+        model : str, Path or dask_embed.Model
+            A checkpoint with a head for sequence classification.
+        **options
+            See `dask_embed.Classifier`.
+        """
+        return Classifier(model, column=column, **options)(self._frame)
 
 
 class DaskAccessor(FrameAccessor):

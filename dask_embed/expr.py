@@ -25,10 +25,10 @@ from dask_embed.operators.ranges import CALIBRATED
 from dask_embed.quantization import joined_ranges, partition_ranges, quantize_partition
 
 if TYPE_CHECKING:
-    from dask_embed.operators.base import ModelOperator
+    from dask_embed.operators.base import ColumnOperator
 
 
-def append_lazily(frame: Any, operator: ModelOperator) -> Any:
+def append_lazily(frame: Any, operator: ColumnOperator) -> Any:
     """Return the Dask DataFrame with the operator's columns, nothing computed."""
     return new_collection(AppendColumns(frame, operator))
 
@@ -43,7 +43,7 @@ class AppendColumns(Elemwise):
     _parameters = ["frame", "operator"]  # noqa: RUF012 - the form of every Dask expression
 
     @staticmethod
-    def operation(partition: Any, operator: ModelOperator) -> Any:
+    def operation(partition: Any, operator: ColumnOperator) -> Any:
         return operator.apply(partition)
 
     @functools.cached_property

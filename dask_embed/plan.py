@@ -19,7 +19,6 @@ from dask.dataframe.dask_expr.io.io import IO
 from dask.utils import funcname
 
 from dask_embed.expr import AppendColumns
-from dask_embed.models.checkpoint import read_checkpoint
 
 
 def explain(frame: Any, file: TextIO | None = None) -> None:
@@ -94,8 +93,7 @@ def _operator(node: AppendColumns) -> str:
 
 def _model_lines(node: AppendColumns) -> Iterator[str]:
     operator = node.operator
-    yield f"model {operator.spec.name} at revision {operator.spec.revision}"
-    yield operator.describe(read_checkpoint(operator.spec))
+    yield from operator.plan()
     yield f"over columns {', '.join(map(str, node.frame.columns))}"
     filters = [_words(n.predicate) for n in node.frame.walk() if isinstance(n, Filter)]
     yield f"over rows where {' and '.join(filters)}" if filters else "over all rows that reach it"

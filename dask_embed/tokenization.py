@@ -30,18 +30,26 @@ class TokenLists:
         All ids one after the other, int32, shape (tokens,).
     offsets : numpy.ndarray
         Where each text begins, and the end; int64, shape (texts + 1,).
+    types : numpy.ndarray or None
+        Token type of every id (0 or 1 for the parts of a pair), int8, shape (tokens,).
     """
 
     values: np.ndarray
     offsets: np.ndarray
+    types: np.ndarray | None = None
 
     @classmethod
-    def of(cls, lists: Sequence[Sequence[int]]) -> TokenLists:
-        """Build from one sequence of ids per text."""
+    def of(
+        cls, lists: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None = None
+    ) -> TokenLists:
+        """Build from one sequence of ids per text, and of token types where there are any."""
         offsets = np.zeros(len(lists) + 1, np.int64)
         np.cumsum([len(ids) for ids in lists], out=offsets[1:])
-        flat = itertools.chain.from_iterable(lists)
-        return cls(np.fromiter(flat, np.int32, count=offsets[-1]), offsets)
+        flat = np.fromiter(itertools.chain.from_iterable(lists), np.int32, count=offsets[-1])
+        if types is None:
+            return cls(flat, offsets)
+        kinds = itertools.chain.from_iterable(types)
+        return cls(flat, offsets, np.fromiter(kinds, np.int8, count=offsets[-1]))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -58,8 +66,15 @@ class TokenLists:
         """Return the texts at `rows`, in that order."""
         offsets = np.zeros(len(rows) + 1, np.int64)
         np.cumsum(self.lengths[rows], out=offsets[1:])
-        parts = [self[row] for row in rows]
-        return TokenLists(np.concatenate(parts) if parts else self.values[:0], offsets)
+        if not len(rows):
+            return TokenLists(self.values[:0], offsets, self.types)
+        values = np.concatenate([self[row] for row in rows])
+        if self.types is None:
+            return TokenLists(values, offsets)
+        starts, stops = self.offsets[rows], self.offsets[rows + 1]
+        spans = zip(starts.tolist(), stops.tolist(), strict=True)
+        types = np.concatenate([self.types[start:stop] for start, stop in spans])
+        return TokenLists(values, offsets, types)
 
     def unique(self) -> tuple[np.ndarray, np.ndarray]:
         """Find texts with the same ids.

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
+
+# Every test computes anew what an earlier one computed, here and in the workers that it starts.
+os.environ["DASK_EMBED__CACHED_VECTORS_BYTES"] = "0"
 
 import dask
 import pandas as pd

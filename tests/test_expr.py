@@ -461,7 +461,7 @@ def test_no_weights_on_the_client(monkeypatch, pdf, model):
     from dask_embed.inference import runner
     from dask_embed.models import loading
 
-    def fail(spec):
+    def fail(*args):
         raise AssertionError("weights were loaded while a graph was built")
 
     de.unload()

@@ -1,60 +1,44 @@
-"""Texts of a partition to rows of results: tokenize, batch, run, put every row in its place.
-
-A partition streams through in chunks, so that besides its results only the tokens of a few chunks
-are in memory: while the batches of one run, the next is tokenized. The task's own thread plans
-and waits; the work is done by the threads of the device (`lanes`), for all partitions alike.
-"""
+"""Texts of a partition to vectors, every row in its place."""
 
 from __future__ import annotations
 
-import contextlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
-from functools import partial
 
 import numpy as np
 import torch
 
-from dask_embed import config
-from dask_embed.batching import plan_batches
-from dask_embed.inference.execution import Execution, Sink
-from dask_embed.inference.lanes import Jobs, lanes_of
+from dask_embed.inference.execution import Execution
+from dask_embed.inference.lanes import Jobs
 from dask_embed.inference.memory import is_out_of_memory
-from dask_embed.inference.runner import Runner
+from dask_embed.inference.repeats import Claims, Repeats
 from dask_embed.inference.sinks import TokenVectorSink, VectorSink
-from dask_embed.inference.stats import Meter
-from dask_embed.tokenization import TextTokenizer, TokenLists
+from dask_embed.inference.stream import CHUNKS_UNDER_WAY, Encoded, Stream, wait_for
+from dask_embed.tokenization import TokenLists
 
-# A chunk holds the tokens of about so many batches: enough to sort by length, little memory.
-_BATCHES_PER_CHUNK = 32
-_CHARACTERS_PER_TOKEN = 4
-_CHUNKS_UNDER_WAY = 2
-# A few texts are parted among the lanes, but not into batches of fewer tokens than this.
-_SMALLEST_SHARE = 256
-Chunk = tuple[np.ndarray, TokenLists]
 Reduce = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Batching:
-    """How batches are cut; none of it changes a result.
+class Reduction:
+    """How the token vectors of a batch become one vector per text.
 
     Attributes
     ----------
-    max_tokens : int or None
-        Token budget of a batch, by default ``embed.tokens-per-batch`` for the model's device,
-        less where memory asks for it.
-    max_rows : int or None
-        At most so many rows in a batch.
-    padding_side : str or None
-        Where padded batches are filled up, by default as the tokenizer says.
+    reduce : callable
+        ``(token vectors, lengths) -> vectors``, shape (texts, dimension).
+    dimension : int
+    dtype : torch.dtype
+    kind : hashable
+        Equal for reductions that give the same vectors.
     """
 
-    max_tokens: int | None = None
-    max_rows: int | None = None
-    padding_side: str | None = None
+    reduce: Reduce
+    dimension: int
+    dtype: torch.dtype
+    kind: Hashable
 
 
 @dataclass(frozen=True)
@@ -76,176 +60,120 @@ class Outcome:
     lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
 
 
-@dataclass
-class Partition:
-    """The texts of one partition and what they run through.
+def vectors(stream: Stream, reductions: Sequence[Reduction], *, on_device: bool) -> list[Outcome]:
+    """Return one vector per text for each of the `reductions`, from one forward pass."""
+    rows = len(stream.sizes)
+    outs = [_allocate(stream, (rows, r.dimension), r.dtype, on_device) for r in reductions]
+    sink = VectorSink(outs, [reduction.reduce for reduction in reductions])
+    claims = None
+    if len(outs) == 1 and outs[0].device.type == "cpu" and stream.runner.vector_cache.holds(1):
+        claims = Claims(stream.runner.vector_cache, reductions[0].kind, outs[0].numpy())
+    try:
+        with stream.jobs() as jobs:
+            run = _Run(stream, jobs, sink, claims)
+            run.all(stream.chunks(jobs))
+            run.finish()
+    finally:
+        if claims is not None:
+            claims.release()
+    return [Outcome(out, stream.failures) for out in outs]
 
-    Attributes
-    ----------
-    runner : Runner
-    tokenizer : TextTokenizer
-    texts : sequence of str or None
-        None rows have no result.
-    meter : Meter
-    batching : Batching
-    on_device : bool
-        Leave results on the model's device.
-    prepare : callable
-        Applied to each text before it is tokenized.
-    """
 
-    runner: Runner
-    tokenizer: TextTokenizer
-    texts: Sequence[str | None]
-    meter: Meter
-    batching: Batching = Batching()
-    on_device: bool = False
-    prepare: Callable[[str], str] = str
-    failures: dict[int, str] = field(default_factory=dict)
+def token_vectors(stream: Stream, *, on_device: bool) -> Outcome:
+    """Return the last hidden state of every token, float32, shape (tokens, hidden size)."""
+    with stream.jobs() as jobs:
+        chunks = list(stream.chunks(jobs))
+        lengths = np.zeros(len(stream.sizes), np.int64)
+        for encoded in chunks:
+            lengths[encoded.rows] = encoded.tokens.lengths
+        ends = np.cumsum(lengths)
+        size = (int(lengths.sum()), stream.runner.loaded.checkpoint.hidden_size)
+        out = _allocate(stream, size, torch.float32, on_device)
+        run = _Run(stream, jobs, TokenVectorSink(out, ends - lengths))
+        run.all(iter(chunks))
+        run.finish()
+    lost = np.isin(np.arange(len(lengths)), list(stream.failures))
+    if lengths[lost].any():
+        out = out[torch.from_numpy(np.repeat(~lost, lengths)).to(out.device)]
+        lengths[lost] = 0
+    return Outcome(out, stream.failures, lengths)
 
-    def vectors(self, reduce: Reduce, dimension: int, dtype: torch.dtype) -> Outcome:
-        """Return one vector per text.
 
-        Parameters
-        ----------
-        reduce : callable
-            ``(token vectors, lengths) -> vectors`` of a batch, shape (texts, dimension).
-        dimension : int
-        dtype : torch.dtype
-            Of the result.
-        """
-        out = self._allocate((len(self.texts), dimension), dtype)
-        with self._jobs() as jobs:
-            self._run(jobs, VectorSink(out, reduce), self._tokenized(jobs))
-        return Outcome(out, self.failures)
+class _Run:
+    """All batches of one partition."""
 
-    def token_vectors(self) -> Outcome:
-        """Return the last hidden state of every token, float32, shape (tokens, hidden size)."""
-        with self._jobs() as jobs:
-            chunks = list(self._tokenized(jobs))
-            lengths = np.zeros(len(self.texts), np.int64)
-            for rows, tokens in chunks:
-                lengths[rows] = tokens.lengths
-            ends = np.cumsum(lengths)
-            size = (int(lengths.sum()), self.runner.loaded.checkpoint.hidden_size)
-            out = self._allocate(size, torch.float32)
-            self._run(jobs, TokenVectorSink(out, ends - lengths), iter(chunks))
-        lost = np.isin(np.arange(len(lengths)), list(self.failures))
-        if lengths[lost].any():
-            out = out[torch.from_numpy(np.repeat(~lost, lengths)).to(out.device)]
-            lengths[lost] = 0
-        return Outcome(out, self.failures, lengths)
-
-    @contextlib.contextmanager
-    def _jobs(self) -> Iterator[Jobs]:
-        device = self.runner.loaded.device
-        self.meter.record.device = str(device)
-        with self.meter.sharing_out(), lanes_of(device).jobs() as jobs:
-            yield jobs
-
-    def _run(self, jobs: Jobs, sink: Sink, chunks: Iterator[Chunk]) -> None:
-        """Submit the batches of each chunk, at most two chunks at a time."""
-        execution = Execution(self.runner, self.batching.padding_side, sink, self.meter)
-        under_way: deque[list[Future[None]]] = deque()
-        for rows, tokens in chunks:
-            fresh = execution.first_seen(rows, tokens)
-            batches = self._plan(tokens.lengths[fresh], jobs.lanes.count)
-            threads = self._threads(len(batches), jobs.lanes.count)
-            submitted = []
-            for batch in batches:
-                chosen = fresh[batch]
-                work = partial(execution.run, rows[chosen], tokens.take(chosen))
-                submitted.append(jobs.run(work, threads))
-            under_way.append(submitted)
-            if len(under_way) == _CHUNKS_UNDER_WAY:
-                _finish(under_way.popleft())
-        while under_way:
-            _finish(under_way.popleft())
-        execution.finish()
-        self.failures.update(execution.failures)
-
-    def _plan(self, lengths: np.ndarray, lanes: int) -> list[np.ndarray]:
-        """Cut batches under the budget, small enough that every lane gets one."""
-        budget = self.runner.budget.tokens(self._tokens_per_batch)
-        if self.runner.shares and lanes > 1:
-            share = -(-int(lengths.sum()) // lanes)
-            budget = min(budget, max(share, _SMALLEST_SHARE))
-        return plan_batches(
-            lengths,
-            max_tokens=budget,
-            max_rows=self.batching.max_rows,
-            padded=not self.runner.runs_packed(int(lengths.max(initial=0))),
-            quadratic=self.runner.budget.quadratic,
+    def __init__(
+        self,
+        stream: Stream,
+        jobs: Jobs,
+        sink: VectorSink | TokenVectorSink,
+        claims: Claims | None = None,
+    ) -> None:
+        self._stream = stream
+        self._jobs = jobs
+        self._sink = sink
+        self._claims = claims
+        self._repeats = Repeats(stream.meter)
+        self._execution = Execution(
+            stream.runner, self._compute, sink, stream.meter, counts_rows=True
         )
 
-    def _threads(self, batches: int, lanes: int) -> int:
-        """Return the math threads of a batch: more than one where there are idle lanes."""
-        return max(1, lanes // max(batches, 1)) if self.runner.shares else lanes
+    def all(self, chunks: Iterator[Encoded]) -> None:
+        """Submit the batches of each chunk, at most two chunks at a time."""
+        under_way: deque[list[Future[None]]] = deque()
+        for encoded in chunks:
+            fresh = self._fresh(encoded)
+            under_way.append(self._submit(encoded, fresh))
+            if len(under_way) == CHUNKS_UNDER_WAY:
+                wait_for(under_way.popleft())
+        while under_way:
+            wait_for(under_way.popleft())
 
-    @property
-    def _tokens_per_batch(self) -> int:
-        device = self.runner.loaded.device.type
-        return self.batching.max_tokens or config.get("tokens-per-batch")[device]
+    def finish(self) -> None:
+        """Bring together what other partitions computed, and give repeats their results."""
+        meter, failures = self._stream.meter, self._execution.failures
+        with meter.seconds("convert"):
+            self._sink.flush()
+        if self._claims is not None:
+            self._claims.publish(failures)
+            self._claims.release()
+            lost = self._claims.collect()
+            if len(lost):
+                encoded = self._stream.encode(lost)
+                wait_for(self._submit(encoded, np.arange(len(lost))))
+        with meter.seconds("convert"):
+            self._sink.flush()
+            self._repeats.copy_all(self._sink, failures)
+        self._stream.failures.update(failures)
 
-    def _tokenized(self, jobs: Jobs) -> Iterator[Chunk]:
-        """Yield row numbers and token lists; the next chunk is made while one is used."""
-        works = (partial(self._tokenize, rows) for rows in self._chunks(jobs.lanes.count))
-        upcoming = next(works, None)
-        future = upcoming and jobs.tokenize(upcoming)
-        while future:
-            parts = future.result()
-            upcoming = next(works, None)
-            future = upcoming and jobs.tokenize(upcoming)
-            yield from parts
+    def _fresh(self, encoded: Encoded) -> np.ndarray:
+        """Return the places of a chunk that have to run."""
+        fresh, digests = self._repeats.first_seen(encoded.rows, encoded.tokens)
+        if self._claims is None or not len(fresh):
+            return fresh
+        runs = self._claims.to_compute(encoded.rows[fresh], digests)
+        self._stream.meter.count(rows=int((~runs).sum()))
+        return fresh[runs]
 
-    def _tokenize(self, rows: np.ndarray) -> list[Chunk]:
-        """Tokenize `rows`, in halves where one of them cannot be, which is then named."""
-        try:
-            with self.meter.busy("tokenize"):
-                texts = [self.prepare(self.texts[row]) for row in rows]
-                return [(rows, self.tokenizer(texts))]
-        except Exception as error:  # tokenizers raise bare exceptions
-            problem = str(error) or type(error).__name__
-        if len(rows) > 1:
-            half = len(rows) // 2
-            return self._tokenize(rows[:half]) + self._tokenize(rows[half:])
-        self.failures[int(rows[0])] = f"it cannot be tokenized: {problem}"
-        self.meter.count(rows=1)
-        return []
+    def _submit(self, encoded: Encoded, fresh: np.ndarray) -> list[Future[None]]:
+        return self._stream.submit(self._jobs, self._execution, encoded, fresh, encoded.rows)
 
-    def _chunks(self, lanes: int) -> Iterator[np.ndarray]:
-        batches = max(_BATCHES_PER_CHUNK, 4 * lanes)
-        most = batches * self._tokens_per_batch * _CHARACTERS_PER_TOKEN
-        longest = (self.tokenizer.max_length or most) * _CHARACTERS_PER_TOKEN
-        added = len(self.prepare("")) + _CHARACTERS_PER_TOKEN
-        rows: list[int] = []
-        characters = 0
-        for row, text in enumerate(self.texts):
-            if text is None:
-                continue
-            rows.append(row)
-            characters += min(len(text) + added, longest)
-            if characters >= most:
-                yield np.array(rows)
-                rows, characters = [], 0
-        if rows:
-            yield np.array(rows)
-
-    def _allocate(self, shape: tuple[int, int], dtype: torch.dtype) -> torch.Tensor:
-        device = self.runner.loaded.device if self.on_device else torch.device("cpu")
-        try:
-            return torch.zeros(shape, dtype=dtype, device=device)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            size = shape[0] * shape[1] * dtype.itemsize / 2**30
-            raise MemoryError(
-                f"the results of a partition of {len(self.texts)} rows take {size:.1f} GiB of "
-                f"{device} memory, which is not there; use smaller partitions "
-                "(ddf.repartition(partition_size=...))"
-            ) from error
+    def _compute(self, tokens: TokenLists) -> torch.Tensor:
+        return self._stream.runner.token_vectors(tokens, self._stream.padding_side)
 
 
-def _finish(futures: list[Future[None]]) -> None:
-    for future in futures:
-        future.result()
+def _allocate(
+    stream: Stream, shape: tuple[int, int], dtype: torch.dtype, on_device: bool
+) -> torch.Tensor:
+    device = stream.runner.loaded.device if on_device else torch.device("cpu")
+    try:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        size = shape[0] * shape[1] * dtype.itemsize / 2**30
+        raise MemoryError(
+            f"the results of a partition of {len(stream.sizes)} rows take {size:.1f} GiB of "
+            f"{device} memory, which is not there; use smaller partitions "
+            "(ddf.repartition(partition_size=...))"
+        ) from error

@@ -1,85 +1,81 @@
-"""Batches through a model: repeats once, and a batch that does not fit in halves."""
+"""Batches through a model; one that does not fit in memory runs in halves."""
 
 from __future__ import annotations
 
-import hashlib
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
-import torch
 
 from dask_embed.inference.memory import batch_cost, is_out_of_memory, release
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.stats import Meter
 from dask_embed.tokenization import TokenLists
 
-_DIGEST_BYTES = 16
-
 
 class Sink(Protocol):
-    """Where results go."""
+    """Where the results of batches go."""
 
-    def put(self, rows: np.ndarray, hidden: torch.Tensor, lengths: np.ndarray) -> None:
-        """Take the token vectors of a batch whose texts belong to `rows`."""
-
-    def copy(self, rows: np.ndarray, sources: np.ndarray) -> None:
-        """Give `rows` the results of `sources`, which are complete."""
-
-    def flush(self) -> None:
-        """Return when everything that was put is in its place."""
+    def put(self, places: np.ndarray, results: Any, lengths: np.ndarray) -> None:
+        """Take the results of a batch whose sequences belong to `places`."""
 
 
 class Execution:
-    """Run the token lists of one partition; `run` from any thread, the rest from one.
+    """Run batches, from any thread.
+
+    Parameters
+    ----------
+    runner : Runner
+    compute : callable
+        ``(TokenLists) -> results`` of a batch.
+    sink : Sink
+    meter : Meter
+    counts_rows : bool
+        Every sequence is a row of its own, to be counted as one.
 
     Attributes
     ----------
     failures : dict
-        Row number to message, for rows that do not fit in memory even alone.
+        Place to message, for sequences that do not fit in memory even alone.
     """
 
-    def __init__(self, runner: Runner, padding_side: str | None, sink: Sink, meter: Meter) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        compute: Callable[[TokenLists], Any],
+        sink: Sink,
+        meter: Meter,
+        *,
+        counts_rows: bool = False,
+    ) -> None:
         self.failures: dict[int, str] = {}
         self._runner = runner
-        self._side = padding_side or runner.loaded.tokenizer.padding_side
+        self._compute = compute
         self._sink = sink
         self._meter = meter
-        self._first: dict[bytes, int] = {}
-        self._repeats: list[np.ndarray] = []
+        self._counts_rows = counts_rows
 
-    def first_seen(self, rows: np.ndarray, tokens: TokenLists) -> np.ndarray:
-        """Return the places in `tokens` that have to run; repeats are remembered for `finish`.
+    def run(self, places: np.ndarray, tokens: TokenLists, costs: np.ndarray) -> None:
+        """Run one batch, in halves where it does not fit in memory.
 
-        A text without tokens has nothing to run.
+        Parameters
+        ----------
+        places : numpy.ndarray
+            Names of the sequences for the sink.
+        tokens : TokenLists
+        costs : numpy.ndarray
+            Tokens that each sequence takes while it runs.
         """
-        fresh, repeats = [], []
-        for place, row in enumerate(rows.tolist()):
-            ids = tokens[place]
-            if not len(ids):
-                continue
-            digest = hashlib.blake2b(ids.tobytes(), digest_size=_DIGEST_BYTES).digest()
-            source = self._first.setdefault(digest, row)
-            if source == row:
-                fresh.append(place)
-            else:
-                repeats.append((row, source))
-        if repeats:
-            self._repeats.append(np.array(repeats))
-        self._meter.count(rows=len(rows) - len(fresh))
-        return np.array(fresh, np.int64)
-
-    def run(self, rows: np.ndarray, tokens: TokenLists) -> None:
-        """Run one batch, in halves where it does not fit in memory."""
-        pending = [np.arange(len(rows))]
+        pending = [np.arange(len(places))]
         while pending:
             part = pending.pop()
             halves = [part[len(part) // 2 :], part[: len(part) // 2]]
-            cost = self._cost(tokens.lengths[part])
+            cost = self._cost(costs[part])
             if len(part) > 1 and not self._runner.budget.allows(cost):
                 pending += halves  # another batch of the same plan did not fit
                 continue
-            whole = len(part) == len(rows)
-            problem = self._attempt(rows[part], tokens if whole else tokens.take(part))
+            whole = len(part) == len(places)
+            problem = self._attempt(places[part], tokens if whole else tokens.take(part))
             if problem is None:
                 self._runner.budget.did_fit(cost)
                 continue
@@ -90,50 +86,39 @@ class Execution:
                 self._runner.budget.did_not_fit(cost)
                 pending += halves
             else:
-                self._retry_alone(int(rows[part[0]]), tokens.take(part))
+                self._retry_alone(int(places[part[0]]), tokens.take(part))
 
-    def finish(self) -> None:
-        """Give repeats the results of what they repeat."""
-        with self._meter.seconds("convert"):
-            self._sink.flush()
-            for pairs in self._repeats:
-                self._sink.copy(pairs[:, 0], pairs[:, 1])
-                for row, source in pairs.tolist():
-                    if source in self.failures:
-                        self.failures[row] = self.failures[source]
-
-    def _attempt(self, rows: np.ndarray, tokens: TokenLists) -> str | None:
+    def _attempt(self, places: np.ndarray, tokens: TokenLists) -> str | None:
         """Run a batch and return None, or why it does not fit in memory."""
         try:
             with self._meter.busy("forward"), self._runner.session():
-                hidden = self._runner.token_vectors(tokens, self._side)
-                self._sink.put(rows, hidden, tokens.lengths)
+                self._sink.put(places, self._compute(tokens), tokens.lengths)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             return str(error) or type(error).__name__
         padding = self._runner.computed_tokens(tokens) - len(tokens.values)
         self._meter.count(
-            rows=len(rows),
-            unique_rows=len(rows),
+            rows=len(places) if self._counts_rows else 0,
+            unique_rows=len(places),
             tokens=len(tokens.values),
             padding=padding,
             batches=1,
         )
         return None
 
-    def _retry_alone(self, row: int, tokens: TokenLists) -> None:
-        """Try a single text once more, now that memory was released; else give its row up."""
-        problem = self._attempt(np.array([row]), tokens)
+    def _retry_alone(self, place: int, tokens: TokenLists) -> None:
+        """Try a single sequence once more, now that memory was released; else give it up."""
+        problem = self._attempt(np.array([place]), tokens)
         if problem is not None:
-            self._meter.count(rows=1)
+            self._meter.count(rows=int(self._counts_rows))
             release(self._runner.loaded.device)
-            self.failures[row] = (
+            self.failures[place] = (
                 f"its {len(tokens.values)} tokens do not fit in the memory of "
                 f"{self._runner.loaded.device}, even alone: {problem:.200}"
             )
 
-    def _cost(self, lengths: np.ndarray) -> float:
-        packed = self._runner.runs_packed(int(lengths.max()))
+    def _cost(self, costs: np.ndarray) -> float:
+        packed = self._runner.runs_packed(int(costs.max()))
         quadratic = self._runner.budget.quadratic
-        return batch_cost(lengths, padded=not packed, quadratic=quadratic)
+        return batch_cost(costs, padded=not packed, quadratic=quadratic)

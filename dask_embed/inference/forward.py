@@ -38,7 +38,9 @@ class Forward:
         self._padded_attention = self._model.config._attn_implementation
         self._running = 0
         self._changed = threading.Condition()
-        self.takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
+        parameters = inspect.signature(self._model.forward).parameters
+        self.takes_positions = "position_ids" in parameters
+        self._takes_types = "token_type_ids" in parameters
 
     def packed(self, tokens: TokenLists) -> torch.Tensor:
         """Run the texts one after the other in one row, without padding."""
@@ -54,6 +56,7 @@ class Forward:
             output = model(
                 input_ids=ids,
                 position_ids=self._on_device(positions[None] + self._position_offset),
+                **self._types(tokens, np.ones(ids.shape, bool)),
             )
         return output.last_hidden_state[0]
 
@@ -78,8 +81,9 @@ class Forward:
             offset = self._position_offset
             arguments["position_ids"] = np.where(mask, positions + offset, max(offset - 1, 0))
         model = self._model if eager or len(tokens) == 1 else self._compiled
+        types = self._types(tokens, mask)
         with self._attending_with(self._padded_attention):
-            output = model(**{name: self._on_device(a) for name, a in arguments.items()})
+            output = model(**{name: self._on_device(a) for name, a in arguments.items()}, **types)
         return output.last_hidden_state[self._on_device(mask)]
 
     def equal_lengths(self, tokens: TokenLists) -> torch.Tensor:
@@ -103,6 +107,14 @@ class Forward:
         bucket = -(-longest // _COMPILED_LENGTHS) * _COMPILED_LENGTHS
         return min(bucket, self._loaded.checkpoint.position_limit or bucket)
 
+    def _types(self, tokens: TokenLists, mask: np.ndarray) -> dict[str, torch.Tensor]:
+        """Return the argument for the token types, of the shape of `mask`, if there are any."""
+        if tokens.types is None or not self._takes_types:
+            return {}
+        types = np.zeros(mask.shape, np.int64)
+        types[mask] = tokens.types
+        return {"token_type_ids": self._on_device(types)}
+
     @property
     def _position_offset(self) -> int:
         return self._loaded.checkpoint.position_offset
@@ -111,6 +123,10 @@ class Forward:
     def _padding_id(self) -> int:
         """Any id does where the tokenizer has none: the mask hides it."""
         return getattr(self._loaded.checkpoint.text_config, "pad_token_id", None) or 0
+
+    def padding(self) -> contextlib.AbstractContextManager[None]:
+        """Give the context in which the model itself may be called, on rows of any mask."""
+        return self._attending_with(self._padded_attention)
 
     @contextlib.contextmanager
     def _attending_with(self, name: str) -> Iterator[None]:

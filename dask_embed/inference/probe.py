@@ -15,7 +15,7 @@ from dask_embed.models.loading import LoadedModel
 from dask_embed.tokenization import TokenLists
 
 # Two ways must agree to this, relative to the size of the vectors.
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 # Windows up to this are probed beyond their length; longer texts of wider windows run padded.
 _WIDEST_PROBED_WINDOW = 512
 # Memory is measured on texts of this length and an eighth of it, eight times as many tokens.
@@ -54,22 +54,22 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
         If the model's vectors do not have the size that its configuration promises.
     """
     lengths, up_to = _lengths(loaded)
-    tokens = _random_tokens(loaded, lengths)
+    tokens = random_tokens(loaded, lengths)
     alone = forward.equal_lengths(tokens)
     if alone.shape[1] != loaded.checkpoint.hidden_size:
         raise ValueError(
             f"model {loaded.spec.name!r} gives vectors of {alone.shape[1]} values, but its "
             f"configuration says {loaded.checkpoint.hidden_size}"
         )
-    tolerance = _TOLERANCE[loaded.compute_dtype]
-    pads = _difference(forward.padded(tokens, eager=True), alone) <= tolerance
+    tolerance = TOLERANCE[loaded.compute_dtype]
+    pads = difference(forward.padded(tokens, eager=True), alone) <= tolerance
     verdict = _judge_packed(forward, loaded, tokens, alone, pads)
     if loaded.spec.compile and not verdict.packed:
-        difference = _difference(forward.padded(tokens), alone)
-        if not difference <= tolerance:
+        distance = difference(forward.padded(tokens), alone)
+        if not distance <= tolerance:
             raise ValueError(
                 f"model {loaded.spec.name!r} gives other vectors when compiled (by "
-                f"{difference:.1e}); load it with dask_embed.Model(..., compile=False)"
+                f"{distance:.1e}); load it with dask_embed.Model(..., compile=False)"
             )
     return replace(verdict, up_to=up_to) if verdict.packed else verdict
 
@@ -83,13 +83,13 @@ def _judge_packed(
     if not forward.takes_positions:
         return Verdict(False, pads=pads, reason="its forward takes no position_ids")
     try:
-        difference = _difference(forward.packed(tokens), alone)
+        distance = difference(forward.packed(tokens), alone)
     except Exception as error:  # every architecture has its own way to refuse
         if is_out_of_memory(error):
             raise
         return Verdict(False, pads=pads, reason=f"{type(error).__name__}: {error!s:.200}")
-    if not difference <= _TOLERANCE[loaded.compute_dtype]:
-        reason = f"packed differs from each text alone by {difference:.1e}"
+    if not distance <= TOLERANCE[loaded.compute_dtype]:
+        reason = f"packed differs from each text alone by {distance:.1e}"
         return Verdict(False, pads=pads, reason=reason)
     return Verdict(True, pads=pads)
 
@@ -111,7 +111,7 @@ def measure(run: Callable[[TokenLists], Any], loaded: LoadedModel) -> Usage | No
         try:
             torch.cuda.reset_peak_memory_stats(loaded.device)
             before = torch.cuda.memory_allocated(loaded.device)
-            run(_random_tokens(loaded, texts))
+            run(random_tokens(loaded, texts))
             peaks.append(torch.cuda.max_memory_allocated(loaded.device) - before)
         except RuntimeError as error:
             if is_out_of_memory(error):
@@ -121,7 +121,8 @@ def measure(run: Callable[[TokenLists], Any], loaded: LoadedModel) -> Usage | No
     return Usage.fit(tokens, (squares[0], squares[1]), (peaks[0], peaks[1]))
 
 
-def _difference(given: torch.Tensor, expected: torch.Tensor) -> float:
+def difference(given: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return how far two results are apart, relative to their size."""
     given, expected = given.float(), expected.float()
     return float((given - expected).norm() / expected.norm().clamp_min(1e-12))
 
@@ -145,7 +146,8 @@ def _widest_window(loaded: LoadedModel) -> int | None:
     return max((window for window in windows if isinstance(window, int)), default=None)
 
 
-def _random_tokens(loaded: LoadedModel, lengths: list[int]) -> TokenLists:
+def random_tokens(loaded: LoadedModel, lengths: list[int]) -> TokenLists:
+    """Return texts of these lengths, of any tokens but padding."""
     draw = np.random.default_rng(0)
     config = loaded.checkpoint.text_config
     padding = getattr(config, "pad_token_id", None)

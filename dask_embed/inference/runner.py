@@ -6,13 +6,17 @@ import contextlib
 import copy
 import dataclasses
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any, TypeVar
 
 import torch
 
+from dask_embed import config
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import Budget
-from dask_embed.inference.probe import judge, measure
+from dask_embed.inference.probe import Verdict, judge, measure
+from dask_embed.inference.repeats import VectorCache
+from dask_embed.inference.task_head import TaskHead
 from dask_embed.models.loading import (
     LoadedModel,
     autocast,
@@ -26,18 +30,20 @@ from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
 from dask_embed.tokenization import TextTokenizer, TokenLists
 
+T = TypeVar("T")
+
 # Kinds of rotary embedding that transformers updates in place during the forward pass.
 _LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
-def runner_for(model: Model) -> Runner:
-    """Return this process's runner of `model`, loading it on first use."""
+def runner_for(model: Model, task: str = "embed") -> Runner:
+    """Return this process's runner of `model` with the head of `task`, loading it on first use."""
     device = resolve_device(model.device)
     resolved = dataclasses.replace(
         model, device=str(device), dtype=dtype_name(resolve_dtype(model, device))
     )
     prepare_process(device)
-    return get_or_build(resolved, lambda: Runner(load(resolved)))
+    return get_or_build((resolved, task), lambda: Runner(load(resolved, task)))
 
 
 class Runner:
@@ -51,12 +57,20 @@ class Runner:
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self._forward = Forward(loaded)
-        self._tokenizers: dict[int | None, TextTokenizer] = {}
+        self._tokenizers: dict[Hashable, Any] = {}
         self._tokenizers_lock = threading.Lock()
+        self.head: TaskHead | None = None
         with self.session():
-            self.verdict = judge(self._forward, loaded)
-            usage = measure(self.token_vectors, loaded)
+            if loaded.runs_as_one:
+                reason = "its head cannot be told from its transformer"
+                self.verdict = Verdict(False, pads=False, reason=reason)
+            else:
+                self.verdict = judge(self._forward, loaded)
+            if loaded.task != "embed":
+                self.head = TaskHead(loaded, self._forward)
+            usage = measure(self.logits if loaded.runs_as_one else self.token_vectors, loaded)
         self.budget = Budget(loaded.device, usage)
+        self.vector_cache = VectorCache(config.get("cached-vectors-bytes"))
 
     def runs_packed(self, longest: int) -> bool:
         """Return whether a batch whose longest text has so many tokens runs packed."""
@@ -84,6 +98,27 @@ class Runner:
             if self.verdict.pads:
                 return self._forward.padded(tokens, padding_side)
             return self._forward.equal_lengths(tokens)
+
+    def logits(self, tokens: TokenLists, padding_side: str = "right") -> torch.Tensor:
+        """Return what the model's head gives for a batch, float32.
+
+        Parameters
+        ----------
+        tokens, padding_side
+            As for `token_vectors`.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (texts, labels) of a classifier of texts, else (tokens, labels or words); of a
+            head for answers (tokens, 2), start and end.
+        """
+        assert self.head is not None, "a model that embeds has no head"
+        with self.session():
+            if self.head.reads is None:
+                return self.head.whole(tokens).float()
+            hidden = self.token_vectors(tokens, padding_side)
+            return self.head(hidden, tokens).float()
 
     def computed_tokens(self, tokens: TokenLists) -> int:
         """Return how many tokens a batch computes, padding included."""
@@ -116,8 +151,14 @@ class Runner:
 
     def tokenizer(self, max_length: int | None) -> TextTokenizer:
         """Return the tokenizer that cuts after `max_length` tokens."""
+        return self.own_tokenizer(max_length, lambda own: TextTokenizer(own, max_length))
+
+    def own_tokenizer(self, key: Hashable, build: Callable[[Any], T]) -> T:
+        """Return what `build` gave for `key`, calling it at most once, with a copy of its own.
+
+        Because limits are set on a tokenizer, users with different limits may not share one.
+        """
         with self._tokenizers_lock:
-            if max_length not in self._tokenizers:
-                own = copy.deepcopy(self.loaded.tokenizer)
-                self._tokenizers[max_length] = TextTokenizer(own, max_length)
-            return self._tokenizers[max_length]
+            if key not in self._tokenizers:
+                self._tokenizers[key] = build(copy.deepcopy(self.loaded.tokenizer))
+            return self._tokenizers[key]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -13,34 +13,39 @@ _COPIED_ROWS = 65_536
 
 
 class VectorSink:
-    """Reduce token vectors to one vector per text.
+    """Reduce token vectors to one vector per text, in one or several ways.
 
     Parameters
     ----------
-    out : torch.Tensor
+    outs : sequence of torch.Tensor
         Shape (rows, dimension), on the CPU or the model's device.
-    reduce : callable
-        ``(token vectors, lengths) -> vectors``, shape (texts, dimension).
+    reduces : sequence of callable
+        ``(token vectors, lengths) -> vectors``, shape (texts, dimension), one for each of `outs`.
     """
 
     def __init__(
-        self, out: torch.Tensor, reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+        self,
+        outs: Sequence[torch.Tensor],
+        reduces: Sequence[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]],
     ) -> None:
-        self._out = out
-        self._reduce = reduce
-        self._downloads = Downloads(out)
+        self._parts = [
+            (out, reduce, Downloads(out)) for out, reduce in zip(outs, reduces, strict=True)
+        ]
 
     def put(self, rows: np.ndarray, hidden: torch.Tensor, lengths: np.ndarray) -> None:
-        vectors = self._reduce(hidden, torch.from_numpy(lengths).to(hidden.device))
-        self._downloads.put(rows, vectors.to(self._out.dtype))
+        counts = torch.from_numpy(lengths).to(hidden.device)
+        for out, reduce, downloads in self._parts:
+            downloads.put(rows, reduce(hidden, counts).to(out.dtype))
 
     def copy(self, rows: np.ndarray, sources: np.ndarray) -> None:
-        for start in range(0, len(rows), _COPIED_ROWS):
-            part = slice(start, start + _COPIED_ROWS)
-            self._out[_index(rows[part], self._out)] = self._out[_index(sources[part], self._out)]
+        for out, _, _ in self._parts:
+            for start in range(0, len(rows), _COPIED_ROWS):
+                part = slice(start, start + _COPIED_ROWS)
+                out[_index(rows[part], out)] = out[_index(sources[part], out)]
 
     def flush(self) -> None:
-        self._downloads.flush()
+        for _, _, downloads in self._parts:
+            downloads.flush()
 
 
 class TokenVectorSink:

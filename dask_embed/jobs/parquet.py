@@ -115,8 +115,8 @@ def _provenance(frame: Any) -> dict[str, Any]:
 
     columns = {}
     for node in frame.expr.find_operations(AppendColumns):
-        if node.operator.output in frame.columns:
-            columns[node.operator.output] = node.operator.provenance()
+        made = [name for name in node.operator.result_columns if name in frame.columns]
+        columns.update({name: node.operator.provenance() for name in made})
     for node in frame.expr.find_operations(Quantize):
         if node.column in columns:
             columns[node.column]["precision"] = node.precision

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -12,6 +13,7 @@ from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.layers import load_layer
 from dask_embed.models.modules import Dense, LayerNorm
 from dask_embed.models.spec import Model
+from dask_embed.models.tasks import class_for
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -30,7 +32,23 @@ _UNUSED_WEIGHTS = ("pooler.",)
 
 @dataclass
 class LoadedModel:
-    """A model that is ready to run; shared by all operators and threads of a process."""
+    """A model that is ready to run; shared by all operators and threads of a process.
+
+    Attributes
+    ----------
+    spec : Model
+    checkpoint : Checkpoint
+    transformer : PreTrainedModel
+        What turns tokens into token vectors.
+    tokenizer : PreTrainedTokenizerBase
+    layers : dict
+        Dense and normalization layers of sentence-transformers, by path.
+    device : torch.device
+    task : str
+        One of `dask_embed.models.tasks.TASKS`.
+    model : PreTrainedModel
+        The transformer with the head of the task; the transformer itself to embed.
+    """
 
     spec: Model
     checkpoint: Checkpoint
@@ -38,6 +56,15 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     layers: dict[str, torch.nn.Module]
     device: torch.device
+    task: str = "embed"
+    model: Any = None
+
+    @property
+    def runs_as_one(self) -> bool:
+        """Whether there is no telling the head from the transformer: encoder-decoders, say."""
+        if self.task == "embed":
+            return False
+        return self.transformer is self.model or self.transformer.config.is_encoder_decoder
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -45,8 +72,8 @@ class LoadedModel:
         return _TORCH_DTYPES[self.spec.autocast] if self.spec.autocast else self.transformer.dtype
 
 
-def load(spec: Model) -> LoadedModel:
-    """Load the checkpoint of `spec` onto its device, ready for inference.
+def load(spec: Model, task: str = "embed") -> LoadedModel:
+    """Load the checkpoint of `spec` with the head of `task` onto its device, for inference.
 
     Raises
     ------
@@ -61,14 +88,23 @@ def load(spec: Model) -> LoadedModel:
         for module in checkpoint.modules
         if isinstance(module, Dense | LayerNorm)
     }
+    model = _for_inference(_load_model(checkpoint, spec, dtype, task), device)
     return LoadedModel(
         spec=spec,
         checkpoint=checkpoint,
-        transformer=_for_inference(_load_transformer(checkpoint, spec, dtype), device),
+        transformer=model if task == "embed" else _transformer_of(model),
         tokenizer=_load_tokenizer(checkpoint, spec),
         layers={path: _for_inference(layer.to(dtype), device) for path, layer in layers.items()},
         device=device,
+        task=task,
+        model=model,
     )
+
+
+def _transformer_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the part below the head; the model itself where it is not told apart."""
+    inner = getattr(model, model.base_model_prefix, None)
+    return model if inner is None else inner
 
 
 def _for_inference(module: M, device: torch.device) -> M:
@@ -106,7 +142,9 @@ def autocast(loaded: LoadedModel) -> torch.autocast:
     return torch.autocast(loaded.device.type, dtype=dtype, enabled=wanted is not None)
 
 
-def _load_transformer(checkpoint: Checkpoint, spec: Model, dtype: torch.dtype) -> PreTrainedModel:
+def _load_model(
+    checkpoint: Checkpoint, spec: Model, dtype: torch.dtype, task: str
+) -> PreTrainedModel:
     from transformers.utils import logging
 
     own_attention = spec.attention in ("auto", "padded")
@@ -122,33 +160,21 @@ def _load_transformer(checkpoint: Checkpoint, spec: Model, dtype: torch.dtype) -
     shows_progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model, info = _auto_class(checkpoint).from_pretrained(
+        model, info = class_for(task, checkpoint).from_pretrained(
             checkpoint.folder, output_loading_info=True, **arguments
         )
     finally:
         if shows_progress:
             logging.enable_progress_bar()
-    _require_complete(checkpoint, info)
-    if checkpoint.config.is_encoder_decoder and hasattr(model, "get_encoder"):
+    _require_complete(checkpoint, info, _UNUSED_WEIGHTS if task == "embed" else ())
+    if task == "embed" and checkpoint.config.is_encoder_decoder and hasattr(model, "get_encoder"):
         model = model.get_encoder()
     model.config.use_cache = False
     return model
 
 
-def _auto_class(checkpoint: Checkpoint) -> Any:
-    """The class with the fewest weights: for T5 and its kin the encoder alone."""
-    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModel, AutoModelForTextEncoding
-
-    config = checkpoint.config
-    if type(config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        return AutoModelForTextEncoding
-    return AutoModel
-
-
-def _require_complete(checkpoint: Checkpoint, info: dict[str, Any]) -> None:
-    missing = sorted(
-        key for key in info["missing_keys"] if not any(part in key for part in _UNUSED_WEIGHTS)
-    )
+def _require_complete(checkpoint: Checkpoint, info: dict[str, Any], unused: Iterable[str]) -> None:
+    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in unused))
     mismatched = sorted(str(key) for key in info["mismatched_keys"])
     if missing or mismatched:
         shown = ", ".join((missing + mismatched)[:3])

@@ -1,10 +1,9 @@
-"""What every model operator shares: the dataframe contract."""
+"""What every operator shares: the dataframe contract."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -13,15 +12,12 @@ from dask.utils import is_dataframe_like
 from dask_embed._validation import meant, one_of
 from dask_embed.columns import (
     Result,
-    TextColumn,
     append_columns,
     check_text,
     empty_columns,
     keeps_on_device,
     read_text,
 )
-from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
-from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
     from dask_embed.inference.stats import Meter
@@ -30,40 +26,30 @@ Frame = TypeVar("Frame")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ModelOperator(abc.ABC):
-    """A transformer as a function from a dataframe to the same dataframe with more columns.
+class ColumnOperator(abc.ABC):
+    """A function from a dataframe to the same dataframe with more columns.
 
-    Calling it on a pandas or cuDF frame runs the model; calling it on a Dask DataFrame is lazy.
-    Row order, index and the other columns stay as they are, nulls give nulls, and a frame
-    without rows gets its columns without touching the model.
+    Calling it on a pandas or cuDF frame computes; calling it on a Dask DataFrame is lazy. Row
+    order, index and the other columns stay as they are, nulls give nulls, and a frame without
+    rows gets its columns without touching a model.
 
-    Subclasses are frozen dataclasses of plain values and give `input_columns`, `output_types`
-    and `run`. Two operators with equal values have the same Dask token in every process.
+    Subclasses are frozen dataclasses of plain values. Two operators with equal values have the
+    same Dask token in every process.
 
     Parameters
     ----------
-    model : str, Path or Model
-        Hub id, local folder or a full specification.
     on_error : {"raise", "null"}
-        What a row that the model cannot take does: fail the partition with an error that names
-        the row, or become null with its message in the column ``<output>_error``.
+        What a row that cannot be used does: fail the partition with an error that names the row,
+        or become null with its message in the column ``<output>_error``.
     """
 
-    model: Model | str | Path = dataclasses.field(kw_only=False)
     on_error: str = "raise"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str | Path | Model):
-            raise TypeError(
-                f"model must be a Hub id, a local folder or a dask_embed.Model, got {self.model!r}"
-            )
-        object.__setattr__(self, "model", Model.of(self.model))
         one_of("on_error", self.on_error, ("raise", "null"))
-
-    @property
-    def spec(self) -> Model:
-        """The model's full specification."""
-        return Model.of(self.model)
+        for name in self.output_columns:
+            if not isinstance(name, str) or not name:
+                raise TypeError(f"output must be the name of the new column, got {name!r}")
 
     @property
     @abc.abstractmethod
@@ -72,29 +58,29 @@ class ModelOperator(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def output(self) -> str:
-        """The first column that is appended."""
+    def result_columns(self) -> tuple[str, ...]:
+        """Columns that are appended, errors not included; known without reading files."""
 
     @abc.abstractmethod
-    def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
+    def types(self) -> dict[str, pa.DataType]:
         """Return name and Arrow type of every result column; errors not included.
 
         Raises
         ------
         ValueError
-            If the checkpoint cannot do what is asked for.
+            If the files that the operator needs are missing or unfit.
         """
 
     @abc.abstractmethod
     def run(
-        self, columns: list[TextColumn], *, on_device: bool, meter: Meter
+        self, columns: list[Any], *, on_device: bool, meter: Meter
     ) -> tuple[dict[str, Result], dict[int, str]]:
-        """Run the model on the texts of a partition that has at least one row.
+        """Compute the results of a partition that has at least one row.
 
         Parameters
         ----------
-        columns : list of TextColumn
-            One per input column; a row that is null or unusable is None and stays null.
+        columns : list
+            What `read` gave for each input column.
         on_device : bool
             Leave the results in GPU memory.
         meter : Meter
@@ -109,27 +95,39 @@ class ModelOperator(abc.ABC):
         """
 
     @abc.abstractmethod
-    def describe(self, checkpoint: Checkpoint) -> str:
-        """Return in a few words what is computed, for `dask_embed.explain`."""
+    def plan(self) -> list[str]:
+        """Return in a few lines what is computed, for `dask_embed.explain`."""
 
+    @abc.abstractmethod
     def provenance(self) -> dict[str, Any]:
         """Return what a reader of the result has to know to compute it again, as json values."""
-        return {
-            "operator": type(self).__name__,
-            "input": list(self.input_columns),
-            "model": self.spec.name,
-            "revision": self.spec.revision,
-        }
+
+    def pinned(self) -> ColumnOperator:
+        """Return the operator with all that it reads resolved: files, revisions."""
+        return self
+
+    def check_column(self, series: Any) -> None:
+        """Raise TypeError unless an input column may be of this type: text, by default."""
+        check_text(series)
+
+    def read(self, series: Any) -> Any:
+        """Return what `run` needs of an input column, an object with `errors` by row."""
+        return read_text(series)
+
+    @property
+    def subject(self) -> str:
+        """What statistics name beside the operator: the model."""
+        return ""
 
     @property
     def output_columns(self) -> tuple[str, ...]:
-        """Columns that are appended, known without reading the checkpoint."""
+        """All columns that are appended, known without reading files."""
         errors = (self.error_column,) if self.on_error == "null" else ()
-        return (self.output, *errors)
+        return (*self.result_columns, *errors)
 
     @property
     def error_column(self) -> str:
-        return f"{self.output}_error"
+        return f"{self.result_columns[0]}_error"
 
     def __call__(self, frame: Frame) -> Frame:
         """Append the result to a pandas, cuDF or Dask DataFrame; lazy for Dask.
@@ -163,15 +161,8 @@ class ModelOperator(abc.ABC):
         """
         return empty_columns(frame, self._all_types())
 
-    def pinned(self) -> ModelOperator:
-        """Return the operator with its model resolved to a folder or commit."""
-        checkpoint = read_checkpoint(self.spec)
-        local = checkpoint.revision.startswith("local-")
-        name = str(checkpoint.root) if local else self.spec.name
-        return dataclasses.replace(self, model=self.spec.pinned(name, checkpoint.revision))
-
     def check(self, frame: Any) -> None:
-        """Raise unless the operator fits the columns of `frame` and its checkpoint."""
+        """Raise unless the operator fits the columns of `frame` and its files."""
         names = list(frame.columns)
         for column in self.input_columns:
             if names.count(column) != 1:
@@ -180,8 +171,8 @@ class ModelOperator(abc.ABC):
                     f"column {column!r} {what} the dataframe{meant(column, names)}; "
                     f"its columns are {names}"
                 )
-            check_text(frame[column])
-        self.output_types(read_checkpoint(self.spec))
+            self.check_column(frame[column])
+        self.types()
         taken = [name for name in self.output_columns if name in names]
         if taken:
             raise ValueError(
@@ -195,9 +186,9 @@ class ModelOperator(abc.ABC):
             return empty_columns(partition, self._all_types())
         from dask_embed.inference.stats import metered
 
-        with metered(type(self).__name__, self.spec.name) as meter:
+        with metered(type(self).__name__, self.subject) as meter:
             with meter.seconds("convert"):
-                columns = [read_text(partition[name]) for name in self.input_columns]
+                columns = [self.read(partition[name]) for name in self.input_columns]
             errors = self._unusable(columns)
             self._raise_if_wanted(errors, partition)
             results, failures = self.run(columns, on_device=keeps_on_device(partition), meter=meter)
@@ -210,10 +201,10 @@ class ModelOperator(abc.ABC):
                 return append_columns(partition, results)
 
     def _all_types(self) -> dict[str, pa.DataType]:
-        types = self.output_types(read_checkpoint(self.spec))
+        types = self.types()
         return {**types, self.error_column: pa.string()} if self.on_error == "null" else types
 
-    def _unusable(self, columns: list[TextColumn]) -> dict[int, str]:
+    def _unusable(self, columns: list[Any]) -> dict[int, str]:
         """Return the message of each row that does not hold text."""
         errors: dict[int, str] = {}
         for name, column in zip(self.input_columns, columns, strict=True):

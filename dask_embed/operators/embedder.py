@@ -14,14 +14,17 @@ from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
-from dask_embed.operators.base import Frame, ModelOperator, is_dask_frame
+from dask_embed.operators.base import Frame, is_dask_frame
+from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.ranges import CALIBRATED, checked_ranges
 
 if TYPE_CHECKING:
     import torch
 
+    from dask_embed.inference.engine import Reduction
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
+    from dask_embed.inference.stream import Encoded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,18 +55,8 @@ class Embedder(ModelOperator):
         Text put before every input.
     prompt_name : str, optional
         Name of a prompt of the checkpoint; by default its `default_prompt_name`.
-    max_length : int, optional
-        Cut after this many tokens, special tokens included; by default the checkpoint's limit.
     max_chars : int, optional
         Cut the text after this many characters before tokenizing it.
-    padding_side : {None, "left", "right"}
-        Where padded batches are filled up, by default as the tokenizer says. Vectors do not
-        depend on it.
-    batch_size : int, optional
-        At most so many rows in a batch.
-    tokens_per_batch : int, optional
-        Token budget of a batch; by default ``dask.config`` ``embed.tokens-per-batch``, and on a
-        GPU less where its free memory asks for it.
     precision : str
         How vectors are stored: ``"float32"``, ``"float16"``, ``"int8"``, ``"uint8"``, or packed
         signs as ``"binary"`` and ``"ubinary"``, all as sentence-transformers defines them. On a
@@ -71,7 +64,7 @@ class Embedder(ModelOperator):
     ranges : array-like, optional
         Lowest and highest value of each dimension, shape (2, dimension), for ``"int8"`` and
         ``"uint8"``: see `dask_embed.calibration_ranges`.
-    on_error : {"raise", "null"}
+    max_length, on_long, padding_side, batch_size, tokens_per_batch, on_error
         See `ModelOperator`.
 
     Examples
@@ -102,27 +95,20 @@ class Embedder(ModelOperator):
     truncate_dim: int | None = None
     prompt: str | None = None
     prompt_name: str | None = None
-    max_length: int | None = None
     max_chars: int | None = None
-    padding_side: str | None = None
-    batch_size: int | None = None
-    tokens_per_batch: int | None = None
     precision: str = "float32"
     ranges: Any = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("truncate_dim", "max_length", "max_chars", "batch_size", "tokens_per_batch"):
+        for name in ("truncate_dim", "max_chars"):
             positive_integer(name, getattr(self, name))
-        one_of("padding_side", self.padding_side, (None, "left", "right"))
         if not isinstance(self.normalize, bool):
             one_of("normalize", self.normalize, ("auto", True, False))
         for name in ("prompt", "prompt_name"):
             value = getattr(self, name)
             if not isinstance(value, str | None):
                 raise TypeError(f"{name} must be a string, got {value!r}")
-        if not isinstance(self.output, str) or not self.output:
-            raise TypeError(f"output must be the name of the new column, got {self.output!r}")
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError(
                 f"give prompt or prompt_name, not both: {self.prompt!r}, {self.prompt_name!r}"
@@ -150,7 +136,6 @@ class Embedder(ModelOperator):
         return (self.column,)
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
-        self._max_length(checkpoint)
         self._prompt(checkpoint)
         dimension = self.dimension(checkpoint)
         gives_tokens = self.pooling == ("none",)
@@ -200,46 +185,57 @@ class Embedder(ModelOperator):
             "pooling": pooling or ["none"],
             "normalized": bool(modules) and isinstance(modules[-1], Normalize),
             "prompt": self._prompt(checkpoint),
-            "max_length": self._max_length(checkpoint),
         }
 
     def run(
         self, columns: list[TextColumn], *, on_device: bool, meter: Meter
     ) -> tuple[dict[str, Result], dict[int, str]]:
-        from dask_embed.inference.engine import Batching, Partition
-        from dask_embed.inference.runner import runner_for
+        from dask_embed.inference import engine
+        from dask_embed.inference.stream import Stream
 
-        runner = runner_for(self.spec)
+        runner = self.runner()
         checkpoint = runner.loaded.checkpoint
-        prompt = self._prompt(checkpoint) or ""
-        tokenizer = runner.tokenizer(self._max_length(checkpoint))
         texts = columns[0].values
-        partition = Partition(
-            runner=runner,
-            tokenizer=tokenizer,
-            texts=texts,
-            meter=meter,
-            batching=Batching(self.tokens_per_batch, self.batch_size, self.padding_side),
-            on_device=on_device,
-            prepare=lambda text: prompt + text[: self.max_chars],
+        prompt = self._prompt(checkpoint) or ""
+        prepared = _Prepared(texts, prompt, self.max_chars)
+        limit = self.limit(checkpoint)
+        stream = Stream(
+            runner,
+            lambda rows: self._encode_texts(runner, prepared, rows),
+            [None if text is None else len(text) + len(prompt) for text in texts],
+            meter,
+            self.batching,
+            limit,
         )
         valid = np.array([text is not None for text in texts])
         result: Result
         if self.pooling == ("none",):
-            outcome = partition.token_vectors()
+            outcome = engine.token_vectors(stream, on_device=on_device)
             valid[list(outcome.failures)] = False
             result = TokenVectors(outcome.values, outcome.lengths[valid], valid)
         else:
-            skipped = tokenizer.prompt_length(prompt) if prompt else 0
-            outcome = partition.vectors(*self._reduction(runner, skipped))
+            skipped = runner.tokenizer(limit).prompt_length(prompt) if prompt else 0
+            reductions = [self._reduction(runner, skipped)]
+            (outcome,) = engine.vectors(stream, reductions, on_device=on_device)
             valid[list(outcome.failures)] = False
             result = Vectors(outcome.values, valid)
         return {self.output: result}, outcome.failures
 
-    def _reduction(self, runner: Runner, skipped: int) -> tuple[Any, int, Any]:
-        """Return how token vectors become what is stored, its values per text and their type."""
+    def _encode_texts(self, runner: Runner, texts: _Prepared, rows: np.ndarray) -> Encoded:
+        """Return the tokens of the texts at `rows`."""
+        from dask_embed.encoding import encode_rows
+
+        limit = self.limit(runner.loaded.checkpoint)
+        chosen = [(texts[row],) for row in rows.tolist()]
+        encoded = encode_rows(runner, chosen, limit, on_long=self.on_long)
+        failures = {int(rows[row]): text for row, text in encoded.failures.items()}
+        return dataclasses.replace(encoded, rows=rows[encoded.rows], failures=failures)
+
+    def _reduction(self, runner: Runner, skipped: int) -> Reduction:
+        """Return how token vectors become what is stored."""
         import torch
 
+        from dask_embed.inference.engine import Reduction
         from dask_embed.inference.heads import apply_modules
         from dask_embed.inference.precision import DTYPES, to_precision
 
@@ -252,7 +248,12 @@ class Embedder(ModelOperator):
             return to_precision(vectors, self.precision, ranges)
 
         stored = vector_type(self.dimension(checkpoint), self.precision)
-        return reduce, stored.list_size, DTYPES[self.precision]
+        return Reduction(
+            reduce,
+            stored.list_size,
+            DTYPES[self.precision],
+            kind=(modules, skipped, self.precision, self.ranges),
+        )
 
     def _modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """The modules after the transformer, with what this operator says in their place."""
@@ -292,17 +293,19 @@ class Embedder(ModelOperator):
             )
         return checkpoint.prompts[name]
 
-    def _max_length(self, checkpoint: Checkpoint) -> int | None:
-        limit = checkpoint.position_limit
-        if self.max_length is not None:
-            if limit is not None and self.max_length > limit:
-                raise ValueError(
-                    f"max_length must be at most {limit}, the positions that model "
-                    f"{self.spec.name!r} has; got {self.max_length}"
-                )
-            return self.max_length
-        limits = [limit, checkpoint.max_seq_length or checkpoint.tokenizer_limit]
-        return min((value for value in limits if value is not None), default=None)
+
+class _Prepared:
+    """Texts as they are tokenized: behind the prompt, and cut."""
+
+    def __init__(self, texts: list[str | None], prompt: str, max_chars: int | None) -> None:
+        self._texts = texts
+        self._prompt = prompt
+        self._max_chars = max_chars
+
+    def __getitem__(self, row: int) -> str:
+        text = self._texts[row]
+        assert text is not None, "null rows do not run"
+        return self._prompt + text[: self._max_chars]
 
 
 def _dimension(checkpoint: Checkpoint, modules: Iterable[HeadModule]) -> int:

@@ -1,0 +1,196 @@
+"""Texts with the same tokens run once: in a partition, and as far as memory goes in a process."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Container, Hashable, Iterable
+from typing import Protocol
+
+import numpy as np
+
+from dask_embed.inference.stats import Meter
+from dask_embed.tokenization import TokenLists
+
+_DIGEST_BYTES = 16
+# What an entry takes besides its vector: digest, dictionary entry, array header.
+_ENTRY_BYTES = 400
+Key = tuple[Hashable, bytes]
+
+
+class RepeatSink(Protocol):
+    """Where results are that repeats share."""
+
+    def copy(self, rows: np.ndarray, sources: np.ndarray) -> None:
+        """Give `rows` the results of `sources`, which are complete."""
+
+
+class Repeats:
+    """Tell the texts of one partition that were seen before; to be used from one thread."""
+
+    def __init__(self, meter: Meter) -> None:
+        self._meter = meter
+        self._first: dict[bytes, int] = {}
+        self._pairs: list[np.ndarray] = []
+
+    def first_seen(self, rows: np.ndarray, tokens: TokenLists) -> tuple[np.ndarray, list[bytes]]:
+        """Return the places in `tokens` that have to run, with their digests.
+
+        Repeats are remembered for `copy_all`. A text without tokens has nothing to run.
+        """
+        fresh, digests, repeats = [], [], []
+        for place, row in enumerate(rows.tolist()):
+            ids = tokens[place]
+            if not len(ids):
+                continue
+            digest = hashlib.blake2b(ids.tobytes(), digest_size=_DIGEST_BYTES).digest()
+            source = self._first.setdefault(digest, row)
+            if source == row:
+                fresh.append(place)
+                digests.append(digest)
+            else:
+                repeats.append((row, source))
+        if repeats:
+            self._pairs.append(np.array(repeats))
+        self._meter.count(rows=len(rows) - len(fresh))
+        return np.array(fresh, np.int64), digests
+
+    def copy_all(self, sink: RepeatSink, failures: dict[int, str]) -> None:
+        """Give repeats the results, or the failures, of what they repeat."""
+        for pairs in self._pairs:
+            sink.copy(pairs[:, 0], pairs[:, 1])
+            for row, source in pairs.tolist():
+                if source in failures:
+                    failures[row] = failures[source]
+
+
+class VectorCache:
+    """The vectors that a model computed last in this process, by the digest of the tokens.
+
+    Parameters
+    ----------
+    most_bytes : int
+        What is kept; the least recently used goes first.
+
+    Notes
+    -----
+    May be used from several threads.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._bytes = 0
+        self._lock = threading.Lock()
+        self._vectors: OrderedDict[Key, np.ndarray] = OrderedDict()
+        self._owners: dict[Key, Claims] = {}
+
+    def holds(self, vector_bytes: int) -> int:
+        """Return how many vectors of a size there is room for."""
+        return self._most_bytes // (vector_bytes + _ENTRY_BYTES)
+
+    def get(self, key: Key) -> np.ndarray | None:
+        with self._lock:
+            found = self._vectors.get(key)
+            if found is not None:
+                self._vectors.move_to_end(key)
+            return found
+
+    def put(self, key: Key, vector: np.ndarray) -> None:
+        with self._lock:
+            if key in self._vectors:
+                return
+            self._vectors[key] = vector
+            self._bytes += vector.nbytes + _ENTRY_BYTES
+            while self._bytes > self._most_bytes:
+                _, oldest = self._vectors.popitem(last=False)
+                self._bytes -= oldest.nbytes + _ENTRY_BYTES
+
+    def owner(self, key: Key, claims: Claims) -> Claims:
+        """Return who computes a vector: whoever claimed it first, maybe these claims now."""
+        with self._lock:
+            return self._owners.setdefault(key, claims)
+
+    def disown(self, keys: Iterable[Key]) -> None:
+        with self._lock:
+            for key in keys:
+                del self._owners[key]
+
+
+class Claims:
+    """What one partition computes, finds in the cache, or waits for from another partition.
+
+    A partition computes all that it claimed before it waits, so none waits for one that waits.
+
+    Parameters
+    ----------
+    cache : VectorCache
+    kind : hashable
+        What vectors of equal tokens have to have in common.
+    out : numpy.ndarray
+        The vectors of the partition, shape (rows, dimension).
+    """
+
+    def __init__(self, cache: VectorCache, kind: Hashable, out: np.ndarray) -> None:
+        self._cache = cache
+        self._kind = kind
+        self._out = out
+        self._most = cache.holds(out.shape[1] * out.itemsize)
+        self._own: dict[bytes, int] = {}
+        self._computed = threading.Event()
+        self._borrowed: list[tuple[int, bytes, Claims]] = []
+
+    def to_compute(self, rows: np.ndarray, digests: list[bytes]) -> np.ndarray:
+        """Fill in the vectors that are known, and return which texts have to run here, as bool.
+
+        What another partition computes at the moment is waited for in `collect`.
+        """
+        runs = [
+            self._runs_here(row, digest) for row, digest in zip(rows.tolist(), digests, strict=True)
+        ]
+        return np.array(runs, bool)
+
+    def _runs_here(self, row: int, digest: bytes) -> bool:
+        key = (self._kind, digest)
+        found = self._cache.get(key)
+        if found is not None:
+            self._out[row] = found
+            return False
+        if len(self._own) >= self._most:
+            return True
+        owner = self._cache.owner(key, self)
+        if owner is self:
+            self._own[digest] = row
+            return True
+        self._borrowed.append((row, digest, owner))
+        return False
+
+    def publish(self, failures: Container[int]) -> None:
+        """Put what was computed, and has not failed, into the cache."""
+        for digest, row in self._own.items():
+            if row not in failures:
+                self._cache.put((self._kind, digest), self._out[row].copy())
+
+    def release(self) -> None:
+        """Let others take over what this partition claimed, computed or not."""
+        self._cache.disown((self._kind, digest) for digest in self._own)
+        self._own = {}
+        self._computed.set()
+
+    def collect(self) -> np.ndarray:
+        """Wait for other partitions and fill in their vectors.
+
+        Returns
+        -------
+        numpy.ndarray
+            Rows without a vector: the other one failed, or the cache had no room.
+        """
+        lost = []
+        for row, digest, owner in self._borrowed:
+            owner._computed.wait()
+            found = self._cache.get((self._kind, digest))
+            if found is None:
+                lost.append(row)
+            else:
+                self._out[row] = found
+        return np.array(lost, np.int64)

@@ -1,0 +1,214 @@
+"""The rows of a partition, chunk by chunk: encoded, cut into batches, handed to the device.
+
+So that besides its results only the tokens of a few chunks are in memory: while the batches of one
+run, the next is tokenized. The task's own thread plans and waits; the work is done by the threads
+of the device (`lanes`), for all partitions alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from dask_embed import config
+from dask_embed.batching import plan_batches
+from dask_embed.inference.execution import Execution
+from dask_embed.inference.lanes import Jobs, lanes_of
+from dask_embed.inference.runner import Runner
+from dask_embed.inference.stats import Meter
+from dask_embed.tokenization import TokenLists
+
+# A chunk holds the tokens of about so many batches: enough to sort by length, little memory.
+_BATCHES_PER_CHUNK = 32
+_CHARACTERS_PER_TOKEN = 4
+CHUNKS_UNDER_WAY = 2
+# A few texts are parted among the lanes, but not into batches of fewer tokens than this.
+_SMALLEST_SHARE = 256
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How batches are cut; none of it changes a result.
+
+    Attributes
+    ----------
+    max_tokens : int or None
+        Token budget of a batch, by default ``embed.tokens-per-batch`` for the model's device,
+        less where memory asks for it.
+    max_rows : int or None
+        At most so many rows in a batch.
+    padding_side : str or None
+        Where padded batches are filled up, by default as the tokenizer says.
+    """
+
+    max_tokens: int | None = None
+    max_rows: int | None = None
+    padding_side: str | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What some rows are for the model: sequences of tokens, any number for each row.
+
+    Attributes
+    ----------
+    rows : numpy.ndarray
+        Row of each sequence, int64, ascending.
+    tokens : TokenLists
+        One list per sequence.
+    context : list or None
+        Anything the operator wants to find again beside the result of a sequence.
+    costs : numpy.ndarray or None
+        Tokens that each sequence takes while it runs, where that is more than its own.
+    failures : dict
+        Row to message, for rows that cannot run; they have no sequences.
+    """
+
+    rows: np.ndarray
+    tokens: TokenLists
+    context: Sequence[Any] | None = None
+    costs: np.ndarray | None = None
+    failures: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass
+class Stream:
+    """Give the rows of a partition to a model.
+
+    Attributes
+    ----------
+    runner : Runner
+    encode : callable
+        ``(row numbers) -> Encoded``, called on the threads of the device.
+    sizes : sequence of int or None
+        Characters of each row, which say where chunks end; None for rows that do not run.
+    meter : Meter
+    batching : Batching
+    longest : int or None
+        Most tokens of a row.
+    failures : dict
+        Row number to message, for rows that could not be encoded or run.
+    """
+
+    runner: Runner
+    encode: Callable[[np.ndarray], Encoded]
+    sizes: Sequence[int | None]
+    meter: Meter
+    batching: Batching = Batching()
+    longest: int | None = None
+    failures: dict[int, str] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def jobs(self) -> Iterator[Jobs]:
+        """Give a place to submit to, for the time of the block."""
+        device = self.runner.loaded.device
+        self.meter.record.device = str(device)
+        with self.meter.sharing_out(), lanes_of(device).jobs() as jobs:
+            yield jobs
+
+    @property
+    def padding_side(self) -> str:
+        return self.batching.padding_side or self.runner.loaded.tokenizer.padding_side
+
+    def chunks(self, jobs: Jobs) -> Iterator[Encoded]:
+        """Yield all rows, encoded; the next chunk is made while one is used."""
+        works = (partial(self._encode, rows) for rows in self._rows(jobs.lanes.count))
+        upcoming = next(works, None)
+        future = upcoming and jobs.tokenize(upcoming)
+        while future:
+            parts = future.result()
+            upcoming = next(works, None)
+            future = upcoming and jobs.tokenize(upcoming)
+            for part in parts:
+                self.failures.update(part.failures)
+                self.meter.count(rows=len(part.failures))
+                yield part
+
+    def submit(
+        self,
+        jobs: Jobs,
+        execution: Execution,
+        encoded: Encoded,
+        fresh: np.ndarray,
+        names: np.ndarray,
+    ) -> list[Future[None]]:
+        """Submit the sequences at the places `fresh`, in batches under the budget.
+
+        The execution's sink gets their `names`.
+        """
+        lengths = encoded.tokens.lengths if encoded.costs is None else encoded.costs
+        batches = self._plan(lengths[fresh], jobs.lanes.count)
+        threads = self._threads(len(batches), jobs.lanes.count)
+        submitted = []
+        for batch in batches:
+            chosen = fresh[batch]
+            tokens = encoded.tokens.take(chosen)
+            work = partial(execution.run, names[chosen], tokens, lengths[chosen])
+            submitted.append(jobs.run(work, threads))
+        return submitted
+
+    def _plan(self, lengths: np.ndarray, lanes: int) -> list[np.ndarray]:
+        """Cut batches under the budget, small enough that every lane gets one."""
+        budget = self.runner.budget.tokens(self._tokens_per_batch)
+        if self.runner.shares and lanes > 1:
+            share = -(-int(lengths.sum()) // lanes)
+            budget = min(budget, max(share, _SMALLEST_SHARE))
+        return plan_batches(
+            lengths,
+            max_tokens=budget,
+            max_rows=self.batching.max_rows,
+            padded=not self.runner.runs_packed(int(lengths.max(initial=0))),
+            quadratic=self.runner.budget.quadratic,
+        )
+
+    def _threads(self, batches: int, lanes: int) -> int:
+        """Return the math threads of a batch: more than one where there are idle lanes."""
+        return max(1, lanes // max(batches, 1)) if self.runner.shares else lanes
+
+    @property
+    def _tokens_per_batch(self) -> int:
+        device = self.runner.loaded.device.type
+        return self.batching.max_tokens or config.get("tokens-per-batch")[device]
+
+    def _encode(self, rows: np.ndarray) -> list[Encoded]:
+        """Encode `rows`, in halves where one of them cannot be, which is then named."""
+        try:
+            with self.meter.busy("tokenize"):
+                return [self.encode(rows)]
+        except Exception as error:  # tokenizers raise bare exceptions
+            problem = str(error) or type(error).__name__
+        if len(rows) > 1:
+            half = len(rows) // 2
+            return self._encode(rows[:half]) + self._encode(rows[half:])
+        failed = {int(rows[0]): f"it cannot be tokenized: {problem}"}
+        return [Encoded(rows[:0], TokenLists.of([]), failures=failed)]
+
+    def _rows(self, lanes: int) -> Iterator[np.ndarray]:
+        """Yield the row numbers of each chunk."""
+        batches = max(_BATCHES_PER_CHUNK, 4 * lanes)
+        most = batches * self._tokens_per_batch * _CHARACTERS_PER_TOKEN
+        longest = (self.longest or most) * _CHARACTERS_PER_TOKEN
+        rows: list[int] = []
+        characters = 0
+        for row, size in enumerate(self.sizes):
+            if size is None:
+                continue
+            rows.append(row)
+            characters += min(size + _CHARACTERS_PER_TOKEN, longest)
+            if characters >= most:
+                yield np.array(rows)
+                rows, characters = [], 0
+        if rows:
+            yield np.array(rows)
+
+
+def wait_for(futures: Sequence[Future[None]]) -> None:
+    """Return when all are done, or raise the first error."""
+    for future in futures:
+        future.result()

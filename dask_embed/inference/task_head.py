@@ -1,0 +1,211 @@
+"""The part of a model above its transformer, run on token vectors from wherever they come.
+
+The head of any architecture is the model itself with its transformer taken out: a copy that shares
+the weights, in which a stand-in gives back the vectors that it is handed. So packed and padded
+batches have one way through the head, which sees real tokens only.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import ModelOutput
+
+from dask_embed.inference.forward import Forward
+from dask_embed.inference.memory import is_out_of_memory
+from dask_embed.inference.probe import TOLERANCE, difference, random_tokens
+from dask_embed.models.loading import LoadedModel
+from dask_embed.tokenization import TokenLists
+
+# Which token vectors of a text its head reads, from the cheapest on.
+_READS = ("first", "last", "all")
+_PROBED_LENGTHS = [11, 3, 7, 7, 2]
+
+
+@dataclass
+class _Passed(ModelOutput):
+    """What a transformer gives; heads name its parts."""
+
+    last_hidden_state: torch.Tensor | None = None
+    pooler_output: torch.Tensor | None = None
+    past_key_values: None = None
+    hidden_states: None = None
+    attentions: None = None
+    cross_attentions: None = None
+
+
+class _StandIn(torch.nn.Module):
+    """Give back the vectors that stand for embeddings, pooled if the transformer has a pooler."""
+
+    def __init__(self, transformer: torch.nn.Module) -> None:
+        super().__init__()
+        self.pooler = getattr(transformer, "pooler", None)
+        self.activation = getattr(transformer, "pooler_activation", None)
+
+    def forward(self, *args: Any, inputs_embeds: torch.Tensor, **kwargs: Any) -> _Passed:
+        return _Passed(last_hidden_state=inputs_embeds, pooler_output=self._pooled(inputs_embeds))
+
+    def _pooled(self, vectors: torch.Tensor) -> torch.Tensor | None:
+        if self.pooler is None:
+            return None
+        if isinstance(self.pooler, torch.nn.Linear):  # ALBERT
+            assert self.activation is not None, "a bare linear pooler comes with its activation"
+            return self.activation(self.pooler(vectors[:, 0]))
+        return self.pooler(vectors)
+
+
+class TaskHead:
+    """Run the head of a loaded model.
+
+    Parameters
+    ----------
+    loaded : LoadedModel
+    forward : Forward
+        Of its transformer.
+
+    Attributes
+    ----------
+    reads : str or None
+        Which token vectors of a text a head with one result per text reads: ``"first"``,
+        ``"last"`` or ``"all"``. None where the head cannot be told from the transformer; then the
+        whole model runs, texts of one length at a time.
+    per_token : bool
+        The head has one result per token.
+    """
+
+    def __init__(self, loaded: LoadedModel, forward: Forward) -> None:
+        self._loaded = loaded
+        self._forward = forward
+        self.per_token = loaded.task != "classify"
+        self.reads: str | None = None
+        if loaded.runs_as_one:
+            return
+        self._head = _without_transformer(loaded)
+        tokens = random_tokens(loaded, _PROBED_LENGTHS)
+        whole = self.whole(tokens)
+        hidden = forward.equal_lengths(tokens)
+        for reads in ("all",) if self.per_token else _READS:
+            try:
+                given = self(hidden, tokens, reads)
+            except Exception as error:  # every architecture has its own way to refuse
+                if is_out_of_memory(error):
+                    raise
+                continue
+            if difference(given, whole) <= TOLERANCE[loaded.compute_dtype]:
+                self.reads = reads
+                return
+
+    def __call__(
+        self, hidden: torch.Tensor, tokens: TokenLists, reads: str | None = None
+    ) -> torch.Tensor:
+        """Return the results of a batch.
+
+        Parameters
+        ----------
+        hidden : torch.Tensor
+            Token vectors, shape (tokens, hidden size), the texts one after the other.
+        tokens : TokenLists
+            The batch; every text has at least one token.
+
+        Returns
+        -------
+        torch.Tensor
+            Shape (texts, results) or, of a head per token, (tokens, results).
+        """
+        if self.per_token:
+            return self._run(hidden[None])[0]
+        reads = reads or self.reads
+        lengths = tokens.lengths
+        if reads in ("first", "last"):
+            rows = tokens.offsets[:-1] if reads == "first" else self._last(tokens)
+            return self._run(hidden[torch.from_numpy(rows).to(hidden.device)][:, None])
+        parts = hidden.split(lengths.tolist())
+        return _by_length(lengths, lambda rows: self._run(torch.stack([parts[r] for r in rows])))
+
+    def on_tokens(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the results of single token vectors, shape (tokens, results).
+
+        Only for a head per token: so a vocabulary is computed where it is needed alone.
+        """
+        return self._run(hidden[None])[0]
+
+    def whole(self, tokens: TokenLists) -> torch.Tensor:
+        """Run the whole model, texts of one length at a time; shapes as of `__call__`."""
+        parts: list[Any] = [None] * len(tokens)
+        for length, rows in self._runs(tokens.lengths):
+            same = tokens.take(rows)
+            ids = torch.from_numpy(same.values.astype(np.int64)).view(len(rows), length)
+            arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+            if same.types is not None:
+                types = torch.from_numpy(same.types.astype(np.int64))
+                arguments["token_type_ids"] = types.view(len(rows), length)
+            device = self._loaded.device
+            with self._forward.padding():
+                output = self._loaded.model(**{k: v.to(device) for k, v in arguments.items()})
+            for row, logits in zip(rows, _logits(output), strict=True):
+                parts[row] = logits
+        return torch.cat(parts) if self.per_token else torch.stack(parts)
+
+    def _runs(self, lengths: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield rows of one length; single ones where the model would look for padding."""
+        for length in np.unique(lengths).tolist():
+            rows = np.flatnonzero(lengths == length)
+            alone = not self.per_token and self._padding_id is None
+            parts = np.split(rows, len(rows)) if alone else [rows]
+            yield from ((length, part) for part in parts)
+
+    def _last(self, tokens: TokenLists) -> np.ndarray:
+        """Return the position of the last token of each text, as transformers finds it.
+
+        It takes the last one that is not the padding token, also where that closes a text.
+        """
+        last = tokens.offsets[1:] - 1
+        if self._padding_id is None:
+            return last
+        positions = np.where(tokens.values != self._padding_id, np.arange(len(tokens.values)), -1)
+        found = np.maximum.reduceat(positions, tokens.offsets[:-1])
+        return np.where(found >= 0, found, tokens.offsets[:-1])
+
+    @property
+    def _padding_id(self) -> int | None:
+        return getattr(self._loaded.checkpoint.text_config, "pad_token_id", None)
+
+    def _run(self, vectors: torch.Tensor) -> torch.Tensor:
+        """Return the results for vectors of shape (texts, tokens, hidden size)."""
+        ids = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
+        return _logits(self._head(input_ids=ids, inputs_embeds=vectors))
+
+
+def _without_transformer(loaded: LoadedModel) -> Any:
+    """Return a copy of the model that shares all weights but has a stand-in below its head."""
+    model = loaded.model
+    head = copy.copy(model)
+    head._modules = dict(model._modules)
+    head._modules[model.base_model_prefix] = _StandIn(loaded.transformer)
+    head.config = copy.deepcopy(model.config)
+    # heads that look for the last token tell padding by its id, and there is none
+    head.config.get_text_config().pad_token_id = -1
+    return head
+
+
+def _logits(output: Any) -> torch.Tensor:
+    """Return the results of a model, the start and end of an answer as two columns."""
+    if "start_logits" in output:
+        return torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
+    return output["logits"]
+
+
+def _by_length(lengths: np.ndarray, run: Any) -> torch.Tensor:
+    """Run texts of one length together; return the results in the order of the texts."""
+    order, results = [], []
+    for length in np.unique(lengths):
+        rows = np.flatnonzero(lengths == length)
+        order.append(rows)
+        results.append(run(rows))
+    back = np.argsort(np.concatenate(order))
+    return torch.cat(results)[torch.from_numpy(back).to(results[0].device)]

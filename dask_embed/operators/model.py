@@ -1,0 +1,283 @@
+"""Operators that run a model on texts: what they share, and the hooks of a new one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from dask_embed._validation import one_of, positive_integer
+from dask_embed.columns import Result, TextColumn
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.spec import Model
+from dask_embed.models.tasks import require_head
+from dask_embed.operators.base import ColumnOperator
+
+if TYPE_CHECKING:
+    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.runner import Runner
+    from dask_embed.inference.stats import Meter
+    from dask_embed.inference.stream import Batching, Encoded
+    from dask_embed.tokenization import TokenLists
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelOperator(ColumnOperator):
+    """A transformer over text columns.
+
+    A subclass says what it reads (`input_columns`), what it appends (`output` or
+    `result_columns`, and `output_types`), which head its model has (`task`), and gives two or
+    three hooks: `load` once per process, `forward` for each batch, `postprocess` for the rows of
+    a chunk. Batches, repeats, nulls, memory errors and failed rows are taken care of.
+
+    Parameters
+    ----------
+    model : str, Path or Model
+        Hub id, local folder or a full specification.
+    output : str
+        The first column that is appended.
+    max_length : int, optional
+        Cut after this many tokens, special tokens included; by default the checkpoint's limit.
+    on_long : {"truncate", "error"}
+        Whether a row of more tokens is cut, or cannot be used (see `on_error`).
+    padding_side : {None, "left", "right"}
+        Where padded batches are filled up, by default as the tokenizer says. Results do not
+        depend on it.
+    batch_size : int, optional
+        At most so many rows in a batch.
+    tokens_per_batch : int, optional
+        Token budget of a batch; by default ``dask.config`` ``embed.tokens-per-batch``, and on a
+        GPU less where its free memory asks for it.
+    on_error : {"raise", "null"}
+        See `ColumnOperator`.
+    """
+
+    model: Model | str | Path = dataclasses.field(kw_only=False)
+    output: str = "output"
+    max_length: int | None = None
+    on_long: str = "truncate"
+    padding_side: str | None = None
+    batch_size: int | None = None
+    tokens_per_batch: int | None = None
+
+    task: ClassVar[str] = "embed"
+    """Which head the model has: a name of `dask_embed.models.tasks.TASKS`."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str | Path | Model):
+            raise TypeError(
+                f"model must be a Hub id, a local folder or a dask_embed.Model, got {self.model!r}"
+            )
+        object.__setattr__(self, "model", Model.of(self.model))
+        super().__post_init__()
+        for name in ("max_length", "batch_size", "tokens_per_batch"):
+            positive_integer(name, getattr(self, name))
+        one_of("on_long", self.on_long, ("truncate", "error"))
+        one_of("padding_side", self.padding_side, (None, "left", "right"))
+
+    @property
+    def spec(self) -> Model:
+        """The model's full specification."""
+        return Model.of(self.model)
+
+    @property
+    def subject(self) -> str:
+        return self.spec.name
+
+    @property
+    def result_columns(self) -> tuple[str, ...]:
+        return (self.output,)
+
+    def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
+        """Return name and Arrow type of every result column; errors not included.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint cannot do what is asked for.
+        """
+        raise TypeError(f"{type(self).__name__} must define output_types")
+
+    def describe(self, checkpoint: Checkpoint) -> str:
+        """Return in a few words what is computed, for `dask_embed.explain`."""
+        types = ", ".join(str(dtype) for dtype in self.output_types(checkpoint).values())
+        return f"{self.task}: {types}"
+
+    def load(self, runner: Runner) -> Any:
+        """Return what `forward` and `postprocess` get as `model`; called once per process.
+
+        Parameters
+        ----------
+        runner : Runner
+            The loaded model: `runner.loaded.model`, `.tokenizer`, `.checkpoint`, `.device`.
+        """
+        return runner
+
+    def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
+        """Return the token lists of some rows: by default one for each, pairs where it has two.
+
+        Parameters
+        ----------
+        runner : Runner
+        rows : list of tuple of str
+            The input texts of each row.
+        """
+        from dask_embed.encoding import encode_rows
+
+        limit = self.limit(runner.loaded.checkpoint)
+        return encode_rows(runner, rows, limit, on_long=self.on_long)
+
+    def forward(self, model: Any, tokens: TokenLists) -> Any:
+        """Return the results of a batch, one per sequence.
+
+        Parameters
+        ----------
+        model : object
+            What `load` gave; by default the `Runner`, whose `logits` and `token_vectors` run a
+            batch without padding where the model allows it.
+        tokens : TokenLists
+            Sequences of at least one token each.
+
+        Returns
+        -------
+        torch.Tensor, numpy.ndarray or list
+            As long as the batch. Keep it small: it is held for a chunk of many batches.
+        """
+        raise TypeError(f"{type(self).__name__} must define forward, or run")
+
+    def postprocess(self, model: Any, chunk: Chunk) -> Mapping[str, Any]:
+        """Return the values of every result column, one per row of the chunk.
+
+        Parameters
+        ----------
+        model : object
+            What `load` gave.
+        chunk : Chunk
+            Rows, their sequences, and what `forward` gave; None for a sequence without tokens.
+
+        Returns
+        -------
+        dict
+            Column name to a list, an array, or an Arrow array of its type.
+        """
+        raise TypeError(f"{type(self).__name__} must define postprocess, or run")
+
+    def run(
+        self, columns: list[TextColumn], *, on_device: bool, meter: Meter
+    ) -> tuple[dict[str, Result], dict[int, str]]:
+        from dask_embed.inference.rows import Rows
+        from dask_embed.inference.stream import Stream
+
+        distinct, inverse = _distinct(columns)
+        valid = inverse >= 0
+        meter.count(rows=int(valid.sum()) - len(distinct))
+        runner = self.runner()
+        model = self._loaded(runner)
+        stream = Stream(
+            runner,
+            lambda places: self._encode(runner, distinct, places),
+            [sum(map(len, row)) for row in distinct],
+            meter,
+            self.batching,
+            self.limit(runner.loaded.checkpoint),
+        )
+        types = self.output_types(runner.loaded.checkpoint)
+        rows = Rows(
+            stream,
+            distinct,
+            forward=lambda tokens: self.forward(model, tokens),
+            postprocess=lambda chunk: self.postprocess(model, chunk),
+            types=types,
+        )
+        results = rows.run()
+        taken = pa.array(inverse, mask=~valid)
+        failed = stream.failures
+        failures = {
+            row: failed[place] for row, place in enumerate(inverse.tolist()) if place in failed
+        }
+        return {name: array.take(taken) for name, array in results.items()}, failures
+
+    def runner(self) -> Runner:
+        """Return the model as this process has it, loading it on first use."""
+        from dask_embed.inference.runner import runner_for
+
+        return runner_for(self.spec, self.task)
+
+    @property
+    def batching(self) -> Batching:
+        from dask_embed.inference.stream import Batching
+
+        return Batching(self.tokens_per_batch, self.batch_size, self.padding_side)
+
+    def types(self) -> dict[str, pa.DataType]:
+        checkpoint = read_checkpoint(self.spec)
+        require_head(self.task, checkpoint, self.spec)
+        self.limit(checkpoint)
+        return self.output_types(checkpoint)
+
+    def plan(self) -> list[str]:
+        return [
+            f"model {self.spec.name} at revision {self.spec.revision}",
+            self.describe(read_checkpoint(self.spec)),
+        ]
+
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "operator": type(self).__name__,
+            "input": list(self.input_columns),
+            "model": self.spec.name,
+            "revision": self.spec.revision,
+            "max_length": self.limit(read_checkpoint(self.spec)),
+        }
+
+    def pinned(self) -> ModelOperator:
+        """Return the operator with its model resolved to a folder or commit."""
+        checkpoint = read_checkpoint(self.spec)
+        local = checkpoint.revision.startswith("local-")
+        name = str(checkpoint.root) if local else self.spec.name
+        return dataclasses.replace(self, model=self.spec.pinned(name, checkpoint.revision))
+
+    def limit(self, checkpoint: Checkpoint) -> int | None:
+        """Return the most tokens of a sequence, None where nothing limits them.
+
+        Raises
+        ------
+        ValueError
+            If `max_length` is more than the model has positions.
+        """
+        limit = checkpoint.position_limit
+        if self.max_length is not None:
+            if limit is not None and self.max_length > limit:
+                raise ValueError(
+                    f"max_length must be at most {limit}, the positions that model "
+                    f"{self.spec.name!r} has; got {self.max_length}"
+                )
+            return self.max_length
+        limits = [limit, checkpoint.max_seq_length or checkpoint.tokenizer_limit]
+        return min((value for value in limits if value is not None), default=None)
+
+    def _encode(self, runner: Runner, distinct: list[Row], places: np.ndarray) -> Encoded:
+        encoded = self.encode(runner, [distinct[place] for place in places])
+        failures = {int(places[row]): text for row, text in encoded.failures.items()}
+        return dataclasses.replace(encoded, rows=places[encoded.rows], failures=failures)
+
+    def _loaded(self, runner: Runner) -> Any:
+        from dask_embed.models.registry import get_or_build
+
+        if type(self).load is ModelOperator.load:
+            return runner
+        return get_or_build((runner, self), lambda: self.load(runner))
+
+
+def _distinct(columns: list[TextColumn]) -> tuple[list[Row], np.ndarray]:
+    """Return the distinct rows of texts, and for each row its place among them, -1 for nulls."""
+    places: dict[Row, int] = {}
+    inverse = np.full(len(columns[0].values), -1)
+    for row, texts in enumerate(zip(*(column.values for column in columns), strict=True)):
+        if all(text is not None for text in texts):
+            inverse[row] = places.setdefault(texts, len(places))
+    return list(places), inverse
