@@ -9,8 +9,10 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c c
 demo: $(VENV)/demo.installed
 	$(BIN)/dask-embed demo $(ARGS)
 
+# Two at a time, then alone what measures time, memory or threads. 5: nothing was selected.
 test: $(VENV)/test.installed
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not alone" $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

@@ -14,21 +14,52 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dask_embed import datasets
+    from dask_embed.accessor import register_operator
     from dask_embed.arrays import to_array
     from dask_embed.inspection import describe_model, stats
     from dask_embed.jobs.parquet import read_parquet
     from dask_embed.jobs.progress import progress
     from dask_embed.models.registry import unload
     from dask_embed.models.spec import Model
-    from dask_embed.operators import Classifier, Embedder, ModelOperator
+    from dask_embed.operators import (
+        Chunker,
+        Classifier,
+        ColumnOperator,
+        Embedder,
+        Generator,
+        LateChunkEmbedder,
+        LinearHead,
+        MaskFiller,
+        ModelOperator,
+        QuestionAnswerer,
+        Reranker,
+        Scorer,
+        Similarity,
+        TokenClassifier,
+        Tokenizer,
+        ZeroShotClassifier,
+    )
     from dask_embed.plan import explain
     from dask_embed.quantization import calibration_ranges, quantize
 
 _HOMES = {
+    "Chunker": "dask_embed.operators",
     "Classifier": "dask_embed.operators",
+    "ColumnOperator": "dask_embed.operators",
     "Embedder": "dask_embed.operators",
+    "Generator": "dask_embed.operators",
+    "LateChunkEmbedder": "dask_embed.operators",
+    "LinearHead": "dask_embed.operators",
+    "MaskFiller": "dask_embed.operators",
     "Model": "dask_embed.models.spec",
     "ModelOperator": "dask_embed.operators",
+    "QuestionAnswerer": "dask_embed.operators",
+    "Reranker": "dask_embed.operators",
+    "Scorer": "dask_embed.operators",
+    "Similarity": "dask_embed.operators",
+    "TokenClassifier": "dask_embed.operators",
+    "Tokenizer": "dask_embed.operators",
+    "ZeroShotClassifier": "dask_embed.operators",
     "calibration_ranges": "dask_embed.quantization",
     "datasets": "dask_embed",
     "describe_model": "dask_embed.inspection",
@@ -36,16 +67,30 @@ _HOMES = {
     "progress": "dask_embed.jobs.progress",
     "quantize": "dask_embed.quantization",
     "read_parquet": "dask_embed.jobs.parquet",
+    "register_operator": "dask_embed.accessor",
     "stats": "dask_embed.inspection",
     "to_array": "dask_embed.arrays",
     "unload": "dask_embed.models.registry",
 }
 
 __all__ = [
+    "Chunker",
     "Classifier",
+    "ColumnOperator",
     "Embedder",
+    "Generator",
+    "LateChunkEmbedder",
+    "LinearHead",
+    "MaskFiller",
     "Model",
     "ModelOperator",
+    "QuestionAnswerer",
+    "Reranker",
+    "Scorer",
+    "Similarity",
+    "TokenClassifier",
+    "Tokenizer",
+    "ZeroShotClassifier",
     "calibration_ranges",
     "datasets",
     "describe_model",
@@ -53,6 +98,7 @@ __all__ = [
     "progress",
     "quantize",
     "read_parquet",
+    "register_operator",
     "stats",
     "to_array",
     "unload",

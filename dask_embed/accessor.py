@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+import keyword
+from typing import Any, TypeVar
 
-from dask_embed.operators import Classifier, Embedder
+from dask_embed import operators
+from dask_embed.operators import ColumnOperator
+
+Operator = TypeVar("Operator", bound=type[ColumnOperator])
 
 
 class FrameAccessor:
@@ -37,7 +41,7 @@ class FrameAccessor:
         TypeError, ValueError
             Before any work, if an argument, the column or the checkpoint does not fit.
         """
-        return Embedder(model, column=column, **options)(self._frame)
+        return operators.Embedder(model, column=column, **options)(self._frame)
 
     def classify(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append the label of each text and its score; lazy on a Dask DataFrame.
@@ -51,7 +55,155 @@ class FrameAccessor:
         **options
             See `dask_embed.Classifier`.
         """
-        return Classifier(model, column=column, **options)(self._frame)
+        return operators.Classifier(model, column=column, **options)(self._frame)
+
+    def classify_zero_shot(self, column: str = "text", *, model: Any, **options: Any) -> Any:
+        """Append the label, of any, that fits each text best; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The text column.
+        model : str, Path or dask_embed.Model
+            A classifier that was trained to tell entailment from contradiction.
+        **options
+            See `dask_embed.ZeroShotClassifier`.
+        """
+        return operators.ZeroShotClassifier(model, column=column, **options)(self._frame)
+
+    def classify_tokens(self, column: str = "text", *, model: Any, **options: Any) -> Any:
+        """Append the labelled spans of each text, such as names; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The text column.
+        model : str, Path or dask_embed.Model
+            A checkpoint with a head for token classification.
+        **options
+            See `dask_embed.TokenClassifier`.
+        """
+        return operators.TokenClassifier(model, column=column, **options)(self._frame)
+
+    def rerank(self, column: str = "text", *, model: Any, **options: Any) -> Any:
+        """Append how well each text answers a query; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The text column.
+        model : str, Path or dask_embed.Model
+            A cross-encoder.
+        **options
+            See `dask_embed.Reranker`.
+        """
+        return operators.Reranker(model, column=column, **options)(self._frame)
+
+    def fill_mask(self, column: str = "text", *, model: Any, **options: Any) -> Any:
+        """Append the most likely tokens for the mask in each text; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The text column.
+        model : str, Path or dask_embed.Model
+            A masked language model.
+        **options
+            See `dask_embed.MaskFiller`.
+        """
+        return operators.MaskFiller(model, column=column, **options)(self._frame)
+
+    def answer(self, column: str = "text", *, model: Any, **options: Any) -> Any:
+        """Append the answer that each text gives to a question; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The text column in which answers are looked for.
+        model : str, Path or dask_embed.Model
+            A checkpoint with a head for extractive question answering.
+        **options
+            `question` or `question_column`, and the others of `dask_embed.QuestionAnswerer`.
+        """
+        return operators.QuestionAnswerer(model, column=column, **options)(self._frame)
+
+    def score(self, column: str = "text", *, model: Any, **options: Any) -> Any:
+        """Append how likely a language model takes texts to be; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The column of prompts or, without candidates, of texts.
+        model : str, Path or dask_embed.Model
+            A causal language model, or an encoder with a decoder.
+        **options
+            `candidates` or `candidates_column`, and the others of `dask_embed.Scorer`.
+        """
+        return operators.Scorer(model, column=column, **options)(self._frame)
+
+    def tokenize(self, column: str = "text", *, model: Any, **options: Any) -> Any:
+        """Append the token ids of each text and their number; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The text column.
+        model : str, Path or dask_embed.Model
+            A checkpoint; only its tokenizer is read.
+        **options
+            See `dask_embed.Tokenizer`.
+        """
+        return operators.Tokenizer(model, column=column, **options)(self._frame)
+
+    def chunk(self, column: str = "text", *, model: Any, late: bool = False, **options: Any) -> Any:
+        """Cut each text into rows of a limited number of tokens; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The text column; it is left out of the result unless ``keep_text=True``.
+        model : str, Path or dask_embed.Model
+            A checkpoint with a tokenizer in Rust; without `late` its weights are not read.
+        late : bool
+            Append a vector to each chunk too, from one pass over its whole text.
+        **options
+            See `dask_embed.Chunker`, and with `late` `dask_embed.LateChunkEmbedder`.
+
+        Returns
+        -------
+        DataFrame
+            Of the same kind with one row for each chunk; index and other columns are repeated.
+        """
+        operator = operators.LateChunkEmbedder if late else operators.Chunker
+        return operator(model, column=column, **options)(self._frame)
+
+    def linear_head(self, column: str = "embedding", *, weights: Any, **options: Any) -> Any:
+        """Append the label that a linear layer gives each vector; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The vector column.
+        weights : str or Path
+            A safetensors file or its folder.
+        **options
+            See `dask_embed.LinearHead`.
+        """
+        return operators.LinearHead(weights, column=column, **options)(self._frame)
+
+    def similarity(self, column: str = "embedding", *, prototypes: Any, **options: Any) -> Any:
+        """Append the nearest of fixed prototypes to each vector; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        column : str
+            The vector column.
+        prototypes : mapping, str or Path
+            Name to vector, or a safetensors file.
+        **options
+            See `dask_embed.Similarity`.
+        """
+        return operators.Similarity(prototypes, column=column, **options)(self._frame)
 
 
 class DaskAccessor(FrameAccessor):
@@ -70,3 +222,53 @@ class DaskAccessor(FrameAccessor):
         from dask_embed.jobs.parquet import to_parquet
 
         return to_parquet(self._frame, path, **options)
+
+
+def register_operator(name: str, operator: Operator) -> Operator:
+    """Add an operator of one's own as the method ``.ml.<name>`` of all dataframes.
+
+    Parameters
+    ----------
+    name : str
+        Name of the method; its arguments are those of the operator.
+    operator : type
+        A subclass of `dask_embed.ModelOperator` or `dask_embed.ColumnOperator`. Workers import
+        it from its module, or get its code with the task if it was written in a notebook.
+
+    Returns
+    -------
+    type
+        The operator.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If `operator` is not such a class, or `name` is taken or no Python name. The same class
+        may be registered again, and a class that was written anew takes the place of the old one.
+    """
+    if not (isinstance(operator, type) and issubclass(operator, ColumnOperator)):
+        raise TypeError(
+            f"operator must be a subclass of dask_embed.ModelOperator, got {operator!r}"
+        )
+    if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError(f"name must be a Python name, got {name!r}")
+    taken = getattr(DaskAccessor, name, None)
+    if name.startswith("_") or (taken is not None and not _replaces(operator, taken)):
+        raise ValueError(f"name {name!r} is taken by a method of .ml; choose another")
+
+    def append(self: FrameAccessor, *args: Any, **options: Any) -> Any:
+        return operator(*args, **options)(self._frame)
+
+    append.__name__, append.__doc__ = name, operator.__doc__
+    append._operator = operator  # type: ignore[attr-defined]
+    setattr(FrameAccessor, name, append)
+    return operator
+
+
+def _replaces(operator: type, method: Any) -> bool:
+    """Return whether a method is that of the same operator, as it was before."""
+    old = getattr(method, "_operator", None)
+    return old is not None and (old.__module__, old.__qualname__) == (
+        operator.__module__,
+        operator.__qualname__,
+    )

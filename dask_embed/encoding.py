@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_embed.inference.sharing import count_tokenized, tokenize_once
 from dask_embed.tokenization import TokenLists
 
 if TYPE_CHECKING:
@@ -29,10 +31,16 @@ class Origins:
         First character and the one after the last of each token, int64, shape (tokens, 2).
     parts : numpy.ndarray
         0 for tokens of the text, 1 for those of its pair, -1 for special tokens; int8.
+    words : numpy.ndarray or None
+        Word of each token in its text, as the tokenizer splits it, -1 for special tokens; int64.
     """
 
     offsets: np.ndarray
     parts: np.ndarray
+    words: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.parts)
 
 
 class SequenceTokenizer:
@@ -51,14 +59,17 @@ class SequenceTokenizer:
     windows : bool
         What is cut off goes into further sequences of the same row.
     offsets : bool
-        Say where tokens come from; only tokenizers in Rust can.
+        Say where tokens come from.
+    words : bool
+        Say which words tokens belong to; needs `offsets`.
     special : bool
         Add special tokens.
 
     Raises
     ------
     ValueError
-        If offsets are asked of a tokenizer that has none.
+        If windows or offsets are asked of a tokenizer that is not in Rust, or if windows have no
+        room for more than what they share.
 
     Notes
     -----
@@ -74,17 +85,20 @@ class SequenceTokenizer:
         stride: int = 0,
         windows: bool = False,
         offsets: bool = False,
+        words: bool = False,
         special: bool = True,
     ) -> None:
-        if offsets and not tokenizer.is_fast:
+        if (offsets or windows) and not tokenizer.is_fast:
             raise ValueError(
                 f"tokenizer {type(tokenizer).__name__} does not say where tokens come from; "
                 "one in Rust is needed (tokenizer.json)"
             )
+        if windows and max_length is not None:
+            _require_room(tokenizer, max_length, stride, special)
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
-        self._windows = windows
         self._offsets = offsets
+        self._words = words
         self._types = "token_type_ids" in tokenizer.model_input_names
         self._arguments: dict[str, Any] = {
             "add_special_tokens": special,
@@ -106,6 +120,7 @@ class SequenceTokenizer:
         if not texts:
             return np.zeros(0, np.int64), TokenLists.of([]), [] if self._offsets else None
         second = None if pairs is None else list(pairs)
+        count_tokenized(len(texts))
         with self._lock:
             encoded = self._tokenizer(list(texts), second, **self._arguments)
         types = encoded["token_type_ids"] if self._types else None
@@ -113,14 +128,120 @@ class SequenceTokenizer:
         rows = encoded.get("overflow_to_sample_mapping", range(len(tokens)))
         origins = None
         if self._offsets:
-            origins = [
-                Origins(
-                    np.array(encoding.offsets, np.int64).reshape(-1, 2),
-                    np.array([-1 if p is None else p for p in encoding.sequence_ids], np.int8),
-                )
-                for encoding in encoded.encodings
-            ]
+            origins = [self._origins(encoding) for encoding in encoded.encodings]
         return np.asarray(rows, np.int64), tokens, origins
+
+    def _origins(self, encoding: Any) -> Origins:
+        count = 2 * len(encoding)
+        flat = np.fromiter(itertools.chain.from_iterable(encoding.offsets), np.int64, count)
+        return Origins(
+            flat.reshape(-1, 2),
+            _or_minus_one(encoding.sequence_ids, np.int8),
+            _or_minus_one(encoding.word_ids, np.int64) if self._words else None,
+        )
+
+
+class TextCutter:
+    """Cut texts to a number of tokens, without special tokens.
+
+    Parameters
+    ----------
+    tokenizer : PreTrainedTokenizerBase
+        One in Rust, of its own.
+    most : int
+        Most tokens of a text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, most: int) -> None:
+        self._tokenize = SequenceTokenizer(tokenizer, None, offsets=True, special=False)
+        self._most = most
+
+    def __call__(self, texts: Sequence[str]) -> list[str]:
+        """Return the texts, each the longest beginning, up to a token, of no more tokens."""
+        distinct = list(dict.fromkeys(texts))
+        _, tokens, origins = self._tokenize(distinct)
+        assert origins is not None, "the tokenizer was asked for offsets"
+        cut = {
+            text: text if length <= self._most else self._cut(text, found)
+            for text, length, found in zip(distinct, tokens.lengths.tolist(), origins, strict=True)
+        }
+        return [cut[text] for text in texts]
+
+    def _cut(self, text: str, origins: Origins) -> str:
+        """Cut after a token; what is left may have more tokens than before, then after less."""
+        for count in range(self._most, 0, -1):
+            beginning = text[: origins.offsets[count - 1, 1]]
+            if self._tokenize([beginning])[1].lengths[0] <= self._most:
+                return beginning
+        return ""
+
+
+def encode_spans(
+    tokenizer: SequenceTokenizer,
+    texts: Sequence[str],
+    pairs: Sequence[str] | None = None,
+    *,
+    most: int | None = None,
+) -> Encoded:
+    """Return the sequences of `texts`, each with its `Origins` as context.
+
+    Parameters
+    ----------
+    tokenizer : SequenceTokenizer
+        One that gives offsets.
+    texts, pairs : sequence of str
+    most : int, optional
+        Rows of more tokens are failures; the tokenizer then has to keep one token more.
+    """
+    from dask_embed.inference.stream import Encoded
+
+    rows, tokens, origins = tokenizer(texts, pairs)
+    assert origins is not None, "the tokenizer was asked for offsets"
+    failures = too_long(tokens, most)
+    if not failures:
+        return Encoded(rows, tokens, origins)
+    kept = np.flatnonzero(~np.isin(rows, list(failures)))
+    context = [origins[place] for place in kept.tolist()]
+    return Encoded(rows[kept], tokens.take(kept), context, failures=failures)
+
+
+def _or_minus_one(values: Sequence[int | None], dtype: Any) -> np.ndarray:
+    return np.array([-1 if value is None else value for value in values], dtype)
+
+
+def _require_room(
+    tokenizer: PreTrainedTokenizerBase, max_length: int, stride: int, special: bool
+) -> None:
+    """Raise unless a window is longer than what it shares with the next.
+
+    The Rust library panics in this case, and that is no Exception.
+    """
+    around = tokenizer.num_special_tokens_to_add(pair=False) if special else 0
+    if stride >= max_length - around:
+        raise ValueError(
+            f"stride must be less than {max_length - around}, the tokens of a window (max_length "
+            f"{max_length}, {around} of them special); got {stride}"
+        )
+
+
+def check_stride(stride: int | None, on_long: str) -> None:
+    """Raise unless `stride` is None or a count of tokens, and long rows may be read in windows.
+
+    Raises
+    ------
+    TypeError, ValueError
+    """
+    if stride is None:
+        return
+    if isinstance(stride, bool) or not isinstance(stride, int):
+        raise TypeError(f"stride must be an integer of at least 0, or None; got {stride!r}")
+    if stride < 0:
+        raise ValueError(f"stride must be an integer of at least 0, or None; got {stride!r}")
+    if on_long == "error":
+        raise ValueError(
+            f"stride={stride} reads long rows in windows, but on_long='error' refuses them; "
+            "give one of the two"
+        )
 
 
 def encode_rows(
@@ -138,7 +259,7 @@ def encode_rows(
         tokenizer = runner.own_tokenizer(("pairs", cut), lambda own: SequenceTokenizer(own, cut))
         _, tokens, _ = tokenizer([row[0] for row in rows], [row[1] for row in rows])
     else:
-        tokens = runner.tokenizer(cut)([row[0] for row in rows])
+        tokens = tokenize_once(runner, [row[0] for row in rows], cut)
     failures = too_long(tokens, max_length) if on_long == "error" else {}
     kept = np.array([row for row in range(len(rows)) if row not in failures], np.int64)
     return Encoded(kept, tokens.take(kept) if failures else tokens, failures=failures)

@@ -22,6 +22,7 @@ from dask.dataframe.dask_expr._expr import (
 from dask.dataframe.dask_expr._reductions import ApplyConcatApply
 
 from dask_embed.operators.ranges import CALIBRATED
+from dask_embed.operators.together import keeping, parts_of, together
 from dask_embed.quantization import joined_ranges, partition_ranges, quantize_partition
 
 if TYPE_CHECKING:
@@ -53,14 +54,20 @@ class AppendColumns(Elemwise):
     @functools.cached_property
     def _name(self) -> str:
         # The prefix is what Dask's dashboard shows.
-        return f"{type(self.operator).__name__.lower()}-{self.deterministic_token}"
+        names = dict.fromkeys(type(part).__name__.lower() for part in parts_of(self.operator))
+        return "-".join([*names, self.deterministic_token])
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Projection):
             return self._project(parent, dependents)
         if isinstance(parent, Index):
             return Index(self.frame)
+        if isinstance(parent, Settled):
+            return parent.joined(dependents)
         return super()._simplify_up(parent, dependents)
+
+    def _lower(self) -> Expr | None:
+        return None if isinstance(self, Settled) else Settled(*self.operands)
 
     def _project(self, parent: Projection, dependents: Any) -> Expr | None:
         """Drop the operator when no result is wanted, else its unneeded input columns."""
@@ -68,11 +75,12 @@ class AppendColumns(Elemwise):
         wanted = set(wanted if isinstance(wanted, list) else [wanted])
         if not wanted.intersection(self.operator.output_columns):
             return type(parent)(self.frame, *parent.operands[1:])
-        wanted.update(self.operator.input_columns)
+        operator = keeping(self.operator, wanted)
+        wanted.update(operator.input_columns)
         needed = [column for column in self.frame.columns if column in wanted]
-        if needed != self.frame.columns:
-            narrowed = type(self)(Projection(self.frame, needed), self.operator)
-            return SelectResult(narrowed, *parent.operands[1:])
+        if needed != self.frame.columns or operator is not self.operator:
+            frame = self.frame if needed == self.frame.columns else Projection(self.frame, needed)
+            return SelectResult(type(self)(frame, operator), *parent.operands[1:])
         if isinstance(parent, SelectResult):
             return None
         return SelectResult(self, *parent.operands[1:])
@@ -116,6 +124,44 @@ class AppendColumns(Elemwise):
         return before, after
 
 
+class Settled(AppendColumns):
+    """An operator in a plan from which all that is not wanted has been taken away.
+
+    It is the form in which operators are lowered. Then operators on the same column become one,
+    if they share tokens: not before, because a filter may pass one and not the other, and a
+    result that nobody wants must not be computed beside one that somebody does.
+    """
+
+    def joined(self, dependents: Any) -> Expr | None:
+        """Return the plan in which an operator further down runs this one too, if one can."""
+        results = set(self.operator.output_columns)
+        above: list[Expr] = []
+        node, parent = self.frame, self
+        while isinstance(node, Settled | SelectResult):
+            if _dependents(node, dependents) - {parent._name} or results & set(node.columns):
+                return None  # what others use stays as it is
+            if isinstance(node, Settled):
+                if set(self.operator.input_columns) & set(node.operator.output_columns):
+                    return None
+                both = together(node.operator, self.operator)
+                if both is not None and not results & set(node.frame.columns):
+                    return self._rebuilt(Settled(node.frame, both), above)
+            above.append(node)
+            node, parent = node.frame, node
+        return None
+
+    def _rebuilt(self, lowest: Expr, above: list[Expr]) -> Expr:
+        """Return what was `above` the operators now joined on top of them, in the old order."""
+        plan = lowest
+        for node in reversed(above):
+            if isinstance(node, Settled):
+                plan = Settled(plan, node.operator)
+            else:
+                plan = SelectResult(plan, [*node.columns, *self.operator.output_columns])
+        same = list(plan.columns) == list(self.columns)
+        return plan if same else SelectResult(plan, list(self.columns))
+
+
 class SelectResult(Projection):
     """A column selection that stays above an operator, and lets filters through to it.
 
@@ -123,12 +169,36 @@ class SelectResult(Projection):
     selections end a filter's way down.
     """
 
+    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
+        if isinstance(parent, Settled):
+            return parent.joined(dependents)
+        return super()._simplify_up(parent, dependents)
+
     def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
         return (
             isinstance(self.frame, AppendColumns)
             and self.frame._can_split(parent.predicate, self, self.frame)
             and is_filter_pushdown_available(self, parent, dependents)
         )
+
+
+def settled(plan: Expr) -> Any:
+    """Return a simplified plan with its operators as they will run, for `explain`."""
+    return _settled(plan, {}).simplify()
+
+
+def _settled(node: Expr, done: dict[str, Expr]) -> Expr:
+    if node._name not in done:
+        operands = [_settled(o, done) if isinstance(o, Expr) else o for o in node.operands]
+        form = Settled if type(node) is AppendColumns else type(node)
+        done[node._name] = form(*operands)
+    return done[node._name]
+
+
+def _dependents(node: Expr, dependents: Any) -> set[str]:
+    """Return the names of the expressions that read `node`."""
+    found = [reference() for reference in dependents[node._name]]
+    return {each._name for each in found if each is not None}
 
 
 def _conditions(predicate: Expr) -> list[Expr]:

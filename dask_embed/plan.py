@@ -18,7 +18,9 @@ from dask.dataframe.dask_expr._expr import (
 from dask.dataframe.dask_expr.io.io import IO
 from dask.utils import funcname
 
-from dask_embed.expr import AppendColumns
+from dask_embed.expr import AppendColumns, settled
+from dask_embed.operators.base import ColumnOperator
+from dask_embed.operators.together import Together, parts_of
 
 
 def explain(frame: Any, file: TextIO | None = None) -> None:
@@ -39,7 +41,7 @@ def explain(frame: Any, file: TextIO | None = None) -> None:
     if not hasattr(frame, "expr"):
         raise TypeError(f"explain takes a Dask DataFrame or Series, got {type(frame).__name__}")
     partitions = frame.optimize(fuse=False).npartitions  # Dask may have joined small files
-    lines = _lines(frame.expr, frame.simplify().expr)
+    lines = _lines(frame.expr, settled(frame.simplify().expr))
     print(f"Plan ({partitions} partitions), first step first:", *lines, sep="\n", file=file)
 
 
@@ -49,11 +51,17 @@ def _lines(written: Expr, plan: Expr) -> Iterator[str]:
         yield f"  {number}. {_describe(node)}"
         if isinstance(node, AppendColumns):
             yield from (f"       {line}" for line in _model_lines(node))
-    known = {node.operator for node in steps if isinstance(node, AppendColumns)}
+    known = {
+        part
+        for node in steps
+        if isinstance(node, AppendColumns)
+        for part in parts_of(node.operator)
+    }
     for node in written.walk():
-        if isinstance(node, AppendColumns) and node.operator not in known:
-            known.add(node.operator)
-            yield f"  not run: {_operator(node)}, no result column is used"
+        for part in parts_of(node.operator) if isinstance(node, AppendColumns) else ():
+            if part not in known:
+                known.add(part)
+                yield f"  not run: {_operator(part)}, no result column is used"
 
 
 def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
@@ -70,7 +78,7 @@ def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
 
 def _describe(node: Expr) -> str:
     if isinstance(node, AppendColumns):
-        return f"run {_operator(node)}"
+        return f"run {_operators(node.operator)}"
     if isinstance(node, Filter):
         return f"keep rows where {_words(node.predicate)}"
     if isinstance(node, Projection):
@@ -85,15 +93,25 @@ def _describe(node: Expr) -> str:
     return f"{type(node).__name__.lower()} {' '.join(scalars)}".rstrip()
 
 
-def _operator(node: AppendColumns) -> str:
-    operator = node.operator
+def _operators(operator: ColumnOperator) -> str:
+    """Say what runs, and what several operators share."""
+    if not isinstance(operator, Together):
+        return _operator(operator)
+    text = f"{' and '.join(map(_operator, operator.parts))} in one pass: texts are tokenized once"
+    shared = [parts for parts in operator.passes() if len(parts) > 1]
+    for parts in shared:
+        names = " and ".join(name for part in parts for name in part.result_columns)
+        text += f", {names} come from one forward pass"
+    return text
+
+
+def _operator(operator: ColumnOperator) -> str:
     read, written = ", ".join(operator.input_columns), ", ".join(operator.output_columns)
     return f"{type(operator).__name__} on {read} -> {written}"
 
 
 def _model_lines(node: AppendColumns) -> Iterator[str]:
-    operator = node.operator
-    yield from operator.plan()
+    yield from dict.fromkeys(node.operator.plan())  # a model that several run is named once
     yield f"over columns {', '.join(map(str, node.frame.columns))}"
     filters = [_words(n.predicate) for n in node.frame.walk() if isinstance(n, Filter)]
     yield f"over rows where {' and '.join(filters)}" if filters else "over all rows that reach it"

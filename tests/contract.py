@@ -487,8 +487,10 @@ class DataframeContract:
         """on_error="raise" names the row, its index label, the column and the reason."""
         value, reason = UNUSABLE[kind]
         index = [f"label{i}" for i in range(ROWS)]
-        frame = input_frame(operator, [*TEXTS[:5], value, *TEXTS[6:]], index, object)
+        frame = input_frame(operator, TEXTS, index, object)
         column = operator.input_columns[0]
+        bad_texts = [*TEXTS[:5], value, *TEXTS[6:]]
+        frame[column] = pd.Series(bad_texts, frame.index, dtype=object)
         raising = replace(operator, on_error="raise")
         run = raising(lazy(cut(frame, [3]))).compute if npartitions else lambda: raising(frame)
         with pytest.raises(ValueError, match="index 'label5'") as caught:
@@ -566,7 +568,8 @@ class DataframeContract:
             "import pickle, sys; from pathlib import Path; from dask.base import tokenize;"
             "print(*map(tokenize, pickle.loads(Path(sys.argv[1]).read_bytes())))"
         )
-        environment = {**os.environ, "PYTHONHASHSEED": "77"}
+        tests = str(Path(__file__).parent)  # where an operator's class may come from
+        environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": tests}
         run = subprocess.run(
             [sys.executable, "-c", code, tmp_path / "pair"],
             env=environment,

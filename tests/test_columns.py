@@ -334,3 +334,22 @@ def test_persist(ddf, frame):
 def test_isna_and_dropna(ddf, frame):
     assert ddf["embedding"].isna().sum().compute() == 2
     same_rows(ddf.dropna(subset=["embedding"]), frame[frame["text"].notna()], ["row"])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_operators_read_vectors_without_a_copy(dtype: str) -> None:
+    """Fixed-size lists, also a slice of them and with nulls, are read where they lie."""
+    from dask_embed.columns import read_vectors
+
+    values = np.arange(40).astype(dtype)
+    mask = pa.array(np.arange(10) == 4)
+    array = pa.FixedSizeListArray.from_arrays(pa.array(values), 4, mask=mask)
+    series = pd.Series(pd.arrays.ArrowExtensionArray(array)).iloc[2:9]
+    column = read_vectors(series, 4)
+    assert np.shares_memory(column.values, values)
+    np.testing.assert_array_equal(column.values, values.reshape(10, 4)[2:9])
+    assert column.valid.tolist() == [True, True, False, True, True, True, True]
+    assert column.errors == {}
+    wrong = read_vectors(series, 3)
+    assert sorted(wrong.errors) == [0, 1, 3, 4, 5, 6]
+    assert not wrong.valid.any()

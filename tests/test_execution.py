@@ -17,7 +17,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
 import dask_embed as de
-from dask_embed.inference import engine, heads, memory
+from dask_embed.inference import heads, memory, stream
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.runner import Runner, runner_for
 from dask_embed.inference.sinks import VectorSink
@@ -217,7 +217,7 @@ def test_what_did_not_fit_is_not_tried_again(
     calls = scarce(MEMORY_ERRORS[0], first_of_several)
     monkeypatch.setattr(memory, "_FITS_BEFORE_GROWING", 10_000)
     if later == "chunks":
-        monkeypatch.setattr(engine, "_BATCHES_PER_CHUNK", 0.5)
+        monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", 0.5)
     wanted = [f"{text} {number}" for number in range(8) for text in texts() if text]
     embedder(pd.DataFrame({"text": wanted}))
     start = calls.index(failed) + 1

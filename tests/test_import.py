@@ -18,6 +18,7 @@ def run(code: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+@pytest.mark.alone
 def test_import_time():
     """Best of five, measured inside a fresh interpreter."""
     code = (

@@ -17,6 +17,7 @@ from noop import TextLengths
 
 import dask_embed as de
 
+pytestmark = pytest.mark.alone
 PARTITIONS = 10_000
 
 

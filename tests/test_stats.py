@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 COLUMNS = [
     *("worker", "operator", "model", "device"),
-    *("rows", "unique_rows", "tokens", "padding", "batches", "splits"),
+    *("rows", "unique_rows", "tokenized", "tokens", "padding", "batches", "splits"),
     *("tokenize_seconds", "forward_seconds", "convert_seconds", "waiting_seconds"),
 ]
 SECONDS = COLUMNS[-4:]
@@ -93,7 +93,7 @@ def test_numbers_by_hand(model: str, frame: pd.DataFrame) -> None:
     assert len(found) == 2
     last = found.iloc[1]
     assert (last.worker, last.operator, last.device) == ("", "Embedder", "cpu")
-    assert (last.rows, last.unique_rows) == (5, 4)
+    assert (last.rows, last.unique_rows, last.tokenized) == (5, 4, 5)
     assert last.tokens == sum(tokens_of(model))
     assert (last.padding, last.splits, last.batches) == (0, 0, 1)
     assert (last[SECONDS] >= 0).all()
@@ -277,4 +277,4 @@ def test_a_wide_window_described(tmp_path: Path) -> None:
 def test_counts_are_whole_numbers(model: str, frame: pd.DataFrame) -> None:
     frame.ml.embed(model=model)
     found = recorded(model)
-    assert all(found[name].dtype == np.int64 for name in COLUMNS[4:10])
+    assert all(found[name].dtype == np.int64 for name in COLUMNS[4:11])

@@ -27,6 +27,8 @@ from distributed import Client, LocalCluster
 import dask_embed as de
 from dask_embed.inference.lanes import Lanes, lanes_of
 
+pytestmark = pytest.mark.alone
+
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:

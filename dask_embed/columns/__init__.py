@@ -10,18 +10,21 @@ from typing import Any
 
 from dask.utils import Dispatch
 
-from dask_embed.columns.types import Result, TextColumn, TokenVectors, Vectors
+from dask_embed.columns.types import Result, TextColumn, TokenVectors, VectorColumn, Vectors
 
 __all__ = [
     "Result",
     "TextColumn",
     "TokenVectors",
+    "VectorColumn",
     "Vectors",
     "append_columns",
     "check_text",
     "empty_columns",
     "keeps_on_device",
     "read_text",
+    "read_vectors",
+    "stored_vectors",
     "to_host",
     "vectors_to_array",
 ]
@@ -31,6 +34,12 @@ check_text = Dispatch("dask_embed_check_text")
 
 read_text = Dispatch("dask_embed_read_text")
 """``(series) -> TextColumn``: the values as Python strings, nulls as None, bad rows apart."""
+
+stored_vectors = Dispatch("dask_embed_stored_vectors")
+"""``(series) -> (pyarrow.DataType, dimension or None)`` of its vectors, else raise TypeError."""
+
+read_vectors = Dispatch("dask_embed_read_vectors")
+"""``(series, dimension) -> VectorColumn``: the vectors without a copy, bad rows apart."""
 
 append_columns = Dispatch("dask_embed_append_columns")
 """``(frame, {name: Result}) -> frame``: a new frame with the columns at its end."""
@@ -50,6 +59,8 @@ keeps_on_device = Dispatch("dask_embed_keeps_on_device")
 _ALL = (
     check_text,
     read_text,
+    stored_vectors,
+    read_vectors,
     append_columns,
     empty_columns,
     vectors_to_array,

@@ -17,7 +17,14 @@ import pylibcudf as plc
 from cudf import DataFrame, Series
 
 from dask_embed.columns import pandas as on_host
-from dask_embed.columns.types import Result, TextColumn, Vectors
+from dask_embed.columns.types import (
+    Result,
+    TextColumn,
+    VectorColumn,
+    Vectors,
+    is_number,
+    wrong_dimensions,
+)
 
 __all__ = ["DataFrame", "Series"]
 
@@ -40,6 +47,37 @@ def read_text(series: cudf.Series) -> TextColumn:
     if isinstance(series.dtype, cudf.CategoricalDtype):
         series = series.astype("str")
     return TextColumn(series.to_arrow().to_pylist())
+
+
+def stored_vectors(series: cudf.Series) -> tuple[pa.DataType, int | None]:
+    """Return the type of the values of a vector column; its lists do not tell a dimension.
+
+    Raises
+    ------
+    TypeError
+        If the column does not hold lists of numbers.
+    """
+    if isinstance(series.dtype, cudf.ListDtype):
+        stored = series.dtype.to_arrow().value_type
+        if is_number(stored):
+            return stored, None
+    raise TypeError(
+        f"column {series.name!r} has dtype {series.dtype}, vectors are needed: a list of numbers"
+    )
+
+
+def read_vectors(series: cudf.Series, dimension: int) -> VectorColumn:
+    """Return the vectors of `series` as a CuPy array; no copy where all rows have one."""
+    valid = ~series.isna().to_numpy()
+    lengths = series.list.len().fillna(0).to_numpy()
+    errors = wrong_dimensions(lengths, valid, dimension)
+    valid[list(errors)] = False
+    if valid.all():
+        return VectorColumn(series.list.leaves.values.reshape(-1, dimension), valid)
+    present = series[cupy.asarray(valid)].list.leaves.values.reshape(-1, dimension)
+    matrix = cupy.zeros((len(series), dimension), present.dtype)
+    matrix[cupy.asarray(valid)] = present
+    return VectorColumn(matrix, valid, errors)
 
 
 def append_columns(frame: cudf.DataFrame, columns: dict[str, Result]) -> cudf.DataFrame:

@@ -14,8 +14,12 @@ from dask_embed.columns.types import (
     Result,
     TextColumn,
     TokenVectors,
+    VectorColumn,
     Vectors,
+    is_number,
     separate_unusable,
+    vector_dimension,
+    wrong_dimensions,
 )
 
 __all__ = ["DataFrame", "Series"]
@@ -48,6 +52,57 @@ def read_text(series: pd.Series) -> TextColumn:
         return TextColumn(_to_arrow(series).cast(pa.large_string()).to_pylist())
     except UnicodeEncodeError:  # a lone surrogate in one of pandas' Python strings
         return separate_unusable(series.tolist(), np.asarray(series.isna(), bool))
+
+
+def stored_vectors(series: pd.Series) -> tuple[pa.DataType, int | None]:
+    """Return the type of the values of a vector column, and its dimension where all have one.
+
+    Raises
+    ------
+    TypeError
+        If the column does not hold lists of numbers.
+    """
+    dtype = getattr(series.dtype, "pyarrow_dtype", None)
+    lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    if dtype is not None and any(test(dtype) for test in lists) and is_number(dtype.value_type):
+        return dtype.value_type, vector_dimension(dtype)
+    raise TypeError(
+        f"column {series.name!r} has dtype {series.dtype}, vectors are needed: an Arrow list of "
+        "numbers, as Embedder and dask_embed.read_parquet give"
+    )
+
+
+def read_vectors(series: pd.Series, dimension: int) -> VectorColumn:
+    """Return the vectors of `series`; zero-copy where all rows have one, or lists are fixed."""
+    array = _to_arrow(series)
+    valid = ~np.asarray(series.isna(), bool)
+    if pa.types.is_fixed_size_list(array.type):
+        return _of_fixed_size(array, valid, dimension)
+    offsets = array.offsets.to_numpy(zero_copy_only=False)
+    errors = wrong_dimensions(np.diff(offsets), valid, dimension)
+    valid[list(errors)] = False
+    if valid.all():
+        values = array.values.slice(offsets[0], len(array) * dimension)
+        return VectorColumn(_to_numpy(values).reshape(-1, dimension), valid)
+    present = _to_numpy(array.filter(pa.array(valid)).flatten()).reshape(-1, dimension)
+    matrix = np.zeros((len(array), dimension), present.dtype)
+    matrix[valid] = present
+    return VectorColumn(matrix, valid, errors)
+
+
+def _of_fixed_size(array: pa.Array, valid: np.ndarray, dimension: int) -> VectorColumn:
+    size = array.type.list_size
+    if size != dimension:
+        lengths = np.full(len(array), size)
+        errors = wrong_dimensions(lengths, valid, dimension)
+        return VectorColumn(np.zeros((len(array), dimension)), np.zeros_like(valid), errors)
+    values = array.values.slice(array.offset * size, len(array) * size)
+    return VectorColumn(_to_numpy(values).reshape(-1, size), valid)
+
+
+def _to_numpy(values: pa.Array) -> np.ndarray:
+    """Return numbers as an array, a copy only where some are null: these are NaN."""
+    return values.to_numpy(zero_copy_only=False)
 
 
 def append_columns(frame: pd.DataFrame, columns: dict[str, Result]) -> pd.DataFrame:

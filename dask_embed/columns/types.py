@@ -26,6 +26,26 @@ class TextColumn:
 
 
 @dataclass(frozen=True)
+class VectorColumn:
+    """The vectors of a partition, as an operator reads them.
+
+    Attributes
+    ----------
+    values : numpy.ndarray or cupy.ndarray
+        Shape (rows, dimension), in the type that they are stored in; of rows without a vector
+        anything.
+    valid : numpy.ndarray
+        bool, shape (rows,), on the host.
+    errors : dict
+        Row number to message, for rows whose vector is of another dimension.
+    """
+
+    values: Any
+    valid: np.ndarray
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Vectors:
     """One vector per row.
 
@@ -99,6 +119,29 @@ def token_vectors_type(dimension: int) -> pa.DataType:
 def vector_dimension(dtype: pa.DataType) -> int | None:
     """Return the dimension of a vector type, None for any other type."""
     return dtype.list_size if pa.types.is_fixed_size_list(dtype) else None
+
+
+def is_number(dtype: pa.DataType) -> bool:
+    """Return whether a vector may consist of values of this type."""
+    return pa.types.is_floating(dtype) or pa.types.is_integer(dtype)
+
+
+def wrong_dimensions(lengths: np.ndarray, present: np.ndarray, dimension: int) -> dict[int, str]:
+    """Return the message of each row that holds a vector of another dimension.
+
+    Parameters
+    ----------
+    lengths : numpy.ndarray
+        Values of each row, shape (rows,); of null rows anything.
+    present : numpy.ndarray
+        bool, shape (rows,): which rows are not null.
+    dimension : int
+    """
+    rows = np.flatnonzero(present & (lengths != dimension))
+    return {
+        int(row): f"its vector has {lengths[row]} dimensions, {dimension} are needed"
+        for row in rows
+    }
 
 
 def unusable_text(value: Any) -> str | None:

@@ -1,7 +1,8 @@
 """Attention over a packed batch: sequences one after the other, none sees another.
 
 A packed batch is one row of tokens whose sequences are told apart by their offsets, so that no
-padding is computed. The function is registered with transformers under `PACKED_ATTENTION`.
+padding is computed. Where they part into branches, the batch says so (`Layout`). The function is
+registered with transformers under `PACKED_ATTENTION`.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from contextvars import ContextVar
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -19,16 +20,35 @@ from transformers import AttentionInterface, AttentionMaskInterface
 PACKED_ATTENTION = "dask_embed_packed"
 # Arguments of transformers' attention functions that change the result and are not done here.
 _NOT_PACKED = ("position_bias", "s_aux", "softcap", "head_mask", "relative_attention_bias")
+
+
+class Layout(Protocol):
+    """Which tokens of a packed batch see which, where they are not plain sequences."""
+
+    def attend(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        causal: bool,
+        sliding_window: int | None,
+        scaling: float | None,
+    ) -> torch.Tensor:
+        """Return what `packed_attention` does, from what it was given."""
+
+
 # The batch that is running: layers of some models (Nemotron) do not pass arguments on.
-_batch: ContextVar[tuple[torch.Tensor | None, int | None]] = ContextVar(
-    "dask_embed_batch", default=(None, None)
+_batch: ContextVar[tuple[torch.Tensor | None, int | None, Layout | None]] = ContextVar(
+    "dask_embed_batch", default=(None, None, None)
 )
 
 
 @contextlib.contextmanager
-def packed_batch(offsets: torch.Tensor, longest: int) -> Iterator[None]:
+def packed_batch(
+    offsets: torch.Tensor, longest: int, layout: Layout | None = None
+) -> Iterator[None]:
     """Tell `packed_attention` within the block where the sequences of the batch begin."""
-    token = _batch.set((offsets, longest))
+    token = _batch.set((offsets, longest, layout))
     try:
         yield
     finally:
@@ -102,9 +122,11 @@ def _attend(
     scaling: float | None,
 ) -> torch.Tensor:
     """Attend within the sequences of the running batch."""
-    offsets, longest = _batch.get()
+    offsets, longest, layout = _batch.get()
     if offsets is None or longest is None:
         raise NotPackableError("no batch is running: packed attention needs its offsets")
+    if layout is not None:
+        return layout.attend(query, key, value, causal, sliding_window, scaling)
     window = None if sliding_window is None or longest <= sliding_window else sliding_window
     if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
         return _fused(query, key, value, offsets, longest, causal, window, scaling)
@@ -176,7 +198,7 @@ def _by_length(
         )
         mask = None
         if window is not None and length > window:
-            mask = _window_mask(length, window, causal, query.device)
+            mask = window_mask(length, window, causal, query.device)
         attended = scaled_dot_product_attention(
             q,
             k,
@@ -203,7 +225,8 @@ def _equal_runs(offsets: list[int]) -> list[tuple[int, int, int]]:
     return runs
 
 
-def _window_mask(length: int, window: int, causal: bool, device: torch.device) -> torch.Tensor:
+def window_mask(length: int, window: int, causal: bool, device: torch.device) -> torch.Tensor:
+    """Return who sees whom of a sequence within a sliding window, bool (length, length)."""
     position = torch.arange(length, device=device)
     distance = position[:, None] - position[None, :]
     near = distance.abs() < window

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -66,8 +67,10 @@ def vectors(stream: Stream, reductions: Sequence[Reduction], *, on_device: bool)
     outs = [_allocate(stream, (rows, r.dimension), r.dtype, on_device) for r in reductions]
     sink = VectorSink(outs, [reduction.reduce for reduction in reductions])
     claims = None
-    if len(outs) == 1 and outs[0].device.type == "cpu" and stream.runner.vector_cache.holds(1):
-        claims = Claims(stream.runner.vector_cache, reductions[0].kind, outs[0].numpy())
+    if outs[0].device.type == "cpu" and stream.runner.vector_cache.holds(1):
+        kind = tuple(reduction.kind for reduction in reductions)
+        every: Any = _SideBySide(outs)
+        claims = Claims(stream.runner.vector_cache, kind, every)
     try:
         with stream.jobs() as jobs:
             run = _Run(stream, jobs, sink, claims)
@@ -160,6 +163,24 @@ class _Run:
 
     def _compute(self, tokens: TokenLists) -> torch.Tensor:
         return self._stream.runner.token_vectors(tokens, self._stream.padding_side)
+
+
+class _SideBySide:
+    """The vectors of a row from several arrays as one, in bytes."""
+
+    def __init__(self, outs: Sequence[torch.Tensor]) -> None:
+        self._parts = [out.numpy().view(np.uint8) for out in outs]
+        ends = np.cumsum([part.shape[1] for part in self._parts])
+        self._cuts = ends[:-1].tolist()
+        self.shape = (len(self._parts[0]), int(ends[-1]))
+        self.itemsize = 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return np.concatenate([part[row] for part in self._parts])
+
+    def __setitem__(self, row: int, vector: np.ndarray) -> None:
+        for part, values in zip(self._parts, np.split(vector, self._cuts), strict=True):
+            part[row] = values
 
 
 def _allocate(

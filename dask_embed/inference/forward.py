@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from dask_embed.inference.attention import PACKED_ATTENTION, packed_batch
+from dask_embed.inference.scoring_branches import BranchedTokens
 from dask_embed.models.loading import LoadedModel, compiled
 from dask_embed.tokenization import TokenLists
 
@@ -44,12 +45,13 @@ class Forward:
 
     def packed(self, tokens: TokenLists) -> torch.Tensor:
         """Run the texts one after the other in one row, without padding."""
-        positions = np.arange(len(tokens.values)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
+        layout = tokens if isinstance(tokens, BranchedTokens) else None
+        positions = _positions(tokens) if layout is None else layout.positions
         ids = self._on_device(tokens.values.astype(np.int64)[None])
         offsets = self._on_device(tokens.offsets.astype(np.int32))
         with (
             self._attending_with(PACKED_ATTENTION),
-            packed_batch(offsets, int(tokens.lengths.max())),
+            packed_batch(offsets, int(tokens.lengths.max()), layout),
         ):
             # a size of one would be compiled for itself
             model = self._model if len(tokens.values) == 1 else self._compiled
@@ -151,6 +153,11 @@ class Forward:
         if self._loaded.device.type == "cuda":
             host = host.pin_memory()  # the copy does not wait for the passes before it
         return host.to(self._loaded.device, non_blocking=True)
+
+
+def _positions(tokens: TokenLists) -> np.ndarray:
+    """Return the position of every token in its text."""
+    return np.arange(len(tokens.values)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
 
 
 def _padding(lengths: np.ndarray, longest: int, side: str) -> tuple[np.ndarray, np.ndarray]:

@@ -53,7 +53,7 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
     ValueError
         If the model's vectors do not have the size that its configuration promises.
     """
-    lengths, up_to = _lengths(loaded)
+    lengths, up_to = probed_lengths(loaded)
     tokens = random_tokens(loaded, lengths)
     alone = forward.equal_lengths(tokens)
     if alone.shape[1] != loaded.checkpoint.hidden_size:
@@ -127,7 +127,7 @@ def difference(given: torch.Tensor, expected: torch.Tensor) -> float:
     return float((given - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
-def _lengths(loaded: LoadedModel) -> tuple[list[int], int | None]:
+def probed_lengths(loaded: LoadedModel) -> tuple[list[int], int | None]:
     """Return lengths to try, longer than any window, and the length that they vouch for."""
     limit = loaded.checkpoint.position_limit or _WIDEST_PROBED_WINDOW * 2
     lengths = [min(length, limit) for length in (11, 3, 7, 7, 1)]
@@ -151,5 +151,7 @@ def random_tokens(loaded: LoadedModel, lengths: list[int]) -> TokenLists:
     draw = np.random.default_rng(0)
     config = loaded.checkpoint.text_config
     padding = getattr(config, "pad_token_id", None)
-    allowed = np.setdiff1d(np.arange(config.vocab_size), [] if padding is None else [padding])
+    # configurations of a factory's models need not say
+    vocabulary = getattr(config, "vocab_size", None) or len(loaded.tokenizer)
+    allowed = np.setdiff1d(np.arange(vocabulary), [] if padding is None else [padding])
     return TokenLists.of([draw.choice(allowed, length).tolist() for length in lengths])

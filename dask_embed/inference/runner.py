@@ -68,7 +68,13 @@ class Runner:
                 self.verdict = judge(self._forward, loaded)
             if loaded.task != "embed":
                 self.head = TaskHead(loaded, self._forward)
-            usage = measure(self.logits if loaded.runs_as_one else self.token_vectors, loaded)
+                self.verdict = dataclasses.replace(
+                    self.verdict, pads=self.verdict.pads or self.head.pads
+                )
+            usage = None
+            if loaded.task != "seq2seq-lm":  # it needs two texts
+                run = self.logits if loaded.runs_as_one else self.token_vectors
+                usage = measure(run, loaded)
         self.budget = Budget(loaded.device, usage)
         self.vector_cache = VectorCache(config.get("cached-vectors-bytes"))
 
@@ -116,7 +122,8 @@ class Runner:
         assert self.head is not None, "a model that embeds has no head"
         with self.session():
             if self.head.reads is None:
-                return self.head.whole(tokens).float()
+                run = self.head.padded if self.head.pads else self.head.whole
+                return run(tokens).float()
             hidden = self.token_vectors(tokens, padding_side)
             return self.head(hidden, tokens).float()
 
@@ -138,10 +145,12 @@ class Runner:
         """Whether several threads may run the model at a time.
 
         Not where the forward pass changes the model: rotary frequencies that follow the length
-        of the batch, code that came with a checkpoint, or code that `torch.compile` makes.
+        of the batch, code that came with a checkpoint or a factory, code that `torch.compile`
+        makes, or weights that are fetched when they are needed.
         """
         spec = self.loaded.spec
-        return not (spec.compile or spec.trust_remote_code or self._follows_length)
+        others = spec.trust_remote_code or spec.factory is not None
+        return not (spec.compile or others or spec.device_map is not None or self._follows_length)
 
     @property
     def _follows_length(self) -> bool:

@@ -8,8 +8,12 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from distributed.metrics import context_meter
+
+if TYPE_CHECKING:
+    from dask_embed.inference.sharing import SharedTokens
 
 _KEPT_RECORDS = 10_000
 _lock = threading.Lock()
@@ -28,6 +32,8 @@ class PartitionStats:
         Rows with a text; nulls are not counted.
     unique_rows : int
         Rows that the model ran; the others repeat one of them, or have no tokens.
+    tokenized : int
+        Texts that were given to a tokenizer; of those that operators share, once.
     tokens : int
         Tokens of the unique rows.
     padding : int
@@ -47,6 +53,7 @@ class PartitionStats:
     device: str = ""
     rows: int = 0
     unique_rows: int = 0
+    tokenized: int = 0
     tokens: int = 0
     padding: int = 0
     batches: int = 0
@@ -63,12 +70,21 @@ _COUNTS = tuple(f.name for f in dataclasses.fields(PartitionStats) if f.type == 
 class Meter:
     """Fill one `PartitionStats`, the totals of the process, and Dask's own metrics.
 
+    Parameters
+    ----------
+    operator, model : str
+    shared : SharedTokens, optional
+        Tokens of the partition that other operators on it use too.
+
+    Notes
+    -----
     `count` and `busy` are for any thread, the rest for the thread of the task, whose metrics
     `distributed` collects.
     """
 
-    def __init__(self, operator: str, model: str) -> None:
+    def __init__(self, operator: str, model: str, shared: SharedTokens | None = None) -> None:
         self.record = PartitionStats(operator, model)
+        self.shared = shared
         self._lock = threading.Lock()
         self._working = 0
         self._since = 0.0
@@ -137,9 +153,9 @@ class Meter:
 
 
 @contextlib.contextmanager
-def metered(operator: str, model: str) -> Iterator[Meter]:
+def metered(operator: str, model: str, shared: SharedTokens | None = None) -> Iterator[Meter]:
     """Give a meter whose record is kept when the block ends, also by an error."""
-    meter = Meter(operator, model)
+    meter = Meter(operator, model, shared)
     try:
         yield meter
     finally:

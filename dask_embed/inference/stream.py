@@ -21,6 +21,7 @@ from dask_embed.batching import plan_batches
 from dask_embed.inference.execution import Execution
 from dask_embed.inference.lanes import Jobs, lanes_of
 from dask_embed.inference.runner import Runner
+from dask_embed.inference.sharing import tokenizing_for
 from dask_embed.inference.stats import Meter
 from dask_embed.tokenization import TokenLists
 
@@ -179,9 +180,11 @@ class Stream:
     def _encode(self, rows: np.ndarray) -> list[Encoded]:
         """Encode `rows`, in halves where one of them cannot be, which is then named."""
         try:
-            with self.meter.busy("tokenize"):
+            with self.meter.busy("tokenize"), tokenizing_for(self.meter):
                 return [self.encode(rows)]
-        except Exception as error:  # tokenizers raise bare exceptions
+        except BaseException as error:  # a panic of the tokenizer's Rust is no Exception
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             problem = str(error) or type(error).__name__
         if len(rows) > 1:
             half = len(rows) // 2

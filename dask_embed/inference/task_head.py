@@ -76,6 +76,8 @@ class TaskHead:
         whole model runs, texts of one length at a time.
     per_token : bool
         The head has one result per token.
+    pads : bool
+        The whole model of a factory may run texts of several lengths, padded on the right.
     """
 
     def __init__(self, loaded: LoadedModel, forward: Forward) -> None:
@@ -83,7 +85,9 @@ class TaskHead:
         self._forward = forward
         self.per_token = loaded.task != "classify"
         self.reads: str | None = None
+        self.pads = False
         if loaded.runs_as_one:
+            self.pads = loaded.spec.factory is not None and self._may_pad()
             return
         self._head = _without_transformer(loaded)
         tokens = random_tokens(loaded, _PROBED_LENGTHS)
@@ -151,6 +155,27 @@ class TaskHead:
                 parts[row] = logits
         return torch.cat(parts) if self.per_token else torch.stack(parts)
 
+    def padded(self, tokens: TokenLists) -> torch.Tensor:
+        """Run the whole model on rows padded on the right; shapes as of `__call__`."""
+        longest = int(tokens.lengths.max())
+        mask = np.arange(longest)[None] < tokens.lengths[:, None]
+        ids = np.full(mask.shape, self._padding_id or 0, np.int64)
+        ids[mask] = tokens.values
+        arguments = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
+        if tokens.types is not None:
+            arguments["token_type_ids"] = np.zeros(mask.shape, np.int64)
+            arguments["token_type_ids"][mask] = tokens.types
+        device = self._loaded.device
+        on_device = {name: torch.from_numpy(each).to(device) for name, each in arguments.items()}
+        logits = _logits(self._loaded.model(**on_device))
+        return logits[on_device["attention_mask"].bool()] if self.per_token else logits
+
+    def _may_pad(self) -> bool:
+        """Return whether padded batches were seen to give the results of each text alone."""
+        tokens = random_tokens(self._loaded, _PROBED_LENGTHS)
+        distance = difference(self.padded(tokens), self.whole(tokens))
+        return distance <= TOLERANCE[self._loaded.compute_dtype]
+
     def _runs(self, lengths: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
         """Yield rows of one length; single ones where the model would look for padding."""
         for length in np.unique(lengths).tolist():
@@ -185,6 +210,8 @@ def _without_transformer(loaded: LoadedModel) -> Any:
     """Return a copy of the model that shares all weights but has a stand-in below its head."""
     model = loaded.model
     head = copy.copy(model)
+    # accelerate's hook on the whole model would run that instead of the copy
+    head.__dict__.pop("forward", None)
     head._modules = dict(model._modules)
     head._modules[model.base_model_prefix] = _StandIn(loaded.transformer)
     head.config = copy.deepcopy(model.config)

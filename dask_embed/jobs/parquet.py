@@ -19,6 +19,7 @@ from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_metadata
 from dask_embed.expr import AppendColumns, Quantize
+from dask_embed.operators.together import parts_of
 
 METADATA_KEY = "dask_embed"
 
@@ -115,8 +116,9 @@ def _provenance(frame: Any) -> dict[str, Any]:
 
     columns = {}
     for node in frame.expr.find_operations(AppendColumns):
-        made = [name for name in node.operator.result_columns if name in frame.columns]
-        columns.update({name: node.operator.provenance() for name in made})
+        for operator in parts_of(node.operator):
+            made = [name for name in operator.result_columns if name in frame.columns]
+            columns.update({name: operator.provenance() for name in made})
     for node in frame.expr.find_operations(Quantize):
         if node.column in columns:
             columns[node.column]["precision"] = node.precision

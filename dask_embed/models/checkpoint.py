@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_embed.models.hub import locate
 from dask_embed.models.modules import Pooling, VectorModule, read_json, read_modules
+from dask_embed.models.sources import TOKENIZER_FILES, tokenizer_folder
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
@@ -31,10 +32,6 @@ _TRANSFORMER_CONFIGS = tuple(
 _UNSUPPORTED_SETTINGS = (
     *("processing_kwargs", "processor_kwargs", "tokenizer_args", "config_kwargs", "config_args"),
     *("query_length", "document_length", "query_expansion"),
-)
-_TOKENIZER_FILES = (
-    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
-    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
 )
 
 
@@ -64,6 +61,8 @@ class Checkpoint:
     default_prompt_name : str or None
     truncate_dim : int or None
         Number of leading values that sentence-transformers was told to keep.
+    own_tokenizer : Path or None
+        Folder of the tokenizer where another one than the checkpoint's was asked for.
     """
 
     folder: Path
@@ -77,6 +76,11 @@ class Checkpoint:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     truncate_dim: int | None = None
+    own_tokenizer: Path | None = None
+
+    @property
+    def tokenizer_folder(self) -> Path:
+        return self.own_tokenizer or self.folder
 
     @property
     def hidden_size(self) -> int:
@@ -107,23 +111,39 @@ class Checkpoint:
     @property
     def tokenizer_limit(self) -> int | None:
         """Longest sequence that the tokenizer's configuration allows, None without one."""
-        limit = _first_json(self.folder, ("tokenizer_config.json",)).get("model_max_length")
+        settings = _first_json(self.tokenizer_folder, ("tokenizer_config.json",))
+        limit = settings.get("model_max_length")
         # transformers writes int(1e30) where there is no limit
         return int(limit) if isinstance(limit, int | float) and limit < 1e9 else None
 
 
-def read_checkpoint(model: Model, *, weights: bool = False) -> Checkpoint:
-    """Return the checkpoint of `model`; with `weights`, have them on this machine too."""
+def read_checkpoint(
+    model: Model, *, weights: bool = False, needs_weights: bool = True
+) -> Checkpoint:
+    """Return the checkpoint of `model`; with `weights`, have them on this machine too.
+
+    A local folder must hold weights, unless `needs_weights` is false: for its tokenizer alone.
+    """
     root, revision = locate(model, weights=weights)
-    checkpoint = _read(root, revision, model.trust_remote_code)
+    tokenizer = None if model.tokenizer is None else tokenizer_folder(model)[0]
+    known = model.factory is None
+    checkpoint = _read(root, revision, model.trust_remote_code, known, model.labels, tokenizer)
     _require_tokenizer(checkpoint)
-    if weights or revision.startswith("local-"):
+    if weights or (needs_weights and revision.startswith("local-")):
         _require_weights(checkpoint, model)
     return checkpoint
 
 
 @functools.lru_cache(maxsize=64)
-def _read(root: Path, revision: str, trust_remote_code: bool) -> Checkpoint:
+def _read(
+    root: Path,
+    revision: str,
+    trust_remote_code: bool,
+    known: bool,
+    labels: tuple[str, ...] | None,
+    tokenizer: Path | None,
+) -> Checkpoint:
+    """Read the small files; unless `known`, the model may be of no type of transformers."""
     subfolder, pooling, modules = read_modules(root) or ("", None, ())
     folder = root / subfolder
     settings = _first_json(folder, _TRANSFORMER_CONFIGS)
@@ -133,7 +153,7 @@ def _read(root: Path, revision: str, trust_remote_code: bool) -> Checkpoint:
         folder=folder,
         root=root,
         revision=revision,
-        config=_read_config(folder, trust_remote_code),
+        config=_read_config(folder, trust_remote_code, known, labels),
         pooling=pooling,
         modules=modules,
         max_seq_length=settings.get("max_seq_length"),
@@ -141,6 +161,7 @@ def _read(root: Path, revision: str, trust_remote_code: bool) -> Checkpoint:
         prompts={k: v for k, v in (sentence.get("prompts") or {}).items() if v is not None},
         default_prompt_name=sentence.get("default_prompt_name"),
         truncate_dim=sentence.get("truncate_dim"),
+        own_tokenizer=tokenizer,
     )
 
 
@@ -151,14 +172,19 @@ def _first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
     return {}
 
 
-def _read_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
-    from transformers import CONFIG_MAPPING, AutoConfig
+def _read_config(
+    folder: Path, trust_remote_code: bool, known: bool, labels: tuple[str, ...] | None
+) -> PretrainedConfig:
+    from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"model folder {str(folder)!r} holds no config.json")
     written = read_json(file)
     kind = written.get("model_type")
+    named = named_labels(labels)
+    if not known and kind not in CONFIG_MAPPING:
+        return PretrainedConfig.from_dict(written | named)
     if kind not in CONFIG_MAPPING and not trust_remote_code:
         if "auto_map" in written:
             raise ValueError(
@@ -170,8 +196,18 @@ def _read_config(folder: Path, trust_remote_code: bool) -> PretrainedConfig:
             f"{str(file)!r} has model_type {kind!r}, which the installed transformers does not know"
         )
     return AutoConfig.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, local_files_only=True
+        folder, trust_remote_code=trust_remote_code, local_files_only=True, **named
     )
+
+
+def named_labels(labels: tuple[str, ...] | None) -> dict[str, Any]:
+    """Return the entries of a configuration for labels of these names, none without labels."""
+    if labels is None:
+        return {}
+    return {
+        "id2label": dict(enumerate(labels)),
+        "label2id": {label: place for place, label in enumerate(labels)},
+    }
 
 
 def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
@@ -200,9 +236,9 @@ def _require_known_settings(settings: dict[str, Any], folder: Path) -> None:
 
 
 def _require_tokenizer(checkpoint: Checkpoint) -> None:
-    folder = checkpoint.folder
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+    folder = checkpoint.tokenizer_folder
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(
             f"checkpoint {str(folder)!r} holds no tokenizer; one of "
-            f"{', '.join(_TOKENIZER_FILES)} is needed"
+            f"{', '.join(TOKENIZER_FILES)} is needed"
         )

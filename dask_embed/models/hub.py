@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from dask_embed.models.spec import Model
@@ -15,7 +16,23 @@ _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 _SAMPLES, _SAMPLE_BYTES = 256, 4096
 
 
-def locate(model: Model, *, weights: bool) -> tuple[Path, str]:
+@dataclass(frozen=True)
+class Kind:
+    """What is looked for: how messages call it, and the files by which a folder is known."""
+
+    word: str
+    files: tuple[str, ...]
+    meaning: str
+
+
+MODEL = Kind(
+    "model",
+    ("config.json", "modules.json"),
+    "a transformers or sentence-transformers checkpoint",
+)
+
+
+def locate(model: Model, *, weights: bool, kind: Kind = MODEL) -> tuple[Path, str]:
     """Return the folder of `model` and its revision, fetching from the Hub what is missing.
 
     Parameters
@@ -25,6 +42,8 @@ def locate(model: Model, *, weights: bool) -> tuple[Path, str]:
     weights : bool
         Fetch the weights too. Without it only configuration and tokenizer files are fetched,
         which is all that a client needs.
+    kind : Kind
+        A whole model, or a part of one under the name and revision of `model`.
 
     Returns
     -------
@@ -40,25 +59,26 @@ def locate(model: Model, *, weights: bool) -> tuple[Path, str]:
     """
     folder = Path(model.name).expanduser()
     if folder.is_dir():
-        return _local(model, folder.resolve())
+        return _local(model, folder.resolve(), kind)
     if not _HUB_ID.match(model.name) or folder.is_file():
         raise ValueError(
-            f"model {model.name!r} is neither an existing folder nor a Hub id ('owner/name')"
+            f"{kind.word} {model.name!r} is neither an existing folder nor a Hub id ('owner/name')"
         )
-    return _snapshot(model, weights)
+    return _snapshot(model, weights, kind)
 
 
-def _local(model: Model, folder: Path) -> tuple[Path, str]:
-    if not any((folder / name).is_file() for name in ("config.json", "modules.json")):
+def _local(model: Model, folder: Path, kind: Kind) -> tuple[Path, str]:
+    if not any((folder / name).is_file() for name in kind.files):
         raise ValueError(
-            f"model folder {str(folder)!r} holds no config.json and no modules.json: "
-            "it is not a transformers or sentence-transformers checkpoint"
+            f"{kind.word} folder {str(folder)!r} holds no {' and no '.join(kind.files)}: "
+            f"it is not {kind.meaning}"
         )
     revision = fingerprint(folder)
     if model.revision not in (None, revision):
         raise ValueError(
-            f"model folder {str(folder)!r} has fingerprint {revision!r} but {model.revision!r} "
-            "was asked for: this machine's copy differs from the one the job was built with"
+            f"{kind.word} folder {str(folder)!r} has fingerprint {revision!r} but "
+            f"{model.revision!r} was asked for: this machine's copy differs from the one the job "
+            "was built with"
         )
     return folder, revision
 
@@ -88,7 +108,7 @@ def _is_model_file(path: Path) -> bool:
     return path.is_file() and any(path.match(pattern) for pattern in patterns)
 
 
-def _snapshot(model: Model, weights: bool) -> tuple[Path, str]:
+def _snapshot(model: Model, weights: bool, kind: Kind) -> tuple[Path, str]:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -109,7 +129,7 @@ def _snapshot(model: Model, weights: bool) -> tuple[Path, str]:
         wanted = f"{model.name!r} at {model.revision!r}" if model.revision else repr(model.name)
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"model {wanted} was not found: there is no such folder, and the Hub or its cache "
-            f"did not have it ({reason})"
+            f"{kind.word} {wanted} was not found: there is no such folder, and the Hub or its "
+            f"cache did not have it ({reason})"
         ) from None
     return Path(path), Path(path).name

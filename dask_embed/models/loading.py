@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 
-from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.adapters import adapter_weights, twin, with_adapter
+from dask_embed.models.checkpoint import Checkpoint, named_labels, read_checkpoint
+from dask_embed.models.custom import load_custom
 from dask_embed.models.layers import load_layer
 from dask_embed.models.modules import Dense, LayerNorm
+from dask_embed.models.options import WEIGHT_BITS
+from dask_embed.models.placement import input_device, placement, returns_to
+from dask_embed.models.quantize import quantization_config, quantize
+from dask_embed.models.sources import adapter_folder, load_tokenizer, require_packages
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import class_for
 
@@ -28,6 +35,9 @@ _TORCH_DTYPES = {
 _COMPILERS = ("c++", "g++", "clang++")
 # Rows of a head that `embed` does not use; a checkpoint may leave them out.
 _UNUSED_WEIGHTS = ("pooler.",)
+# What adapters share while any of them, or the model without one, is loaded. Models are built
+# one at a time, under the lock of the registry.
+_bases: WeakValueDictionary[tuple[Model, str], LoadedModel] = WeakValueDictionary()
 
 
 @dataclass
@@ -48,6 +58,8 @@ class LoadedModel:
         One of `dask_embed.models.tasks.TASKS`.
     model : PreTrainedModel
         The transformer with the head of the task; the transformer itself to embed.
+    base : LoadedModel or None
+        The model that gives its weights to this one and others, which differ in their adapter.
     """
 
     spec: Model
@@ -58,6 +70,9 @@ class LoadedModel:
     device: torch.device
     task: str = "embed"
     model: Any = None
+    base: LoadedModel | None = None
+    _attention: str | None = None
+    _gaps: dict[str, str] = field(default_factory=dict)
 
     @property
     def runs_as_one(self) -> bool:
@@ -80,30 +95,86 @@ def load(spec: Model, task: str = "embed") -> LoadedModel:
     ValueError
         If the checkpoint misses weights that the model needs, or there is no such device.
     """
+    require_packages(spec)
     checkpoint = read_checkpoint(spec, weights=True)
+    if spec.adapter is not None:
+        return _load_adapted(checkpoint, spec, task)
+    loaded = _load_base(checkpoint, spec, task)
+    _require_complete(loaded)
+    if spec.factory is None:
+        _bases[_base_spec(spec), task] = loaded
+    return loaded
+
+
+def _base_spec(spec: Model) -> Model:
+    """Return the specification of the weights that a model with an adapter shares."""
+    bare = replace(spec, adapter=None, adapter_revision=None, merge_adapter=False)
+    return replace(bare, tokenizer=None, tokenizer_revision=None)
+
+
+def _load_adapted(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
+    folder, _ = adapter_folder(spec, weights=True)
+    wanted = _base_spec(spec)
+    if spec.merge_adapter:
+        base = _load_base(checkpoint, replace(wanted, quantization=None), task)
+        model = with_adapter(base.model, folder, base.device, merge=True)
+        if spec.quantization is not None:
+            quantize(model, spec.quantization)
+    else:
+        base = _bases.get((wanted, task)) or _load_base(checkpoint, wanted, task)
+        _bases[wanted, task] = base
+        model = with_adapter(twin(base.model, base._attention), folder, base.device)
+    _require_complete(base, given=adapter_weights(folder))
+    return replace(
+        base,
+        spec=spec,
+        checkpoint=checkpoint,
+        transformer=model if task == "embed" else _transformer_of(model),
+        tokenizer=tokenizer_for(checkpoint, spec),
+        model=model,
+        base=None if spec.merge_adapter else base,
+    )
+
+
+def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
+    """Load all but the adapter; gaps of the checkpoint are for the caller to judge."""
     device = resolve_device(spec.device)
     dtype = resolve_dtype(spec, device)
+    gaps: dict[str, str] = {}
+    if spec.factory is None:
+        model, gaps = _load_model(checkpoint, spec, dtype, task)
+    else:
+        model = load_custom(checkpoint, spec, task).to(dtype)
+    if spec.places_itself:
+        device = input_device(model)
+        returns_to(_transformer_of(model), model)
+        model = model.eval().requires_grad_(False)
+    else:
+        model = _for_inference(model, device)
+        if spec.quantization in WEIGHT_BITS:
+            quantize(model, spec.quantization)
     layers = {
         module.path: load_layer(module, checkpoint.root, allow_pickle=spec.allow_pickle)
         for module in checkpoint.modules
         if isinstance(module, Dense | LayerNorm)
     }
-    model = _for_inference(_load_model(checkpoint, spec, dtype, task), device)
     return LoadedModel(
         spec=spec,
         checkpoint=checkpoint,
         transformer=model if task == "embed" else _transformer_of(model),
-        tokenizer=_load_tokenizer(checkpoint, spec),
+        tokenizer=tokenizer_for(checkpoint, spec),
         layers={path: _for_inference(layer.to(dtype), device) for path, layer in layers.items()},
         device=device,
         task=task,
         model=model,
+        _attention=model.config._attn_implementation,
+        _gaps=gaps,
     )
 
 
 def _transformer_of(model: PreTrainedModel) -> PreTrainedModel:
     """Return the part below the head; the model itself where it is not told apart."""
-    inner = getattr(model, model.base_model_prefix, None)
+    inner = getattr(model, getattr(model, "base_model_prefix", ""), None)
     return model if inner is None else inner
 
 
@@ -144,7 +215,8 @@ def autocast(loaded: LoadedModel) -> torch.autocast:
 
 def _load_model(
     checkpoint: Checkpoint, spec: Model, dtype: torch.dtype, task: str
-) -> PreTrainedModel:
+) -> tuple[Any, dict[str, str]]:
+    """Return the model, and which of its weights the checkpoint does not have as they must be."""
     from transformers.utils import logging
 
     own_attention = spec.attention in ("auto", "padded")
@@ -155,8 +227,13 @@ def _load_model(
         "trust_remote_code": spec.trust_remote_code,
         "local_files_only": True,
         "ignore_mismatched_sizes": True,  # _require_complete names them
+        "quantization_config": quantization_config(spec, dtype),
+        **placement(spec, resolve_device(spec.device)),
+        **named_labels(spec.labels if task != "embed" else None),
         **dict(spec.model_kwargs),
     }
+    if arguments["quantization_config"] is None:  # the checkpoint's own, then
+        del arguments["quantization_config"]
     shows_progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
@@ -166,20 +243,29 @@ def _load_model(
     finally:
         if shows_progress:
             logging.enable_progress_bar()
-    _require_complete(checkpoint, info, _UNUSED_WEIGHTS if task == "embed" else ())
     if task == "embed" and checkpoint.config.is_encoder_decoder and hasattr(model, "get_encoder"):
         model = model.get_encoder()
     model.config.use_cache = False
-    return model
+    return model, _gaps_of(info, _UNUSED_WEIGHTS if task == "embed" else ())
 
 
-def _require_complete(checkpoint: Checkpoint, info: dict[str, Any], unused: Iterable[str]) -> None:
-    missing = sorted(key for key in info["missing_keys"] if not any(part in key for part in unused))
-    mismatched = sorted(str(key) for key in info["mismatched_keys"])
-    if missing or mismatched:
+def _gaps_of(info: dict[str, Any], unused: Collection[str]) -> dict[str, str]:
+    """Return the weights that transformers filled with random numbers, and why it did."""
+    missing = (key for key in info["missing_keys"] if not any(part in key for part in unused))
+    gaps = {key: key for key in missing}
+    for key in info["mismatched_keys"]:
+        gaps[key if isinstance(key, str) else key[0]] = str(key)
+    return gaps
+
+
+def _require_complete(loaded: LoadedModel, given: Collection[str] = ()) -> None:
+    gaps = {name: shown for name, shown in loaded._gaps.items() if name not in given}
+    if gaps:
+        missing = sorted(name for name, shown in gaps.items() if shown == name)
+        mismatched = sorted(shown for name, shown in gaps.items() if shown != name)
         shown = ", ".join((missing + mismatched)[:3])
         raise ValueError(
-            f"checkpoint {str(checkpoint.folder)!r} does not fit its config.json: "
+            f"checkpoint {str(loaded.checkpoint.folder)!r} does not fit its config.json: "
             f"{len(missing)} weights are missing and {len(mismatched)} have another shape "
             f"({shown}); transformers would fill them with random numbers"
         )
@@ -202,12 +288,9 @@ def compiled(model: torch.nn.Module) -> Any:
     return torch.compile(model, dynamic=True)
 
 
-def _load_tokenizer(checkpoint: Checkpoint, spec: Model) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(
-        checkpoint.folder, trust_remote_code=spec.trust_remote_code, local_files_only=True
-    )
+def tokenizer_for(checkpoint: Checkpoint, spec: Model) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of `spec`, as sentence-transformers would set it up."""
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder, spec)
     if checkpoint.do_lower_case:
         if not tokenizer.is_fast:
             name = type(tokenizer).__name__

@@ -102,14 +102,14 @@ VectorModule = Dense | LayerNorm | Truncate | Normalize
 HeadModule = Pooling | VectorModule
 
 
-def read_modules(folder: Path) -> tuple[str, Pooling, tuple[VectorModule, ...]] | None:
+def read_modules(folder: Path) -> tuple[str, Pooling | None, tuple[VectorModule, ...]] | None:
     """Read ``modules.json``.
 
     Returns
     -------
     tuple or None
-        The transformer's subfolder, its pooling, and the modules after that; None if `folder`
-        is a plain transformers checkpoint.
+        The transformer's subfolder, its pooling (None for a cross-encoder, whose transformer has
+        the head), and the modules after that; None if `folder` is a plain transformers checkpoint.
 
     Raises
     ------
@@ -123,6 +123,8 @@ def read_modules(folder: Path) -> tuple[str, Pooling, tuple[VectorModule, ...]] 
     if not entries or _kind(entries[0]) != "Transformer":
         given = entries[0]["type"] if entries else "nothing"
         raise ValueError(f"modules.json must begin with a Transformer module, got {given!r}")
+    if len(entries) == 1 and _has_classifier(folder / entries[0].get("path", "")):
+        return entries[0].get("path", ""), None, ()
     head = [_read_module(folder, entry) for entry in entries[1:]]
     kept = [module for module in head if module is not None]
     pooling = kept[0] if kept else None
@@ -178,6 +180,12 @@ def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:
         "are Transformer, Pooling, Dense, LayerNorm, Normalize and Dropout of "
         "sentence-transformers"
     )
+
+
+def _has_classifier(folder: Path) -> bool:
+    """Return whether a Transformer module was saved with a head for classification."""
+    file = folder / "sentence_bert_config.json"
+    return file.is_file() and read_json(file).get("transformer_task") == "sequence-classification"
 
 
 def _kind(entry: dict[str, Any]) -> str:

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dask_embed._validation import one_of
+from dask_embed.models.options import (
+    check_combinations,
+    hashable_items,
+    importable,
+    label_names,
+    location,
+    quantization_text,
+)
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 AUTOCAST_DTYPES = (None, "bfloat16", "float16")
@@ -52,6 +60,39 @@ class Model:
         Never ask the Hub, use what the cache holds.
     model_kwargs : mapping, optional
         More keyword arguments for ``from_pretrained``; values must be hashable.
+    adapter : str or Path, optional
+        Folder or Hub id of a PEFT adapter (LoRA and its kin). Models that differ in their adapter
+        alone share one copy of the weights below it in a process.
+    adapter_revision : str, optional
+        Of the adapter, as `revision` is of the model.
+    merge_adapter : bool
+        Add the adapter to the weights, which is faster to run but takes a copy of its own.
+    quantization : {None, "int8", "int4"} or mapping, optional
+        Weights of linear layers in fewer bits (torchao). On a GPU with bfloat16 int4 takes half a
+        byte per weight, elsewhere a whole one. A mapping is any quantization configuration of
+        transformers, ``{"quant_method": "bitsandbytes", "load_in_4bit": True}``, which has to be
+        installed. It is kept as json text.
+    device_map : str or mapping, optional
+        ``"auto"``, another strategy of accelerate, or the device of each part (``{"": "cpu"}``):
+        for models larger than a GPU. `device` has no effect then.
+    offload_folder : str or Path, optional
+        Where workers put weights for which neither GPUs nor memory have room; with `device_map`.
+    max_memory : mapping, optional
+        Device to the most it may hold, ``{0: "20GiB", "cpu": "60GiB"}``; with `device_map`.
+    tokenizer : str or Path, optional
+        Folder or Hub id of another tokenizer than the checkpoint's.
+    tokenizer_revision : str, optional
+        Of the tokenizer, as `revision` is of the model.
+    factory : callable, optional
+        ``factory(config) -> torch.nn.Module``, called on the worker with the checkpoint's
+        configuration to build a model that transformers does not know; a function or class at the
+        top of a module that workers can import. Its weights are read from the checkpoint, all
+        of them. It is called as ``module(input_ids=..., attention_mask=...)``, with
+        ``token_type_ids`` where it takes them, and returns logits of shape (texts, labels) or an
+        output that has them as ``logits``.
+    labels : sequence of str, optional
+        Names of a classifier's labels where the checkpoint's configuration has none or others,
+        in the order of its logits: the head that comes with an adapter, for instance.
 
     Notes
     -----
@@ -71,6 +112,17 @@ class Model:
     cache_dir: str | None = None
     local_files_only: bool = False
     model_kwargs: Any = field(default=())
+    adapter: str | None = None
+    adapter_revision: str | None = None
+    merge_adapter: bool = False
+    quantization: Any = None
+    device_map: Any = None
+    offload_folder: str | None = None
+    max_memory: Any = field(default=())
+    tokenizer: str | None = None
+    tokenizer_revision: str | None = None
+    factory: Callable[..., Any] | None = None
+    labels: Any = None
 
     def __post_init__(self) -> None:
         if isinstance(self.name, Path):
@@ -81,12 +133,32 @@ class Model:
             )
         one_of("dtype", self.dtype, DTYPES)
         one_of("autocast", self.autocast, AUTOCAST_DTYPES)
-        one_of("compile", self.compile, (True, False))
+        for name in ("compile", "merge_adapter", "local_files_only"):
+            one_of(name, getattr(self, name), (True, False))
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise ValueError(
                 f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}"
             )
-        object.__setattr__(self, "model_kwargs", _hashable_items(self.model_kwargs))
+        for name, value in self._canonical().items():
+            object.__setattr__(self, name, value)
+        check_combinations(self)
+
+    def _canonical(self) -> dict[str, Any]:
+        """Return the options that may be given in several forms, each in its one form."""
+        return {
+            "model_kwargs": hashable_items("model_kwargs", self.model_kwargs),
+            "max_memory": hashable_items("max_memory", self.max_memory),
+            "quantization": quantization_text(self.quantization),
+            "device_map": self.device_map
+            if self.device_map is None or isinstance(self.device_map, str)
+            else hashable_items("device_map", self.device_map),
+            "labels": label_names(self.labels),
+            "factory": importable(self.factory),
+            **{
+                name: location(name, getattr(self, name))
+                for name in ("adapter", "tokenizer", "offload_folder")
+            },
+        }
 
     @classmethod
     def of(cls, model: str | Path | Model) -> Model:
@@ -94,17 +166,18 @@ class Model:
         return model if isinstance(model, Model) else cls(model)  # type: ignore[arg-type]
 
     def pinned(self, name: str, revision: str) -> Model:
-        """Return the same model under a resolved name and revision."""
-        return replace(self, name=name, revision=revision)
+        """Return the same model under a resolved name and revision, its adapter and tokenizer too.
 
+        Raises
+        ------
+        ValueError
+            If there is no such adapter or tokenizer.
+        """
+        from dask_embed.models.sources import pinned_parts
 
-def _hashable_items(kwargs: Any) -> tuple[tuple[str, Any], ...]:
-    try:
-        items = kwargs.items() if isinstance(kwargs, Mapping) else tuple(kwargs or ())
-        pairs = tuple(sorted((str(key), value) for key, value in items))
-        hash(pairs)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"model_kwargs must map names to hashable values, got {kwargs!r} ({error})"
-        ) from None
-    return pairs
+        return replace(self, name=name, revision=revision, **pinned_parts(self))
+
+    @property
+    def places_itself(self) -> bool:
+        """Whether accelerate or a quantizer of transformers puts the weights where they run."""
+        return self.device_map is not None or self.quantization not in (None, "int8", "int4")

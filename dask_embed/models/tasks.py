@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask_embed.models.checkpoint import Checkpoint
+from dask_embed.models.sources import brings_a_head, check_parts
 from dask_embed.models.spec import Model
 
 
@@ -36,16 +37,26 @@ TASKS = {
     "seq2seq-lm": Task("AutoModelForSeq2SeqLM"),
 }
 
+FACTORY_TASKS = ("classify", "classify-tokens")
+
 
 def require_head(task: str, checkpoint: Checkpoint, model: Model) -> None:
-    """Raise unless the configuration says that the checkpoint has the head of `task`.
+    """Raise unless a checkpoint has the head of `task`, and whatever its specification names.
+
+    The configuration is what tells; with an adapter the head may be the adapter's.
 
     Raises
     ------
     ValueError
         If transformers has no such head for the architecture, or the weights were saved
-        without it.
+        without it; if the adapter or the tokenizer is missing or does not fit.
+    ModuleNotFoundError
+        If a package is missing.
     """
+    check_parts(model, checkpoint)
+    if model.factory is not None:
+        _require_factory_task(task, model)
+        return
     if task == "embed" or model.trust_remote_code:
         return
     needed = TASKS[task]
@@ -56,10 +67,19 @@ def require_head(task: str, checkpoint: Checkpoint, model: Model) -> None:
             f"{needed.auto_class}"
         )
     saved = list(getattr(config, "architectures", None) or [])
-    if saved and needed.ending and not any(name.endswith(needed.ending) for name in saved):
+    bare = saved and needed.ending and not any(name.endswith(needed.ending) for name in saved)
+    if bare and not brings_a_head(model):
         raise ValueError(
             f"model {model.name!r} was saved as {', '.join(saved)}; a checkpoint of a class that "
             f"ends with {needed.ending!r} is needed"
+        )
+
+
+def _require_factory_task(task: str, model: Model) -> None:
+    if task not in FACTORY_TASKS:
+        raise ValueError(
+            f"model {model.name!r} has a factory, whose modules give logits for "
+            f"{' and '.join(map(repr, FACTORY_TASKS))}; the operator needs {task!r}"
         )
 
 

@@ -9,19 +9,21 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import number_or_none, one_of, positive_integer
+from dask_embed._validation import one_of
 from dask_embed.models.checkpoint import Checkpoint
-from dask_embed.operators.model import ModelOperator
+from dask_embed.operators.labels import LabelOperator, softmax, stacked
+from dask_embed.tokenization import TokenLists
 
 if TYPE_CHECKING:
-    from dask_embed.inference.rows import Chunk
-    from dask_embed.tokenization import TokenLists
+    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.runner import Runner
+    from dask_embed.inference.stream import Encoded
 
 FUNCTIONS = ("auto", "softmax", "sigmoid", "none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Classifier(ModelOperator):
+class Classifier(LabelOperator):
     """Append the label of each text and its score; lazy on a Dask DataFrame.
 
     Parameters
@@ -31,69 +33,64 @@ class Classifier(ModelOperator):
     column : str
         The text column.
     pair : str, optional
-        A second text column; text and pair are classified together.
+        A second text column; text and pair are classified together. Where it is empty, the text
+        is classified alone, as the pipeline does.
     output : str
-        Name of the label column, str.
+        Name of the label column: str, or a list of str (see `top_k` and `threshold`).
     score : str, optional
-        Name of the score column, float32; by default ``<output>_score``.
+        Name of the score column, by default ``<output>_score``: float32, or a list of float32.
     scores : str, optional
         Name of a column with the scores of all labels, a struct of float32, one field a label.
-    top_k : int, optional
-        Labels to give, best first: `output` becomes a list of str and `score` a list of float32.
+    top_k : int or "all", optional
+        Give a list of so many labels, best first, in place of the best one.
     threshold : float, optional
-        Only labels whose score is at least this: null, or a shorter list, where there is none.
+        Only labels whose score is at least this. Of a classifier that chooses one of several
+        labels, rows below it get null. Of one that gives several labels at a time (sigmoid), rows
+        get a list of all labels that reach it, which may be empty, unless `top_k` says otherwise.
     function_to_apply : {"auto", "softmax", "sigmoid", "none"}
         From logits to scores. ``"auto"`` is what transformers' pipeline does: sigmoid for several
         labels at a time or a single one, softmax for one of several, none for regression.
     max_length, on_long, padding_side, batch_size, tokens_per_batch, on_error
-        See `ModelOperator`.
+        See `ModelOperator`. Of a pair that is too long the longer text is cut first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        When it is applied and before any work, if an argument, a column or the checkpoint does
+        not fit: no head for classification, more `top_k` than labels.
+
+    Examples
+    --------
+    Keep what a model is sure of; the model runs when the files are written::
+
+        out = de.Classifier("owner/sentiment", scores="all_scores")(ddf)
+        out[(out["label"] == "positive") & (out["label_score"] > 0.9)].ml.to_parquet("sure")
 
     Notes
     -----
-    A model with one label scores it; regression gives the value as score.
+    A regression, or a model with one label, has its value as the score. A text without any token
+    (an empty string, where the tokenizer adds no special tokens) gets null.
 
-    Source: transformers' ``TextClassificationPipeline``.
+    Source: transformers' ``TextClassificationPipeline``, with ``truncation=True``.
     """
 
     column: str = "text"
     pair: str | None = None
-    output: str = "label"
-    score: str | None = None
-    scores: str | None = None
-    top_k: int | None = None
-    threshold: float | None = None
     function_to_apply: str = "auto"
 
     task: ClassVar[str] = "classify"
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        positive_integer("top_k", self.top_k)
         one_of("function_to_apply", self.function_to_apply, FUNCTIONS)
-        number_or_none("threshold", self.threshold)
-        if len(set(self.result_columns)) != len(self.result_columns):
-            raise ValueError(f"output columns must differ, got {list(self.result_columns)}")
 
     @property
     def input_columns(self) -> tuple[str, ...]:
         return (self.column,) if self.pair is None else (self.column, self.pair)
 
-    @property
-    def result_columns(self) -> tuple[str, ...]:
-        names = (self.output, self.score or f"{self.output}_score")
-        return names if self.scores is None else (*names, self.scores)
-
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
-        labels = labels_of(checkpoint)
-        if self.top_k is not None and self.top_k > len(labels):
-            raise ValueError(f"top_k must be at most {len(labels)}, the labels; got {self.top_k}")
-        label, score = pa.string(), pa.float32()
-        if self.top_k is not None:
-            label, score = pa.list_(label), pa.list_(score)
-        types = [label, score]
-        if self.scores is not None:
-            types.append(pa.struct([(name, pa.float32()) for name in labels]))
-        return dict(zip(self.result_columns, types, strict=True))
+        independent = self._function(checkpoint) == "sigmoid"
+        return self.label_types(labels_of(checkpoint), independent=independent)
 
     def describe(self, checkpoint: Checkpoint) -> str:
         labels = labels_of(checkpoint)
@@ -101,45 +98,36 @@ class Classifier(ModelOperator):
         return f"{len(labels)} labels ({shown}), {self._function(checkpoint)} of the logits"
 
     def provenance(self) -> dict[str, Any]:
-        chosen = {"top_k": self.top_k, "threshold": self.threshold}
-        return {**super().provenance(), **chosen, "function_to_apply": self.function_to_apply}
+        return {**super().provenance(), "function_to_apply": self.function_to_apply}
+
+    def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
+        """Return a sequence for each row: of text and pair, of the text alone if that is empty."""
+        alone = np.array([not row[-1] for row in rows], bool)
+        if self.pair is None or not alone.any():
+            return super().encode(runner, rows)
+        single, paired = np.flatnonzero(alone), np.flatnonzero(~alone)
+        parts = [
+            super().encode(runner, [rows[place][:1] for place in single.tolist()]),
+            super().encode(runner, [rows[place] for place in paired.tolist()]),
+        ]
+        return _merged([single, paired], parts)
 
     def forward(self, model: Any, tokens: TokenLists) -> Any:
-        return model.logits(tokens, self._side(model))
+        logits = model.logits(tokens, self.padding_side or model.loaded.tokenizer.padding_side)
+        labels = labels_of(model.loaded.checkpoint)
+        if logits.shape[1:] != (len(labels),):
+            raise ValueError(
+                f"model {self.spec.name!r} gives {tuple(logits.shape[1:])} values for each text, "
+                f"but its configuration names {len(labels)} labels"
+            )
+        return logits
 
     def postprocess(self, model: Any, chunk: Chunk) -> Mapping[str, Any]:
         checkpoint = model.loaded.checkpoint
-        labels = np.array(labels_of(checkpoint), dtype=object)
-        present = [result is not None for result in chunk.results]
-        logits = np.full((len(present), len(labels)), np.nan, np.float32)
-        if any(present):
-            logits[present] = np.stack([r for r in chunk.results if r is not None])
-        scores = apply_function(self._function(checkpoint), logits)
-        order = np.argsort(-scores, axis=1, kind="stable")[:, : self.top_k or 1]
-        best = np.take_along_axis(scores, order, axis=1)
-        columns: list[Any] = list(self._columns(labels[order], best, present))
-        if self.scores is not None:
-            columns.append(_struct(labels, scores, present))
-        return dict(zip(self.result_columns, columns, strict=True))
-
-    def _columns(
-        self, labels: np.ndarray, scores: np.ndarray, present: list[bool]
-    ) -> tuple[list[Any], list[Any]]:
-        """Return the label and score columns of the best labels, shapes (rows, labels)."""
-        kept = scores >= (-np.inf if self.threshold is None else self.threshold)
-        rows = list(zip(labels, scores, kept, present, strict=True))
-        if self.top_k is None:
-            return (
-                [names[0] if ok and keep[0] else None for names, _, keep, ok in rows],
-                [values[0] if ok and keep[0] else None for _, values, keep, ok in rows],
-            )
-        return (
-            [names[keep].tolist() if ok else None for names, _, keep, ok in rows],
-            [values[keep].tolist() if ok else None for _, values, keep, ok in rows],
-        )
-
-    def _side(self, model: Any) -> str:
-        return self.padding_side or model.loaded.tokenizer.padding_side
+        labels, function = labels_of(checkpoint), self._function(checkpoint)
+        logits, valid = stacked(chunk.results, len(labels))
+        scores = apply_function(function, logits)
+        return self.label_columns(labels, scores, valid, independent=function == "sigmoid")
 
     def _function(self, checkpoint: Checkpoint) -> str:
         if self.function_to_apply != "auto":
@@ -154,22 +142,53 @@ class Classifier(ModelOperator):
 
 
 def labels_of(checkpoint: Checkpoint) -> list[str]:
-    """Return the names of a checkpoint's labels, in the order of its logits."""
-    names: dict[Any, str] = dict(checkpoint.config.id2label or {})
-    return [str(names[number]) for number in sorted(names)]
+    """Return the names of a checkpoint's labels, in the order of its logits.
+
+    Raises
+    ------
+    ValueError
+        If the configuration names none, or leaves some of the logits without a name.
+    """
+    names: dict[Any, Any] = dict(getattr(checkpoint.config, "id2label", None) or {})
+    if not names or sorted(names) != list(range(len(names))):
+        raise ValueError(
+            f"the configuration of {str(checkpoint.folder)!r} must name every label in id2label, "
+            f"from 0 on; it has {list(names)[:10]}"
+        )
+    return [str(names[number]) for number in range(len(names))]
 
 
 def apply_function(name: str, logits: np.ndarray) -> np.ndarray:
     """Return the scores of logits of shape (rows, labels)."""
     if name == "sigmoid":
-        return 1.0 / (1.0 + np.exp(-logits))
-    if name == "softmax":
-        shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
-        return shifted / shifted.sum(axis=-1, keepdims=True)
-    return logits
+        with np.errstate(over="ignore"):  # the sigmoid of -100 is 1 / infinity
+            return 1.0 / (1.0 + np.exp(-logits))
+    return softmax(logits) if name == "softmax" else logits
 
 
-def _struct(labels: np.ndarray, scores: np.ndarray, present: list[bool]) -> pa.Array:
-    arrays = [pa.array(column) for column in np.ascontiguousarray(scores.T)]
-    mask = pa.array([not ok for ok in present])
-    return pa.StructArray.from_arrays(arrays, names=labels.tolist(), mask=mask)
+def _merged(places: list[np.ndarray], parts: list[Encoded]) -> Encoded:
+    """Return the sequences of several sets of rows as those of all rows.
+
+    Parameters
+    ----------
+    places : list of numpy.ndarray
+        For each part its rows among all.
+    parts : list of Encoded
+    """
+    from dask_embed.inference.stream import Encoded
+
+    rows = np.concatenate([at[part.rows] for at, part in zip(places, parts, strict=True)])
+    tokens = [part.tokens for part in parts]
+    types = None
+    if any(each.types is not None for each in tokens):
+        kinds = [np.zeros(len(t.values), np.int8) if t.types is None else t.types for t in tokens]
+        types = np.concatenate(kinds)
+    offsets = np.cumsum([0, *np.concatenate([each.lengths for each in tokens])])
+    joined = TokenLists(np.concatenate([each.values for each in tokens]), offsets, types)
+    order = np.argsort(rows, kind="stable")
+    failures = {
+        int(at[row]): message
+        for at, part in zip(places, parts, strict=True)
+        for row, message in part.failures.items()
+    }
+    return Encoded(rows[order], joined.take(order), failures=failures)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import meant, one_of, positive_integer
-from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
+from dask_embed.columns import Result, TextColumn
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
@@ -19,12 +18,7 @@ from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.ranges import CALIBRATED, checked_ranges
 
 if TYPE_CHECKING:
-    import torch
-
-    from dask_embed.inference.engine import Reduction
-    from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
-    from dask_embed.inference.stream import Encoded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,7 +130,7 @@ class Embedder(ModelOperator):
         return (self.column,)
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
-        self._prompt(checkpoint)
+        self.prompt_text(checkpoint)
         dimension = self.dimension(checkpoint)
         gives_tokens = self.pooling == ("none",)
         if gives_tokens:
@@ -158,10 +152,10 @@ class Embedder(ModelOperator):
 
     def dimension(self, checkpoint: Checkpoint) -> int:
         """Return the number of values of a vector."""
-        return _dimension(checkpoint, self._modules(checkpoint))
+        return _dimension(checkpoint, self.modules(checkpoint))
 
     def describe(self, checkpoint: Checkpoint) -> str:
-        modules = self._modules(checkpoint)
+        modules = self.modules(checkpoint)
         names = [
             "+".join(module.modes) + " pooling"
             if isinstance(module, Pooling)
@@ -173,7 +167,7 @@ class Embedder(ModelOperator):
 
     def provenance(self) -> dict[str, Any]:
         checkpoint = read_checkpoint(self.spec)
-        modules = self._modules(checkpoint)
+        modules = self.modules(checkpoint)
         pooling = [
             mode for module in modules if isinstance(module, Pooling) for mode in module.modes
         ]
@@ -184,79 +178,32 @@ class Embedder(ModelOperator):
             "ranges": self.ranges,
             "pooling": pooling or ["none"],
             "normalized": bool(modules) and isinstance(modules[-1], Normalize),
-            "prompt": self._prompt(checkpoint),
+            "prompt": self.prompt_text(checkpoint),
         }
 
     def run(
         self, columns: list[TextColumn], *, on_device: bool, meter: Meter
     ) -> tuple[dict[str, Result], dict[int, str]]:
-        from dask_embed.inference import engine
-        from dask_embed.inference.stream import Stream
+        from dask_embed.operators.embedding_pass import embed_tokens, embed_vectors
 
-        runner = self.runner()
-        checkpoint = runner.loaded.checkpoint
-        texts = columns[0].values
-        prompt = self._prompt(checkpoint) or ""
-        prepared = _Prepared(texts, prompt, self.max_chars)
-        limit = self.limit(checkpoint)
-        stream = Stream(
-            runner,
-            lambda rows: self._encode_texts(runner, prepared, rows),
-            [None if text is None else len(text) + len(prompt) for text in texts],
-            meter,
-            self.batching,
-            limit,
-        )
-        valid = np.array([text is not None for text in texts])
-        result: Result
         if self.pooling == ("none",):
-            outcome = engine.token_vectors(stream, on_device=on_device)
-            valid[list(outcome.failures)] = False
-            result = TokenVectors(outcome.values, outcome.lengths[valid], valid)
-        else:
-            skipped = runner.tokenizer(limit).prompt_length(prompt) if prompt else 0
-            reductions = [self._reduction(runner, skipped)]
-            (outcome,) = engine.vectors(stream, reductions, on_device=on_device)
-            valid[list(outcome.failures)] = False
-            result = Vectors(outcome.values, valid)
-        return {self.output: result}, outcome.failures
+            return embed_tokens(self, columns[0], on_device=on_device, meter=meter)
+        return embed_vectors([self], columns[0], on_device=on_device, meter=meter)
 
-    def _encode_texts(self, runner: Runner, texts: _Prepared, rows: np.ndarray) -> Encoded:
-        """Return the tokens of the texts at `rows`."""
-        from dask_embed.encoding import encode_rows
+    def forward_key(self) -> Hashable:
+        """Return what embedders must have in common for one forward pass to serve them all.
 
-        limit = self.limit(runner.loaded.checkpoint)
-        chosen = [(texts[row],) for row in rows.tolist()]
-        encoded = encode_rows(runner, chosen, limit, on_long=self.on_long)
-        failures = {int(rows[row]): text for row, text in encoded.failures.items()}
-        return dataclasses.replace(encoded, rows=rows[encoded.rows], failures=failures)
+        None where it serves this one alone.
+        """
+        if self.pooling == ("none",):
+            return None
+        checkpoint = read_checkpoint(self.spec)
+        prompt = self.prompt_text(checkpoint) or ""
+        limit = self.limit(checkpoint)
+        return (self.spec, self.column, prompt, self.max_chars, limit, self.on_long)
 
-    def _reduction(self, runner: Runner, skipped: int) -> Reduction:
-        """Return how token vectors become what is stored."""
-        import torch
-
-        from dask_embed.inference.engine import Reduction
-        from dask_embed.inference.heads import apply_modules
-        from dask_embed.inference.precision import DTYPES, to_precision
-
-        checkpoint = runner.loaded.checkpoint
-        modules = self._modules(checkpoint)
-        ranges = None if self.ranges is None else torch.tensor(self.ranges)
-
-        def reduce(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-            vectors = apply_modules(modules, runner.loaded.layers, hidden, lengths, skipped)
-            return to_precision(vectors, self.precision, ranges)
-
-        stored = vector_type(self.dimension(checkpoint), self.precision)
-        return Reduction(
-            reduce,
-            stored.list_size,
-            DTYPES[self.precision],
-            kind=(modules, skipped, self.precision, self.ranges),
-        )
-
-    def _modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
-        """The modules after the transformer, with what this operator says in their place."""
+    def modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
+        """Return what follows the transformer, with what this operator says in its place."""
         if self.pooling == ("none",):
             if self.truncate_dim or self.normalize is True:
                 raise ValueError(
@@ -280,7 +227,8 @@ class Embedder(ModelOperator):
             modules.append(Normalize())
         return tuple(modules)
 
-    def _prompt(self, checkpoint: Checkpoint) -> str | None:
+    def prompt_text(self, checkpoint: Checkpoint) -> str | None:
+        """Return the text put before every input, None where there is none."""
         if self.prompt is not None:
             return self.prompt
         name = self.prompt_name or checkpoint.default_prompt_name
@@ -292,20 +240,6 @@ class Embedder(ModelOperator):
                 f"got {name!r}{meant(name, list(checkpoint.prompts))}"
             )
         return checkpoint.prompts[name]
-
-
-class _Prepared:
-    """Texts as they are tokenized: behind the prompt, and cut."""
-
-    def __init__(self, texts: list[str | None], prompt: str, max_chars: int | None) -> None:
-        self._texts = texts
-        self._prompt = prompt
-        self._max_chars = max_chars
-
-    def __getitem__(self, row: int) -> str:
-        text = self._texts[row]
-        assert text is not None, "null rows do not run"
-        return self._prompt + text[: self._max_chars]
 
 
 def _dimension(checkpoint: Checkpoint, modules: Iterable[HeadModule]) -> int:

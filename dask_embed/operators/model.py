@@ -172,7 +172,7 @@ class ModelOperator(ColumnOperator):
         from dask_embed.inference.rows import Rows
         from dask_embed.inference.stream import Stream
 
-        distinct, inverse = _distinct(columns)
+        distinct, inverse = distinct_rows(columns)
         valid = inverse >= 0
         meter.count(rows=int(valid.sum()) - len(distinct))
         runner = self.runner()
@@ -180,10 +180,10 @@ class ModelOperator(ColumnOperator):
         stream = Stream(
             runner,
             lambda places: self._encode(runner, distinct, places),
-            [sum(map(len, row)) for row in distinct],
+            [self.characters(row) for row in distinct],
             meter,
             self.batching,
-            self.limit(runner.loaded.checkpoint),
+            self.longest_row(runner.loaded.checkpoint),
         )
         types = self.output_types(runner.loaded.checkpoint)
         rows = Rows(
@@ -260,6 +260,14 @@ class ModelOperator(ColumnOperator):
         limits = [limit, checkpoint.max_seq_length or checkpoint.tokenizer_limit]
         return min((value for value in limits if value is not None), default=None)
 
+    def characters(self, row: Row) -> int:
+        """Return how many characters of a row are tokenized, which says where chunks end."""
+        return sum(map(len, row))
+
+    def longest_row(self, checkpoint: Checkpoint) -> int | None:
+        """Return the most tokens that are read of a row, None where windows read all of it."""
+        return self.limit(checkpoint)
+
     def _encode(self, runner: Runner, distinct: list[Row], places: np.ndarray) -> Encoded:
         encoded = self.encode(runner, [distinct[place] for place in places])
         failures = {int(places[row]): text for row, text in encoded.failures.items()}
@@ -273,7 +281,7 @@ class ModelOperator(ColumnOperator):
         return get_or_build((runner, self), lambda: self.load(runner))
 
 
-def _distinct(columns: list[TextColumn]) -> tuple[list[Row], np.ndarray]:
+def distinct_rows(columns: list[TextColumn]) -> tuple[list[Row], np.ndarray]:
     """Return the distinct rows of texts, and for each row its place among them, -1 for nulls."""
     places: dict[Row, int] = {}
     inverse = np.full(len(columns[0].values), -1)

@@ -1,0 +1,283 @@
+"""Token by token: one forward pass for all texts under way, none of them padded.
+
+Prompts run packed, one after the other in one row. Keys and values go into tensors that are
+allocated once, aligned to the right, so that the next token of every row lies in the same column
+and a sliding window is a slice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from dask_embed.inference.attention import NotPackableError, packed_attention, packed_batch
+
+DECODING_ATTENTION = "dask_embed_decoding"
+
+
+@dataclass(eq=False)
+class Row:
+    """A text under way.
+
+    Attributes
+    ----------
+    index : int
+        Its place among the prompts of the call.
+    ids : torch.Tensor
+        Prompt and new tokens, int64, room for all that may come, on the host.
+    prompt : int
+        Tokens of the prompt.
+    length : int
+        Tokens of `ids` that are there.
+    draws : torch.Tensor or None
+        A number in [0, 1) for each new token, float64, where tokens are drawn.
+    finish : str
+        Why it ended; empty while it has not.
+    hidden : list of torch.Tensor
+        Hidden states from which the new tokens were chosen, where they are asked for.
+    """
+
+    index: int
+    ids: torch.Tensor
+    prompt: int
+    length: int
+    draws: torch.Tensor | None = None
+    finish: str = ""
+    hidden: list[torch.Tensor] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, index: int, prompt: np.ndarray, room: int) -> Row:
+        """Begin a text with room for so many new tokens."""
+        ids = torch.empty(len(prompt) + room, dtype=torch.int64)
+        ids[: len(prompt)] = torch.from_numpy(prompt.astype(np.int64))
+        return cls(index, ids, len(prompt), len(prompt))
+
+    @property
+    def newest(self) -> int:
+        """The last token that is there."""
+        return int(self.ids[self.length - 1])
+
+    def append(self, token: int) -> None:
+        """Add a token."""
+        self.ids[self.length] = token
+        self.length += 1
+
+    @property
+    def made(self) -> int:
+        """How many tokens are new."""
+        return self.length - self.prompt
+
+
+class Cohort:
+    """Rows that began together: their keys and values, aligned to the right.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+    room : int
+        New tokens that each may get.
+    """
+
+    def __init__(self, rows: Sequence[Row], room: int) -> None:
+        self.rows = list(rows)
+        self.width = max(row.length for row in rows)
+        self._capacity = self.width + room
+        self._states: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+        self._skipped = torch.tensor([self.width - row.length for row in rows])
+        self._mask: torch.Tensor | None = None
+        self._places: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    @property
+    def cost(self) -> int:
+        """Tokens for which there is memory."""
+        held = next(iter(self._states.values()))[0].shape[0] if self._states else len(self.rows)
+        return held * self._capacity
+
+    def put(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+        """Keep the states of packed prompts, both of shape (heads, tokens, head size)."""
+        places, columns = self._cells(key.device)
+        kept = []
+        for new in (key, value):
+            heads, _, size = new.shape
+            states = new.new_zeros(len(self.rows), heads, self._capacity, size)
+            states[places, :, columns] = new.transpose(0, 1)
+            kept.append(states)
+        self._states[layer] = (kept[0], kept[1])
+
+    def _cells(self, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return row and column of every token of the packed prompts."""
+        if self._places is None:
+            lengths = self.width - self._skipped
+            ends = lengths.cumsum(0)
+            places = torch.repeat_interleave(torch.arange(len(lengths)), lengths)
+            columns = torch.arange(int(ends[-1])) - (ends - self.width)[places]
+            self._places = (places.to(device), columns.to(device))
+        return self._places
+
+    def attend(
+        self,
+        layer: int,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        window: int | None,
+        scaling: float | None,
+    ) -> torch.Tensor:
+        """Let the newest token of every row see those before it; shapes (rows, heads, size)."""
+        keys, values = self._states[layer]
+        rows, column = len(self.rows), self.width - 1
+        keys[:rows, :, column] = key
+        values[:rows, :, column] = value
+        first = 0 if window is None else max(0, self.width - window)
+        seen = slice(first, self.width)
+        # heads that share keys are queries of one head, so that keys are not repeated
+        grouped = query.unflatten(1, (keys.shape[1], -1))
+        mask = None if self._mask is None else self._mask[:rows, :, :, seen]
+        output = scaled_dot_product_attention(
+            grouped, keys[:rows, :, seen], values[:rows, :, seen], attn_mask=mask, scale=scaling
+        )
+        return output.flatten(1, 2)
+
+    def begin(self, dtype: torch.dtype, device: torch.device) -> None:
+        """Make the mask of what lies before the prompts, if anything does."""
+        if bool(self._skipped.any()):
+            hidden = torch.arange(self._capacity) < self._skipped[:, None]
+            mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, -torch.inf)
+            self._mask = mask[:, None, None].to(device)
+
+    def grow(self) -> None:
+        """Count the token that every row got, and fill the gaps of those that ended."""
+        self.width += 1
+        place = 0
+        while place < len(self.rows):
+            last = len(self.rows) - 1
+            if not self.rows[place].finish:
+                place += 1
+                continue
+            if place < last:
+                self._move(last, place)
+            self.rows.pop()
+        self._shrink()
+
+    def _move(self, source: int, target: int) -> None:
+        self.rows[target] = self.rows[source]
+        for states in self._states.values():
+            for each in states:
+                each[target, :, : self.width] = each[source, :, : self.width]
+        if self._mask is not None:
+            self._mask[target] = self._mask[source]
+
+    def _shrink(self) -> None:
+        """Give memory back once half of the rows ended."""
+        rows = len(self.rows)
+        if rows and self.cost >= 2 * rows * self._capacity:
+            self._states = {
+                layer: (keys[:rows].clone(), values[:rows].clone())
+                for layer, (keys, values) in self._states.items()
+            }
+
+
+# ------------------------------------------------------------------------- attention of a pass
+@dataclass(frozen=True)
+class _Pass:
+    """A forward pass: the prompts of one cohort, or a token for each row of several."""
+
+    cohorts: Sequence[Cohort]
+    prompts: bool
+
+
+_running: ContextVar[_Pass | None] = ContextVar("dask_embed_decoding", default=None)
+
+
+@contextlib.contextmanager
+def decoding_pass(cohorts: Sequence[Cohort]) -> Iterator[None]:
+    """Attend within the block for the newest token of every row of `cohorts`."""
+    token = _running.set(_Pass(cohorts, prompts=False))
+    try:
+        yield
+    finally:
+        _running.reset(token)
+
+
+@contextlib.contextmanager
+def prompt_pass(cohort: Cohort, offsets: torch.Tensor, longest: int) -> Iterator[None]:
+    """Attend within the block for the prompts of `cohort`, which begin at `offsets`."""
+    token = _running.set(_Pass([cohort], prompts=True))
+    try:
+        with packed_batch(offsets, longest):
+            yield
+    finally:
+        _running.reset(token)
+
+
+def decoding_attention(
+    module: Any,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    is_causal: bool | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attend within the running pass, and keep its keys and values.
+
+    Parameters and results are those of `packed_attention`.
+    """
+    running = _running.get()
+    layer = getattr(module, "layer_idx", None)
+    if running is None or layer is None:
+        raise NotPackableError(f"{type(module).__name__} runs outside of a pass, or has no number")
+    if running.prompts:
+        # also refuses what neither kind of pass can do
+        attended = packed_attention(
+            module,
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=scaling,
+            is_causal=is_causal,
+            sliding_window=sliding_window,
+            **kwargs,
+        )
+        running.cohorts[0].put(layer, key[0], value[0])
+        return attended
+    parts, start = [], 0
+    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
+    for cohort in running.cohorts:
+        own = slice(start, start + len(cohort.rows))
+        parts.append(cohort.attend(layer, q[own], k[own], v[own], sliding_window, scaling))
+        start = own.stop
+    return torch.cat(parts)[None], None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """The cohorts know who sees whom."""
+
+
+AttentionInterface.register(DECODING_ATTENTION, decoding_attention)
+AttentionMaskInterface.register(DECODING_ATTENTION, _no_mask)
+
+
+def decoding_twin(model: torch.nn.Module) -> Any:
+    """Return a model with the weights of `model` that attends with `decoding_attention`.
+
+    It shares every tensor but has a configuration of its own, so that other threads may go on
+    using `model` as it is.
+    """
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    twin: Any = copy.deepcopy(model, shared)
+    twin.set_attn_implementation(DECODING_ATTENTION)
+    return twin

@@ -1,0 +1,150 @@
+"""Which ways of generating give a model's true scores: tried at first use, never assumed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import LogitsProcessor
+
+from dask_embed.inference.generation.cache import Cohort, Row, decoding_twin
+from dask_embed.inference.generation.loop import Decoder, similar
+from dask_embed.inference.generation.plan import length_dependent
+from dask_embed.inference.generation.reference import Reference
+from dask_embed.inference.memory import is_out_of_memory
+from dask_embed.tokenization import TokenLists
+
+# Two ways must agree to this, relative to the size of the scores.
+_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
+_STEPS = 4
+# Windows up to this are probed beyond their length; longer texts of wider ones use `generate`.
+_WIDEST_PROBED_WINDOW = 512
+_WINDOWS = ("sliding_window", "local_attention", "attention_window", "attention_chunk_size")
+
+
+def judge_decoder(model: Any) -> tuple[Decoder | None, int | None, str]:
+    """Compare the decoding loop with the plain forward pass of single texts.
+
+    Returns
+    -------
+    decoder : Decoder or None
+        None where the loop is not right for the model.
+    up_to : int or None
+        Longest text, new tokens included, that the comparison vouches for; None if any.
+    reason : str
+        Why there is no decoder.
+    """
+    parameters = inspect.signature(model.forward).parameters
+    missing = [name for name in ("position_ids", "logits_to_keep") if name not in parameters]
+    if model.config.is_encoder_decoder:
+        return None, None, "it has an encoder"
+    if missing:
+        return None, None, f"its forward takes no {' and no '.join(missing)}"
+    if length_dependent(model.config.get_text_config()):
+        return None, None, "its rotary frequencies follow the longest text of a batch"
+    lengths, up_to = _lengths(model.config)
+    try:
+        decoder = Decoder(decoding_twin(model))
+        apart = _apart(model, decoder, lengths)
+    except Exception as error:  # every architecture has its own way to refuse
+        if is_out_of_memory(error):
+            raise
+        return None, None, f"{type(error).__name__}: {error!s:.200}"
+    if not apart <= _TOLERANCE.get(model.dtype, 1e-5):
+        return None, None, f"its scores differ from those of single texts by {apart:.1e}"
+    return decoder, up_to, ""
+
+
+def judge_padding(model: Any) -> bool:
+    """Return whether `generate` gives padded texts the scores that it gives single ones."""
+    prompts = _random(model.config, _lengths(model.config)[0])
+    forced = _random(model.config, [_STEPS] * len(prompts)).values.reshape(-1, _STEPS)
+    reference = Reference(model)
+
+    def scores(rows: Sequence[int]) -> torch.Tensor:
+        chosen = prompts.take(np.asarray(rows))
+        begin = 1 if model.config.is_encoder_decoder else int(chosen.lengths.max())
+        forcing = _Forced(torch.from_numpy(forced[rows].astype(np.int64)), begin)
+        output = reference.generate(
+            chosen,
+            pad=model.generation_config.pad_token_id or 0,
+            max_new_tokens=_STEPS,
+            do_sample=False,
+            num_beams=1,
+            eos_token_id=None,
+            stop_strings=None,
+            output_logits=True,
+            logits_processor=[forcing],
+        )
+        return torch.stack(output.logits, 1)
+
+    everything = list(range(len(prompts)))
+    alone = torch.cat([scores([row]) for row in everything])
+    return difference(scores(everything), alone) <= _TOLERANCE.get(model.dtype, 1e-5)
+
+
+def difference(given: torch.Tensor, expected: torch.Tensor) -> float:
+    """Return how far two results are apart, relative to their size."""
+    given, expected = given.float(), expected.float()
+    return float((given - expected).norm() / expected.norm().clamp_min(1e-12))
+
+
+class _Forced(LogitsProcessor):
+    """Leave it one token to choose from at each step."""
+
+    def __init__(self, tokens: torch.Tensor, prompt: int) -> None:
+        self._tokens = tokens
+        self._prompt = prompt
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        step = input_ids.shape[1] - self._prompt
+        only: Any = torch.full_like(scores, -torch.inf)
+        return only.scatter_(1, self._tokens[:, step : step + 1].to(scores.device), 0.0)
+
+
+def _apart(model: Any, decoder: Decoder, lengths: list[int]) -> float:
+    """Return how far the scores of random texts are apart, the loop's from the model's."""
+    tokens = _random(model.config, [length + _STEPS for length in lengths])
+    rows = [
+        Row.of(at, tokens[at][:-_STEPS], _STEPS)
+        for at in sorted(range(len(lengths)), key=lambda at: -lengths[at])
+    ]
+    cohorts = [Cohort(part, _STEPS) for part in similar(rows, 1 << 20)]
+    found = [torch.cat([decoder.prompts(cohort)[0] for cohort in cohorts])]
+    for _ in range(_STEPS):
+        for row in rows:
+            row.append(int(tokens[row.index][row.length]))
+        for cohort in cohorts:
+            cohort.grow()
+        found.append(decoder.step(cohorts)[0])
+    expected = []
+    for row in rows:
+        output = model(input_ids=row.ids[None].to(model.device), use_cache=False)
+        expected.append(output.logits[0, row.prompt - 1 :])
+    return difference(torch.stack(found, 1), torch.stack(expected))
+
+
+def _lengths(config: Any) -> tuple[list[int], int | None]:
+    """Return lengths to try, longer than any window, and the length that they vouch for."""
+    text = config.get_text_config()
+    limit = getattr(text, "max_position_embeddings", None) or _WIDEST_PROBED_WINDOW * 2
+    limit -= _STEPS
+    lengths = [min(length, limit) for length in (11, 3, 7, 7, 1)]
+    windows = [getattr(text, name, None) for name in _WINDOWS]
+    window = max((window for window in windows if isinstance(window, int)), default=None)
+    if window is None or window >= limit:
+        return lengths, None
+    if window <= _WIDEST_PROBED_WINDOW:
+        return [min(window + 9, limit), *lengths], None
+    return lengths, window
+
+
+def _random(config: Any, lengths: list[int]) -> TokenLists:
+    """Return texts of these lengths, of any tokens but padding."""
+    text = config.get_text_config()
+    draw = np.random.default_rng(0)
+    allowed = np.setdiff1d(np.arange(text.vocab_size), [getattr(text, "pad_token_id", None) or 0])
+    return TokenLists.of([draw.choice(allowed, length).tolist() for length in lengths])

@@ -1,0 +1,227 @@
+"""Text generation: prompts to new tokens, each row as if it were alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from dask_embed.inference.generation.cache import Row
+from dask_embed.inference.generation.loop import Decoder
+from dask_embed.inference.generation.plan import Plan, numbers
+from dask_embed.inference.generation.probe import judge_decoder, judge_padding
+from dask_embed.inference.generation.reference import Reference
+from dask_embed.inference.generation.settings import GenerationSettings
+from dask_embed.tokenization import TokenLists
+
+__all__ = ["Generated", "GenerationSettings", "TextGeneration"]
+
+# Ways of transformers that the decoding loop does, and those that batches may be given to.
+_LOOP_MODES = ("greedy_search", "sample")
+_BATCH_MODES = (*_LOOP_MODES, "beam_search")
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a model wrote.
+
+    Attributes
+    ----------
+    tokens : TokenLists
+        New tokens of each row, those that ended it (end of sequence, stop string) included.
+    finish : tuple of str
+        Why each row ended: ``"eos"``, ``"stop"`` or ``"length"``.
+    hidden : tuple of torch.Tensor or None
+        For each row the last layer's states from which its tokens were chosen, shape (new
+        tokens, hidden size), where they were asked for.
+    """
+
+    tokens: TokenLists
+    finish: tuple[str, ...]
+    hidden: tuple[torch.Tensor, ...] | None = None
+
+
+class TextGeneration:
+    """Continue prompts, or answer them with a decoder, exactly as `model.generate` does alone.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        A causal language model or an encoder with a decoder, on its device, in evaluation mode.
+        It is never changed, and must not be changed meanwhile.
+    tokenizer : PreTrainedTokenizerBase
+        Asked for its vocabulary where strings end texts.
+    packs : bool
+        Use the decoding loop where it is right for the model; otherwise all that runs is
+        `model.generate`.
+
+    Notes
+    -----
+    May be called from several threads at a time. At first use, random prompts show which way of
+    running batches gives the model's true scores. Greedy results are those of each row alone
+    but for ties within the precision of the matrix products.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, packs: bool = True
+    ) -> None:
+        self._model: Any = model
+        self.tokenizer = tokenizer
+        self._packs = packs
+        self._reference = Reference(model)
+        self._lock = threading.RLock()
+        self._plans: dict[GenerationSettings, Plan] = {}
+        self._verdict: tuple[Decoder | None, int | None, str] | None = None
+        self._pads: bool | None = None
+
+    def __call__(
+        self,
+        prompts: TokenLists,
+        settings: GenerationSettings,
+        seeds: Sequence[int] | None = None,
+        *,
+        hidden: bool = False,
+        budget: int | None = None,
+    ) -> Generated:
+        """Generate for a batch of prompts.
+
+        Parameters
+        ----------
+        prompts : TokenLists
+            Tokens with everything that belongs to a prompt; at least one each.
+        settings : GenerationSettings
+        seeds : sequence of int, optional
+            One for each row, which with the prompt and the settings decides what is drawn; the
+            settings' own seed for all by default.
+        hidden : bool
+            Return hidden states, too; not for beams.
+        budget : int, optional
+            Sum of `cost` of the rows under way at a time; others wait. All at once by default.
+
+        Raises
+        ------
+        ValueError
+            If a prompt has no token, seeds are too few, or hidden states of beams are asked for.
+        """
+        rows = len(prompts)
+        seeds = [settings.seed] * rows if seeds is None else seeds
+        if len(seeds) != rows:
+            raise ValueError(f"there must be one seed for each of {rows} prompts; got {len(seeds)}")
+        if rows and not prompts.lengths.min():
+            empty = int(np.flatnonzero(prompts.lengths == 0)[0])
+            raise ValueError(f"prompts must have at least one token; prompt {empty} has none")
+        with torch.inference_mode():
+            plan = self._plan(settings)
+            if hidden and plan.mode not in _LOOP_MODES:
+                raise ValueError(f"hidden states are not kept with {plan.mode}; set num_beams=1")
+            texts = [self._row(row, prompts[row], plan, seeds[row]) for row in range(rows)]
+            self._run(prompts, texts, plan, hidden, budget)
+        return _generated(texts, hidden)
+
+    def cost(self, prompt_length: int, settings: GenerationSettings) -> int:
+        """Return the tokens that a row keeps states of: prompt and new ones, of every beam.
+
+        Rows that share a padded batch all cost as much as the longest of them.
+        """
+        with torch.inference_mode():
+            beams = self._plan(settings).config.num_beams or 1
+        return int(beams) * (prompt_length + settings.max_new_tokens)
+
+    def why_not_packed(self, settings: GenerationSettings) -> str:
+        """Return why the model is run by `model.generate`; empty where it is not."""
+        with torch.inference_mode():
+            plan = self._plan(settings)
+            if not self._packs:
+                return "batches are to be padded"
+            if plan.mode not in _LOOP_MODES:
+                return f"the settings ask for {plan.mode}"
+            if not (plan.knows_processors and plan.knows_criteria):
+                return "its generation_config asks for what only model.generate does"
+            return self._judged()[2]
+
+    def _run(
+        self,
+        prompts: TokenLists,
+        rows: list[Row],
+        plan: Plan,
+        hidden: bool,
+        budget: int | None,
+    ) -> None:
+        others = rows
+        if not self.why_not_packed(plan.settings):
+            decoder, up_to, _ = self._judged()
+            assert decoder is not None, "there is a reason where there is no decoder"
+            fits = [up_to is None or len(row.ids) <= up_to for row in rows]
+            decoder.run(
+                [row for row, fit in zip(rows, fits, strict=True) if fit],
+                plan,
+                budget,
+                hidden=hidden,
+            )
+            others = [row for row, fit in zip(rows, fits, strict=True) if not fit]
+        for together in self._batches(others, prompts, plan, budget):
+            places = np.asarray([row.index for row in together])
+            self._reference.run(prompts.take(places), together, plan, hidden=hidden)
+
+    def _batches(
+        self, rows: list[Row], prompts: TokenLists, plan: Plan, budget: int | None
+    ) -> list[list[Row]]:
+        """Split rows into those that `generate` may be given at a time."""
+        if not rows:
+            return []
+        known = plan.knows_processors and plan.knows_criteria
+        if not known or plan.mode not in _BATCH_MODES:
+            return [[row] for row in rows]
+        encodes = bool(self._model.config.is_encoder_decoder)
+        pads = (encodes or not plan.reads_tokens) and self._judged_padding()
+        lengths = prompts.lengths
+        batches: list[list[Row]] = []
+        for row in sorted(rows, key=lambda row: -int(lengths[row.index])):
+            length = int(lengths[row.index])
+            if batches:
+                longest = int(lengths[batches[-1][0].index])
+                cost = self.cost(longest, plan.settings) * (len(batches[-1]) + 1)
+                if (pads or longest == length) and (budget is None or cost <= budget):
+                    batches[-1].append(row)
+                    continue
+            batches.append([row])
+        return batches
+
+    def _row(self, index: int, prompt: np.ndarray, plan: Plan, seed: int) -> Row:
+        room = plan.settings.max_new_tokens
+        if self._model.config.is_encoder_decoder:
+            start = plan.config.decoder_start_token_id
+            start = plan.config.bos_token_id if start is None else start
+            prompt = np.asarray([start])
+        row = Row.of(index, prompt, room)
+        row.draws = numbers(seed, room) if plan.samples else None
+        return row
+
+    def _plan(self, settings: GenerationSettings) -> Plan:
+        with self._lock:
+            if settings not in self._plans:
+                self._plans[settings] = Plan(self._model, self.tokenizer, settings)
+            return self._plans[settings]
+
+    def _judged(self) -> tuple[Decoder | None, int | None, str]:
+        with self._lock:
+            if self._verdict is None:
+                self._verdict = judge_decoder(self._model)
+            return self._verdict
+
+    def _judged_padding(self) -> bool:
+        with self._lock:
+            if self._pads is None:
+                self._pads = judge_padding(self._model)
+            return self._pads
+
+
+def _generated(rows: Sequence[Row], hidden: bool) -> Generated:
+    tokens = TokenLists.of([row.ids[row.prompt : row.length].tolist() for row in rows])
+    states = tuple(torch.stack(row.hidden) for row in rows) if hidden else None
+    return Generated(tokens, tuple(row.finish for row in rows), states)

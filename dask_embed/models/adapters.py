@@ -1,0 +1,141 @@
+"""PEFT adapters: several on one copy of the weights below them.
+
+An adapter puts layers of its own around those of a model, so two adapters cannot share a model's
+modules. They share its weights: each gets a tree of modules whose tensors are those of the base.
+Nothing is switched at run time, and threads may run different adapters at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from dask_embed.models.sources import ADAPTER_WEIGHTS, require_adapter
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+_PREFIX = "base_model.model."
+
+
+def twin(model: PreTrainedModel, attention: str | None) -> PreTrainedModel:
+    """Return a model with modules and configuration of its own, and the tensors of `model`.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        May be running meanwhile.
+    attention : str or None
+        The implementation that the twin has; `model` may have been switched to another.
+    """
+    tensors = (*model.parameters(), *model.buffers())
+    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    if attention is not None and copied.config._attn_implementation != attention:
+        copied.set_attn_implementation(attention)
+    return copied
+
+
+def adapter_weights(folder: Path) -> list[str]:
+    """Return the names of an adapter's weights, as the model without the adapter has them.
+
+    Raises
+    ------
+    ValueError
+        If the weights are missing, or stored as pickle.
+    """
+    # layers of the model lie one level deeper within those of the adapter
+    return [name.removeprefix(_PREFIX).replace(".base_layer.", ".") for name in _stored(folder)]
+
+
+def with_adapter(
+    model: PreTrainedModel, folder: Path, device: torch.device, *, merge: bool = False
+) -> PreTrainedModel:
+    """Return `model` with an adapter in its layers; `model` must not be used otherwise.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+        On `device`. Tensors that other models share are not written to.
+    folder : Path
+        With ``adapter_config.json`` and ``adapter_model.safetensors``.
+    device : torch.device
+    merge : bool
+        Add the adapter to the weights, of which `model` must hold the only copy.
+
+    Raises
+    ------
+    ValueError
+        If the adapter does not fit the model.
+    """
+    from peft import PeftModel
+
+    require_adapter(folder)
+    _own(model, adapter_weights(folder))
+    with warnings.catch_warnings():
+        # of missing weights, which is an error below, and of names that transformers deprecates
+        warnings.simplefilter("ignore")
+        try:
+            adapted: Any = PeftModel.from_pretrained(model, str(folder), torch_device=str(device))
+        except (RuntimeError, ValueError) as error:
+            if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
+                raise
+            reason = " ".join(str(error).split())
+            raise ValueError(f"{_misfit(folder, model)}: {reason:.400}") from None
+        _require_fit(adapted, folder)
+        whole = adapted.merge_and_unload() if merge else adapted.get_base_model()
+    return whole.eval().requires_grad_(False)
+
+
+def _own(model: torch.nn.Module, names: Iterable[str]) -> None:
+    """Give `model` copies of what the adapter would write to: biases, for instance."""
+    for name in names:
+        path, _, leaf = name.rpartition(".")
+        try:
+            module = model.get_submodule(path)
+        except AttributeError:
+            continue
+        shared = module._parameters.get(leaf)
+        if shared is not None:
+            owned = torch.nn.Parameter(shared.detach().clone(), requires_grad=False)
+            module._parameters[leaf] = owned
+
+
+def _require_fit(adapted: PeftModel, folder: Path) -> None:
+    from peft import get_peft_model_state_dict
+
+    stored = set(_stored(folder))
+    needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
+    known = set(get_peft_model_state_dict(adapted, save_embedding_layers=True))
+    missing, unexpected = sorted(needed - stored), sorted(stored - known)
+    if missing or unexpected:
+        raise ValueError(
+            f"{_misfit(folder, adapted.get_base_model())}: {len(missing)} weights are missing and "
+            f"{len(unexpected)} unexpected ({', '.join((missing + unexpected)[:3])})"
+        )
+
+
+def _misfit(folder: Path, model: torch.nn.Module) -> str:
+    trained = require_adapter(folder).get("task_type")
+    return (
+        f"adapter {str(folder)!r}, trained for task type {trained!r}, does not fit "
+        f"{type(model).__name__}"
+    )
+
+
+def _stored(folder: Path) -> list[str]:
+    from safetensors import safe_open
+
+    file = folder / ADAPTER_WEIGHTS
+    if not file.is_file():
+        raise ValueError(
+            f"adapter folder {str(folder)!r} holds no {ADAPTER_WEIGHTS}; pickled adapters are not "
+            "read, save it again with peft's save_pretrained"
+        )
+    with safe_open(file, framework="pt") as weights:
+        return list(weights.keys())

@@ -1,0 +1,200 @@
+"""The parts of a model besides its checkpoint: adapter, tokenizer, optional packages."""
+
+from __future__ import annotations
+
+import functools
+import json
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dask_embed.models.hub import Kind, locate
+from dask_embed.models.modules import read_json
+from dask_embed.models.options import WEIGHT_BITS
+from dask_embed.models.spec import Model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from dask_embed.models.checkpoint import Checkpoint
+
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
+    *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
+)
+ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+_ADAPTER = Kind("adapter", (ADAPTER_CONFIG,), "a PEFT adapter")
+_TOKENIZER = Kind("tokenizer", TOKENIZER_FILES, "a tokenizer")
+# Kinds of adapters that put virtual tokens before the text instead of changing layers.
+_VIRTUAL_TOKENS = (
+    *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT"),
+    *("ADAPTION_PROMPT", "CARTRIDGE"),
+)
+# Settings of adapters that act only where peft's own wrapper runs the model.
+_OWN_FORWARD = ("alora_invocation_tokens", "arrow_config")
+# Package that a quantization method of transformers needs; of others transformers itself tells.
+_PACKAGES = {
+    "aqlm": "aqlm",
+    "auto-round": "auto_round",
+    "awq": "gptqmodel",
+    "bitsandbytes": "bitsandbytes",
+    "bitsandbytes_4bit": "bitsandbytes",
+    "bitsandbytes_8bit": "bitsandbytes",
+    "compressed-tensors": "compressed_tensors",
+    "fbgemm_fp8": "fbgemm_gpu",
+    "gptq": "gptqmodel",
+    "hqq": "hqq",
+    "quanto": "optimum.quanto",
+    "torchao": "torchao",
+    "vptq": "vptq",
+}
+_EXTRAS = {
+    "accelerate": "offload",
+    "bitsandbytes": "bitsandbytes",
+    "peft": "adapters",
+    "torchao": "quantization",
+}
+
+
+def adapter_folder(model: Model, *, weights: bool = False) -> tuple[Path, str]:
+    """Return the folder of a model's adapter and its revision, fetched if it is on the Hub."""
+    return locate(_part(model, "adapter"), weights=weights, kind=_ADAPTER)
+
+
+def tokenizer_folder(model: Model) -> tuple[Path, str]:
+    """Return the folder of a model's own tokenizer and its revision."""
+    return locate(_part(model, "tokenizer"), weights=False, kind=_TOKENIZER)
+
+
+def _part(model: Model, name: str) -> Model:
+    """Return a specification under whose name and revision the part lies."""
+    return Model(
+        getattr(model, name),
+        revision=getattr(model, f"{name}_revision"),
+        trust_remote_code=model.trust_remote_code,
+        cache_dir=model.cache_dir,
+        local_files_only=model.local_files_only,
+    )
+
+
+def pinned_parts(model: Model) -> dict[str, Any]:
+    """Return the options that name adapter and tokenizer, each resolved to a folder or commit."""
+    resolved: dict[str, Any] = {}
+    for name, find in (("adapter", adapter_folder), ("tokenizer", tokenizer_folder)):
+        if getattr(model, name) is None:
+            continue
+        folder, revision = find(model)
+        resolved[f"{name}_revision"] = revision
+        if revision.startswith("local-"):
+            resolved[name] = str(folder)
+    return resolved
+
+
+def check_parts(model: Model, checkpoint: Checkpoint) -> None:
+    """Raise unless all that a specification names is there and fits its checkpoint.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If a package is missing.
+    ValueError
+        If the adapter or the tokenizer is missing or does not fit.
+    """
+    require_packages(model)
+    if model.device_map is not None and model.device != "auto":
+        raise ValueError(
+            f"device_map={model.device_map!r} says where the weights go; leave device at 'auto', "
+            f"got {model.device!r}"
+        )
+    if model.adapter is not None:
+        folder, _ = adapter_folder(model)
+        require_adapter(folder)
+    if model.tokenizer is not None:
+        _require_vocabulary(model, checkpoint)
+
+
+def require_packages(model: Model) -> None:
+    """Raise ModuleNotFoundError, naming the extra, for a package that `model` needs."""
+    if model.adapter is not None:
+        _require_package("peft", f"adapter={model.adapter!r}")
+    if model.device_map is not None:
+        _require_package("accelerate", f"device_map={model.device_map!r}")
+    if model.quantization in WEIGHT_BITS:
+        _require_package("torchao", f"quantization={model.quantization!r}")
+    elif model.quantization is not None:
+        method = json.loads(model.quantization)["quant_method"]
+        asking = f"quantization by {method!r}"
+        _require_method(method)
+        _require_package("accelerate", asking)
+        _require_package(_PACKAGES.get(method), asking)
+
+
+def _require_method(method: str) -> None:
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}
+    if method not in known:
+        raise ValueError(f"quant_method must be one of {sorted(known)}, got {method!r}")
+
+
+def _require_package(package: str | None, asking: str) -> None:
+    if package is None or _is_installed(package):
+        return
+    wanted = f"'dask-embed[{_EXTRAS[package]}]'" if package in _EXTRAS else package
+    raise ModuleNotFoundError(f"{asking} needs the package {package}: pip install {wanted}")
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # of a parent package
+        return False
+
+
+def require_adapter(folder: Path) -> dict[str, Any]:
+    """Return the configuration of an adapter; raise ValueError for kinds that cannot run here."""
+    config = read_json(folder / ADAPTER_CONFIG)
+    kind = config.get("peft_type")
+    if kind in _VIRTUAL_TOKENS:
+        raise ValueError(
+            f"adapter {str(folder)!r} is of type {kind!r}, which adds virtual tokens; "
+            "adapters that change layers are needed, such as LoRA"
+        )
+    given = [name for name in _OWN_FORWARD if config.get(name)]
+    if given:
+        raise ValueError(f"adapter {str(folder)!r} sets {given[0]}, which is not supported")
+    return config
+
+
+def brings_a_head(model: Model) -> bool:
+    """Return whether a model's adapter holds whole layers, the head that was trained with it."""
+    if model.adapter is None:
+        return False
+    folder, _ = adapter_folder(model)
+    return bool(require_adapter(folder).get("modules_to_save"))
+
+
+def load_tokenizer(folder: Path, model: Model) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a folder."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(
+        folder, trust_remote_code=model.trust_remote_code, local_files_only=True
+    )
+
+
+def _require_vocabulary(model: Model, checkpoint: Checkpoint) -> None:
+    folder, revision = tokenizer_folder(model)
+    highest = _highest_id(folder, revision, replace(_part(model, "tokenizer"), revision=None))
+    known = getattr(checkpoint.text_config, "vocab_size", None)
+    if isinstance(known, int) and highest >= known:
+        raise ValueError(
+            f"tokenizer {model.tokenizer!r} gives tokens up to {highest}, but model "
+            f"{model.name!r} has embeddings up to {known - 1}"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def _highest_id(folder: Path, revision: str, model: Model) -> int:
+    return max(load_tokenizer(folder, model).get_vocab().values())

@@ -1,0 +1,108 @@
+"""Tokenizers of checkpoints without their weights, and texts for them."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import threading
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.registry import get_or_build
+from dask_embed.models.spec import Model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+# Characters that are tokenized at a time: what a tokenizer gives back is large.
+_CHARACTERS_AT_A_TIME = 1_000_000
+
+_loading = threading.Lock()
+
+
+def tokenizer_checkpoint(model: Model) -> Checkpoint:
+    """Return the checkpoint of `model`, which needs no weights."""
+    return read_checkpoint(model, needs_weights=False)
+
+
+def pinned_tokenizer(model: Model) -> Model:
+    """Return `model` resolved to a folder or commit, for its tokenizer alone."""
+    checkpoint = tokenizer_checkpoint(model)
+    local = checkpoint.revision.startswith("local-")
+    return model.pinned(str(checkpoint.root) if local else model.name, checkpoint.revision)
+
+
+def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of `model`, to look at: neither call nor change it."""
+    checkpoint = tokenizer_checkpoint(model)
+    with _loading:
+        return _loaded(model, checkpoint.root, checkpoint.revision)
+
+
+def own_tokenizer(model: Model, key: Hashable, build: Callable[[Any], T]) -> T:
+    """Return what `build` gave for `key` in this process, calling it at most once.
+
+    Parameters
+    ----------
+    model : Model
+    key : hashable
+        What sets it apart from other users of the same tokenizer.
+    build : callable
+        Takes a copy of the tokenizer that is its own to change, in which nothing limits the
+        length of a text.
+    """
+
+    def built() -> T:
+        tokenizer = copy.deepcopy(tokenizer_of(model))
+        tokenizer.model_max_length = int(1e30)  # longer texts are no cause to warn
+        return build(tokenizer)
+
+    revision = tokenizer_checkpoint(model).revision
+    return get_or_build(("tokenizer", model, revision, key), built)
+
+
+@functools.lru_cache(maxsize=8)
+def _loaded(model: Model, root: Path, revision: str) -> PreTrainedTokenizerBase:
+    from dask_embed.models.loading import tokenizer_for
+
+    return tokenizer_for(tokenizer_checkpoint(model), model)
+
+
+def slices(sizes: Sequence[int]) -> Iterator[list[int]]:
+    """Yield the places of texts of so many characters, as many as are tokenized at a time."""
+    places: list[int] = []
+    characters = 0
+    for place, size in enumerate(sizes):
+        places.append(place)
+        characters += size
+        if characters >= _CHARACTERS_AT_A_TIME:
+            yield places
+            places, characters = [], 0
+    if places:
+        yield places
+
+
+def in_halves(
+    encode: Callable[[list[T]], E], items: Sequence[T], places: list[int], failed: dict[int, str]
+) -> Iterator[tuple[list[int], E]]:
+    """Yield what `encode` gives for the items at `places`, apart from those it cannot do.
+
+    These are told in `failed`, place to message.
+    """
+    try:
+        encoded = encode([items[place] for place in places])
+    except Exception as error:  # tokenizers raise bare exceptions
+        if len(places) == 1:
+            failed[places[0]] = f"it cannot be tokenized: {str(error) or type(error).__name__}"
+            return
+    else:
+        yield places, encoded
+        return
+    half = len(places) // 2
+    yield from in_halves(encode, items, places[:half], failed)
+    yield from in_halves(encode, items, places[half:], failed)

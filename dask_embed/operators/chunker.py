@@ -1,0 +1,279 @@
+"""Long texts to rows of limited length."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+from dask.utils import is_dataframe_like
+
+from dask_embed._validation import meant, one_of, positive_integer
+from dask_embed.chunking import BOUNDARIES, Rules
+from dask_embed.columns import (
+    Result,
+    append_columns,
+    check_text,
+    empty_columns,
+    read_text,
+)
+from dask_embed.models.spec import Model
+from dask_embed.models.tokenizers import (
+    in_halves,
+    own_tokenizer,
+    pinned_tokenizer,
+    slices,
+    tokenizer_checkpoint,
+    tokenizer_of,
+)
+from dask_embed.operators.base import Frame, is_dask_frame
+from dask_embed.operators.chunks import Chunks, Cut, Cutter
+
+if TYPE_CHECKING:
+    from dask_embed.inference.stats import Meter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chunker:
+    """Cut each text into rows of at most `max_tokens` tokens; lazy on a Dask DataFrame.
+
+    Every row becomes one row or more, in order, with the same index and the same other columns.
+    A null stays one row with nulls, and a text without words one with an empty chunk.
+
+    Parameters
+    ----------
+    model : str, Path or Model
+        A checkpoint with a tokenizer in Rust; its weights are not read.
+    column : str
+        The text column. It is left out of the result unless `keep_text`.
+    output : str
+        The chunk, str: a slice of the text without white space around it. With it come
+        ``<output>_index`` (int32, from 0), ``<output>_start`` and ``<output>_end`` (int64, the
+        first character and the one after the last), and ``<output>_tokens`` (int32, of the
+        chunk alone, special tokens included).
+    max_tokens : int, optional
+        Most tokens of a chunk that is tokenized alone, special tokens included; by default the
+        checkpoint's limit.
+    overlap : int
+        Most tokens that neighbouring chunks share. Whole sentences (paragraphs, words) are
+        shared, as many as fit.
+    boundaries : {"tokens", "words", "sentences", "paragraphs"}
+        Where chunks end. Where that would not fit, they end at the next smaller one.
+    keep_text : bool
+        Repeat the whole text in every row.
+    on_error : {"raise", "null"}
+        What a row that cannot be cut does: fail the partition, or become one row of nulls with
+        its message in the column ``<output>_error``.
+
+    Notes
+    -----
+    Every character other than white space is in at least one chunk. Sentences are found by
+    rules, see `dask_embed.sentences.sentence_starts`. Where `max_tokens` is too few for a single
+    character the row cannot be cut.
+    """
+
+    model: Model | str | Path = dataclasses.field(kw_only=False)
+    column: str = "text"
+    output: str = "chunk"
+    max_tokens: int | None = None
+    overlap: int = 0
+    boundaries: str = "sentences"
+    keep_text: bool = False
+    on_error: str = "raise"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str | Path | Model):
+            raise TypeError(
+                f"model must be a Hub id, a local folder or a dask_embed.Model, got {self.model!r}"
+            )
+        object.__setattr__(self, "model", Model.of(self.model))
+        positive_integer("max_tokens", self.max_tokens)
+        if self.overlap != 0:
+            positive_integer("overlap", self.overlap, allow_none=False)
+        one_of("boundaries", self.boundaries, BOUNDARIES)
+        one_of("keep_text", self.keep_text, (True, False))
+        one_of("on_error", self.on_error, ("raise", "null"))
+        if not isinstance(self.output, str) or not self.output:
+            raise TypeError(f"output must be the name of the new column, got {self.output!r}")
+
+    @property
+    def spec(self) -> Model:
+        """The model's full specification."""
+        return Model.of(self.model)
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        """All columns that are appended, known without reading files."""
+        return tuple(self._names())
+
+    def types(self) -> dict[str, pa.DataType]:
+        """Return name and Arrow type of every column that is appended.
+
+        Raises
+        ------
+        ValueError
+            If the checkpoint's tokenizer is missing, or cannot do what is asked for.
+        """
+        self.rules()
+        return self._names()
+
+    def _names(self) -> dict[str, pa.DataType]:
+        name = self.output
+        types = {
+            name: pa.string(),
+            f"{name}_index": pa.int32(),
+            f"{name}_start": pa.int64(),
+            f"{name}_end": pa.int64(),
+            f"{name}_tokens": pa.int32(),
+        }
+        return {**types, f"{name}_error": pa.string()} if self.on_error == "null" else types
+
+    def rules(self) -> Rules:
+        """Return how texts are cut."""
+        tokenizer = tokenizer_of(self.spec)
+        if not tokenizer.is_fast:
+            raise ValueError(
+                "chunking needs a tokenizer in Rust (tokenizer.json), which says where tokens "
+                f"come from; that of model {self.spec.name!r} is {type(tokenizer).__name__}"
+            )
+        limit = self._most_tokens()
+        special = tokenizer.num_special_tokens_to_add(pair=False)
+        if limit <= special + self.overlap:
+            raise ValueError(
+                f"max_tokens must be more than the {special} special tokens of every chunk and "
+                f"overlap={self.overlap} together; got {limit}"
+            )
+        return Rules(limit, special, self.overlap, self.boundaries)
+
+    def _most_tokens(self) -> int:
+        checkpoint = tokenizer_checkpoint(self.spec)
+        positions = checkpoint.position_limit
+        limits = [positions, checkpoint.max_seq_length or checkpoint.tokenizer_limit]
+        known = [limit for limit in limits if limit is not None]
+        if self.max_tokens is None:
+            if not known:
+                raise ValueError(f"model {self.spec.name!r} has no limit; give max_tokens=")
+            return min(known)
+        if positions is not None and self.max_tokens > positions:
+            raise ValueError(
+                f"max_tokens must be at most {positions}, the positions that model "
+                f"{self.spec.name!r} has; got {self.max_tokens}"
+            )
+        return self.max_tokens
+
+    def pinned(self) -> Chunker:
+        """Return the operator with its model resolved to a folder or commit."""
+        return dataclasses.replace(self, model=pinned_tokenizer(self.spec))
+
+    def __call__(self, frame: Frame) -> Frame:
+        """Return the chunks of a pandas, cuDF or Dask DataFrame; lazy for Dask.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the frame does not fit: a missing or non-text column, an output name that
+            exists, a checkpoint that is missing or unfit. Nothing has been computed then.
+        """
+        if is_dask_frame(frame):
+            self.check(frame._meta)  # type: ignore[attr-defined]
+            meta = self.meta(frame._meta)  # type: ignore[attr-defined]
+            return frame.map_partitions(  # type: ignore[attr-defined]
+                chunk_partition, self.pinned(), meta=meta, enforce_metadata=False
+            )
+        if not is_dataframe_like(frame):
+            raise TypeError(
+                f"{type(self).__name__} takes a pandas, cuDF or Dask DataFrame, got "
+                f"{type(frame).__module__}.{type(frame).__name__}"
+            )
+        self.check(frame)
+        return self.pinned().apply(frame)
+
+    def meta(self, frame: Frame) -> Frame:
+        """Return the result's empty frame, from the checkpoint's small files alone."""
+        return empty_columns(self._kept(frame), self.types())
+
+    def check(self, frame: Any) -> None:
+        """Raise unless the operator fits the columns of `frame` and its files."""
+        names = list(frame.columns)
+        if names.count(self.column) != 1:
+            what = "is not in" if self.column not in names else "stands more than once in"
+            raise ValueError(
+                f"column {self.column!r} {what} the dataframe{meant(self.column, names)}; "
+                f"its columns are {names}"
+            )
+        check_text(frame[self.column])
+        self.types()
+        kept = list(self._kept(frame).columns)
+        taken = [name for name in self.output_columns if name in kept]
+        if taken:
+            raise ValueError(
+                f"output column {taken[0]!r} already exists; drop it first or choose another "
+                f"name with output=; the columns are {names}"
+            )
+
+    def apply(self, partition: Any) -> Any:
+        """Run on one pandas or cuDF partition; `__call__` without the checks."""
+        if not len(partition):
+            return self.meta(partition)
+        from dask_embed.inference.stats import metered
+
+        with metered(type(self).__name__, self.spec.name) as meter:
+            column = read_text(partition[self.column])
+            texts = column.values
+            errors = {row: f"column {self.column!r}: {m}" for row, m in column.errors.items()}
+            cuts = self.cut(texts, meter)
+            for row, text in enumerate(texts):
+                if text is not None and isinstance(cut := cuts[text], str):
+                    errors[row] = cut
+            self._raise_if_wanted(errors, partition)
+            chunks = Chunks.of(texts, cuts, errors)
+            results = self.results(chunks, meter, partition)
+            repeated = self._kept(partition).iloc[chunks.rows]
+            with meter.seconds("convert"):
+                return append_columns(repeated, results)
+
+    def results(self, chunks: Chunks, meter: Meter, partition: Any) -> dict[str, Result]:
+        """Return the columns to append to the rows of `chunks`."""
+        return dict(zip(self.output_columns, chunks.columns(), strict=False))
+
+    def cut(self, texts: Sequence[str | None], meter: Meter) -> dict[str, Cut]:
+        """Return the pieces of each distinct text, or why it cannot be cut."""
+        distinct = list(dict.fromkeys(text for text in texts if text is not None))
+        rules = self.rules()
+        cutter = own_tokenizer(self.spec, "chunks", Cutter.of)
+        cuts: dict[str, Cut] = {}
+        failed: dict[int, str] = {}
+        with meter.seconds("tokenize"):
+            for places in slices(list(map(len, distinct))):
+                for some, found in in_halves(
+                    lambda batch: cutter.cut(batch, rules), distinct, places, failed
+                ):
+                    cuts.update(zip((distinct[place] for place in some), found, strict=True))
+        cuts.update({distinct[place]: message for place, message in failed.items()})
+        valid = sum(text is not None for text in texts)
+        meter.count(rows=valid)
+        return cuts
+
+    def _kept(self, frame: Any) -> Any:
+        return frame if self.keep_text else frame.drop(columns=[self.column])
+
+    def _raise_if_wanted(self, errors: dict[int, str], partition: Any) -> None:
+        if not errors or self.on_error == "null":
+            return
+        row = min(errors)
+        raise ValueError(
+            f"row {row} of the partition (index {partition.index[row]!r}): {errors[row]} "
+            f"({len(errors)} such rows); on_error='null' keeps the others"
+        )
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        cls = type(self)
+        values = tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return (f"{cls.__module__}.{cls.__qualname__}", *values)
+
+
+def chunk_partition(partition: Any, operator: Chunker) -> Any:
+    """Return the chunks of one partition."""
+    return operator.apply(partition)

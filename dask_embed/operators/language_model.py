@@ -1,0 +1,87 @@
+"""Operators of language models: which head they need, and prompts from columns."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.tasks import require_head
+from dask_embed.operators.model import ModelOperator
+from dask_embed.prompts import PromptTemplate
+
+if TYPE_CHECKING:
+    from dask_embed.inference.rows import Row
+    from dask_embed.inference.runner import Runner
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LanguageModelOperator(ModelOperator):
+    """A language model, with or without an encoder, over prompts.
+
+    Parameters
+    ----------
+    column : str
+        The column of prompts.
+    prompt : str, optional
+        A template of the prompt with names of columns in braces, instead of `column`.
+
+    Raises
+    ------
+    ValueError
+        If the template is malformed or names no column.
+    """
+
+    column: str = "text"
+    prompt: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.input_columns:
+            raise ValueError(
+                f"prompt must name at least one column in braces ('{{text}}'); got {self.prompt!r}"
+            )
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return (self.column,) if self.prompt is None else PromptTemplate(self.prompt).columns
+
+    def prompts(self, rows: list[Row]) -> list[str]:
+        """Return the prompt of each row."""
+        if self.prompt is None:
+            return [row[0] for row in rows]
+        template = PromptTemplate(self.prompt)
+        return [template.format(dict(zip(template.columns, row, strict=True))) for row in rows]
+
+    def types(self) -> dict[str, pa.DataType]:
+        checkpoint = read_checkpoint(self.spec)
+        require_head(language_task(checkpoint), checkpoint, self.spec)
+        require_left_to_right(checkpoint, self.spec.name)
+        self.limit(checkpoint)
+        return self.output_types(checkpoint)
+
+    def runner(self) -> Runner:
+        from dask_embed.inference.runner import runner_for
+
+        return runner_for(self.spec, language_task(read_checkpoint(self.spec)))
+
+
+def language_task(checkpoint: Checkpoint) -> str:
+    """Return which head of `dask_embed.models.tasks` a language model of this type has."""
+    return "seq2seq-lm" if checkpoint.config.is_encoder_decoder else "causal-lm"
+
+
+def require_left_to_right(checkpoint: Checkpoint, name: str) -> None:
+    """Raise ValueError for models such as BERT, which transformers would load as decoders."""
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+
+    config = checkpoint.config
+    if config.is_encoder_decoder or getattr(config, "is_decoder", False):
+        return
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING:
+        raise ValueError(
+            f"model {name!r} ({config.model_type}) reads texts from both sides, so it predicts no "
+            "next token; a causal language model, or an encoder with a decoder, is needed"
+        )

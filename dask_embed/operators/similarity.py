@@ -1,0 +1,192 @@
+"""Vectors to the nearest of fixed prototypes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dask_embed._validation import one_of
+from dask_embed.operators.vectors import (
+    VectorOperator,
+    read_header,
+    read_tensors,
+    require_revision,
+    safetensors_file,
+)
+
+MEASURES = ("cosine", "dot", "euclidean")
+# torch.nn.functional.normalize, which sentence-transformers calls, divides by no less.
+_SHORTEST = 1e-12
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Similarity(VectorOperator):
+    """Append the nearest of fixed prototypes to each vector; lazy on a Dask DataFrame.
+
+    Parameters
+    ----------
+    prototypes : mapping, str or Path
+        Name to vector, a sequence of numbers; or a safetensors file with one vector per name.
+    column : str
+        The vector column.
+    output : str
+        The column with the name of the nearest prototype, str.
+    score : str, optional
+        Its similarity, float32; by default ``<output>_score``.
+    scores : str, optional
+        Name of a column with the similarities to all prototypes, a struct of float32.
+    measure : {"cosine", "dot", "euclidean"}
+        As sentence-transformers' ``util.cos_sim``, ``dot_score`` and ``euclidean_sim`` define
+        them: the last is minus the distance, so that more is always nearer. The cosine of a zero
+        vector is zero.
+    revision : str, optional
+        Fingerprint of the file; another content is then an error. Set when applied.
+    on_error
+        See `VectorOperator`.
+
+    Raises
+    ------
+    ValueError
+        Before any work, if prototypes differ in dimension among each other or from the column.
+
+    Examples
+    --------
+    >>> import pandas as pd
+    >>> import dask_embed as de
+    >>> from dask_embed.operators.similarity import Similarity
+    >>> embedder = de.Embedder(de.datasets.minilm())
+    >>> known = embedder(pd.DataFrame({"text": ["a table of numbers", "the weather in May"]}))
+    >>> prototypes = dict(zip(["data", "weather"], de.to_array(known["embedding"]), strict=True))
+    >>> frame = embedder(pd.DataFrame({"text": ["rain and sunshine", "rows and columns"]}))
+    >>> Similarity(prototypes)(frame)["nearest"].tolist()
+    ['weather', 'data']
+    """
+
+    prototypes: Any = dataclasses.field(kw_only=False)
+    output: str = "nearest"
+    measure: str = "cosine"
+    revision: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("measure", self.measure, MEASURES)
+        object.__setattr__(self, "prototypes", _plain(self.prototypes))
+        if self.revision is not None and not isinstance(self.prototypes, str):
+            raise ValueError(f"revision is of a file of prototypes; got {self.revision!r}")
+
+    @property
+    def source(self) -> str:
+        where = f" {self.prototypes!r}" if isinstance(self.prototypes, str) else ""
+        return f"the prototypes{where}"
+
+    @property
+    def subject(self) -> str:
+        return self.prototypes if isinstance(self.prototypes, str) else ""
+
+    def names(self) -> Sequence[str]:
+        if isinstance(self.prototypes, str):
+            return tuple(self._shapes())
+        return tuple(name for name, _ in self.prototypes)
+
+    def dimension(self) -> int:
+        if isinstance(self.prototypes, str):
+            return next(iter(self._shapes().values()))[0]
+        return len(self.prototypes[0][1])
+
+    def pinned(self) -> Similarity:
+        """Return the operator with the absolute path and the fingerprint of its file, if any."""
+        if not isinstance(self.prototypes, str):
+            return self
+        file = safetensors_file("prototypes", self.prototypes)
+        revision = require_revision([file], self.revision)
+        return dataclasses.replace(self, prototypes=str(file), revision=revision)
+
+    def plan(self) -> list[str]:
+        names = self.names()
+        shown = ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
+        at = f" at revision {self.revision}" if self.revision else ""
+        return [f"{self.source}{at}", f"{self.measure} to {len(names)} prototypes ({shown})"]
+
+    def provenance(self) -> dict[str, Any]:
+        told = {"prototypes": self.prototypes} if isinstance(self.prototypes, str) else {}
+        return {
+            "operator": type(self).__name__,
+            "input": list(self.input_columns),
+            "measure": self.measure,
+            "names": list(self.names()),
+            "revision": self.revision,
+            **told,
+        }
+
+    def parameters(self) -> tuple[np.ndarray, ...]:
+        if isinstance(self.prototypes, str):
+            file, _ = self._file()
+            tensors = read_tensors(file)
+            matrix = np.stack([tensors[name] for name in self.names()])
+        else:
+            matrix = np.array([vector for _, vector in self.prototypes], np.float32)
+        return (_normalized(matrix) if self.measure == "cosine" else matrix,)
+
+    def scores_of(self, vectors: Any, *parameters: Any) -> Any:
+        (prototypes,) = parameters
+        if self.measure == "dot":
+            return vectors @ prototypes.T
+        if self.measure == "cosine":
+            return _normalized(vectors) @ prototypes.T
+        arrays = vectors.__array_namespace__()
+        # not by way of products, which lose the digits of small distances
+        distances = [
+            arrays.sqrt(arrays.square(vectors - prototype).sum(axis=1)) for prototype in prototypes
+        ]
+        return -arrays.stack(distances, axis=1)
+
+    def _file(self) -> tuple[Path, str]:
+        file = safetensors_file("prototypes", self.prototypes)
+        return file, require_revision([file], self.revision)
+
+    def _shapes(self) -> dict[str, tuple[int, ...]]:
+        return _read_shapes(*self._file())
+
+
+@functools.lru_cache(maxsize=64)
+def _read_shapes(file: Path, revision: str) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each prototype of a file; `revision` tells contents apart."""
+    shapes, _ = read_header(file)
+    different = set(shapes.values())
+    if len(different) != 1 or len(next(iter(different))) != 1:
+        raise ValueError(
+            f"prototypes must be vectors of one dimension; {str(file)!r} holds {shapes!r:.300}"
+        )
+    return dict(sorted(shapes.items()))
+
+
+def _normalized(vectors: Any) -> Any:
+    arrays = vectors.__array_namespace__()
+    lengths = arrays.sqrt(arrays.square(vectors).sum(axis=1, keepdims=True))
+    return vectors / arrays.maximum(lengths, np.float32(_SHORTEST))
+
+
+def _plain(prototypes: Any) -> str | tuple[tuple[str, tuple[float, ...]], ...]:
+    """Return a path as text, or names and vectors as tuples, which hash and pickle."""
+    if isinstance(prototypes, str | Path):
+        return str(prototypes)
+    given = prototypes.items() if isinstance(prototypes, Mapping) else prototypes
+    try:
+        arrays = {name: np.asarray(vector, np.float32) for name, vector in given}
+    except (TypeError, ValueError):
+        arrays = {}
+    usable = [isinstance(name, str) and array.ndim == 1 for name, array in arrays.items()]
+    if not arrays or not all(usable) or not all(np.isfinite(a).all() for a in arrays.values()):
+        raise TypeError(
+            "prototypes must map names to vectors of finite numbers, or be a safetensors file; "
+            f"got {prototypes!r:.200}"
+        )
+    dimensions = {name: len(array) for name, array in arrays.items()}
+    if len(set(dimensions.values())) != 1 or 0 in dimensions.values():
+        raise ValueError(f"prototypes must be of one dimension, got {dimensions!r:.300}")
+    return tuple((name, tuple(array.tolist())) for name, array in arrays.items())

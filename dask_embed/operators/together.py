@@ -1,0 +1,187 @@
+"""Several operators in one pass over a partition."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_device
+from dask_embed.models.checkpoint import read_checkpoint
+from dask_embed.models.tokenizer_files import tokenizer_fingerprint
+from dask_embed.operators.base import ColumnOperator, Frame
+from dask_embed.operators.classifier import Classifier
+from dask_embed.operators.embedder import Embedder
+from dask_embed.operators.model import ModelOperator
+
+if TYPE_CHECKING:
+    from dask_embed.inference.stats import Meter
+
+# How operators tokenize that take each text of their one column as it is.
+_WHOLE_TEXTS = (ModelOperator.encode, Classifier.encode)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Together(ColumnOperator):
+    """Operators on one text column that share its tokens, and where they can the forward pass.
+
+    The optimizer makes it; see `dask_embed.expr.Settled`.
+
+    Parameters
+    ----------
+    parts : tuple of ModelOperator
+        With an equal `tokens_key`. Columns are appended in their order, each with its own
+        treatment of rows that cannot be used.
+
+    Notes
+    -----
+    Besides what its parts hold one after the other, a worker holds the tokens of the partition's
+    distinct texts: 4 bytes a token and about 200 bytes a text.
+    """
+
+    parts: tuple[ModelOperator, ...] = dataclasses.field(kw_only=False)
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.input_columns))
+
+    @property
+    def result_columns(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.result_columns)
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.output_columns)
+
+    def types(self) -> dict[str, pa.DataType]:
+        return {name: dtype for part in self.parts for name, dtype in part.types().items()}
+
+    def _all_types(self) -> dict[str, pa.DataType]:
+        return {name: dtype for part in self.parts for name, dtype in part._all_types().items()}
+
+    def plan(self) -> list[str]:
+        return [line for part in self.parts for line in part.plan()]
+
+    def provenance(self) -> dict[str, Any]:
+        return {
+            "operator": type(self).__name__,
+            "parts": [part.provenance() for part in self.parts],
+        }
+
+    def passes(self) -> list[list[ModelOperator]]:
+        """Return the parts, those beside each other that one forward pass serves."""
+        passes: dict[Hashable, list[ModelOperator]] = {}
+        for number, part in enumerate(self.parts):
+            key = None
+            if isinstance(part, Embedder) and type(part).run is Embedder.run:
+                key = part.forward_key()
+            passes.setdefault(number if key is None else key, []).append(part)
+        return list(passes.values())
+
+    def run(
+        self, columns: list[Any], *, on_device: bool, meter: Meter
+    ) -> tuple[dict[str, Result], dict[int, str]]:
+        raise TypeError("the parts run with meters of their own: use apply")
+
+    def apply(self, partition: Frame) -> Frame:
+        if not len(partition):  # type: ignore[arg-type]
+            return empty_columns(partition, self._all_types())
+        results = dict(self._results(partition))
+        return append_columns(partition, {name: results[name] for name in self.output_columns})
+
+    def _results(self, partition: Any) -> Iterator[tuple[str, Result]]:
+        from dask_embed.inference.sharing import SharedTokens
+        from dask_embed.inference.stats import metered
+
+        passes = self.passes()
+        tokens = SharedTokens(users=len(passes))
+        texts: dict[Hashable, Any] = {}
+        for parts in passes:
+            tokens.begin()
+            first = parts[0]
+            with metered(type(first).__name__, first.subject, tokens) as meter:
+                with meter.seconds("convert"):
+                    for name in first.input_columns:
+                        if name not in texts:
+                            texts[name] = first.read(partition[name])
+                columns = [texts[name] for name in first.input_columns]
+                yield from _run(parts, columns, partition, meter).items()
+
+
+def _run(
+    parts: Sequence[ModelOperator], columns: list[Any], partition: Any, meter: Meter
+) -> dict[str, Result]:
+    """Return the results of parts that one forward pass serves, error columns included."""
+    unusable = parts[0]._unusable(columns)
+    for part in parts:
+        part._raise_if_wanted(unusable, partition)
+    on_device = keeps_on_device(partition)
+    if len(parts) == 1:
+        results, failures = parts[0].run(columns, on_device=on_device, meter=meter)
+    else:
+        from dask_embed.operators.embedding_pass import embed_vectors
+
+        embedders = [part for part in parts if isinstance(part, Embedder)]
+        results, failures = embed_vectors(embedders, columns[0], on_device=on_device, meter=meter)
+    errors = unusable | failures
+    for part in parts:
+        part._raise_if_wanted(failures, partition)
+        if part.on_error == "null":
+            messages = [errors.get(row) for row in range(len(partition))]
+            results[part.error_column] = pa.array(messages, pa.string())
+    return results
+
+
+def together(first: ColumnOperator, second: ColumnOperator) -> Together | None:
+    """Return both as one operator if they share tokens, else None."""
+    parts = (*parts_of(first), *parts_of(second))
+    keys = {tokens_key(part) for part in parts}
+    if len(keys) > 1 or None in keys:
+        return None
+    return _of(parts)
+
+
+def _of(parts: Sequence[ColumnOperator]) -> Together:
+    return Together(tuple(part for part in parts if isinstance(part, ModelOperator)))
+
+
+def keeping(operator: ColumnOperator, wanted: set[str]) -> ColumnOperator:
+    """Return the operator without the parts of which no result is wanted."""
+    parts = [part for part in parts_of(operator) if wanted.intersection(part.output_columns)]
+    if len(parts) == len(parts_of(operator)):
+        return operator
+    return parts[0] if len(parts) == 1 else _of(parts)
+
+
+def parts_of(operator: ColumnOperator) -> tuple[ColumnOperator, ...]:
+    """Return the operators that an operator stands for: itself, or those in it."""
+    return operator.parts if isinstance(operator, Together) else (operator,)
+
+
+def tokens_key(operator: ColumnOperator) -> Hashable:
+    """Return what operators must have in common to share the tokens of a partition.
+
+    None where an operator makes its sequences in a way of its own.
+    """
+    if not isinstance(operator, ModelOperator) or len(operator.input_columns) != 1:
+        return None
+    own = (
+        type(operator).encode not in _WHOLE_TEXTS,
+        type(operator).read is not ColumnOperator.read,
+        type(operator).apply is not ColumnOperator.apply,
+    )
+    if any(own):
+        return None
+    checkpoint = read_checkpoint(operator.spec)
+    before: tuple[str, int | None] = ("", None)
+    if isinstance(operator, Embedder):
+        before = (operator.prompt_text(checkpoint) or "", operator.max_chars)
+    return (
+        operator.input_columns,
+        tokenizer_fingerprint(operator.spec, checkpoint),
+        operator.limit(checkpoint),
+        operator.on_long,
+        before,
+    )

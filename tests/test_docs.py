@@ -1,0 +1,37 @@
+"""The code in the pages of docs/ runs as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "docs"
+PAGES = ("own_operators.md",)
+
+
+def blocks(page: str) -> list[str]:
+    """Return the Python code of a page, block by block."""
+    text = (FOLDER / page).read_text("utf8")
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def run(page: str) -> dict[str, Any]:
+    """Run the code of a page from the top, and return its names."""
+    names: dict[str, Any] = {"__name__": "page"}
+    found = blocks(page)
+    assert found
+    for code in found:
+        exec(compile(code, page, "exec", dont_inherit=True), names)
+    return names
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_code_of_a_page_runs(
+    page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    run(page)
+    assert capsys.readouterr().out.strip()

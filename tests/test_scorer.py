@@ -1,0 +1,604 @@
+"""The scorer on dataframes: log-likelihoods are those of transformers called by hand."""
+
+from __future__ import annotations
+
+import contract
+import headed
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import tiny
+import torch
+import transformers
+from contract import DataframeContract, values_of
+
+import dask_embed as de
+from dask_embed.inference.scoring import scoring_of
+from dask_embed.operators.scorer import Scorer
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+CAUSAL = ("llama", "nemotron", "qwen3", "gpt2", "mistral", "gemma3")
+CANDIDATES = ("yes", "no way at all", "it returns a list", "ünïcode 漢字")
+PROMPTS = (
+    "Return the mean of the values:",
+    None,
+    "x",
+    "Parse the arguments of a command. " * 4 + "Answer:",
+    "Return the mean of the values:",
+    "a",
+    "Ünïcode 漢字 in\na path?",
+)
+ROWS = [row for row, text in enumerate(PROMPTS) if text is not None]
+PATHS = {
+    "shared": {},
+    "padded": {"attention": "padded"},
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Return a function that gives the checkpoint of an architecture, written once."""
+    root = tmp_path_factory.mktemp("scorer")
+
+    def folder(name):
+        if (root / name).exists():
+            return root / name
+        if name == "bart":
+            return _bart(root / name)
+        task = "seq2seq-lm" if name == "t5" else "causal-lm"
+        return headed.save(name, task, root / name)
+
+    return folder
+
+
+def _bart(folder):
+    tokenizer = tiny._roberta_tokenizer()
+    sizes = {"encoder_layers": 2, "decoder_layers": 2, "d_model": 32}
+    heads = {"encoder_attention_heads": 4, "decoder_attention_heads": 4}
+    widths = {"encoder_ffn_dim": 48, "decoder_ffn_dim": 48, "max_position_embeddings": 64}
+    ids = {"bos_token_id": 0, "pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+    config = transformers.BartConfig(
+        vocab_size=len(tokenizer), forced_eos_token_id=None, **sizes, **heads, **widths, **ids
+    )
+    torch.manual_seed(3)
+    model = transformers.BartForConditionalGeneration(config).eval()
+    tiny.enlarge(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reference():
+    """Return a function that loads model and tokenizer with transformers, once."""
+    kept = {}
+
+    def load(folder):
+        if folder not in kept:
+            auto = transformers.AutoModelForCausalLM
+            if transformers.AutoConfig.from_pretrained(folder).is_encoder_decoder:
+                auto = transformers.AutoModelForSeq2SeqLM
+            model = auto.from_pretrained(folder).eval()
+            kept[folder] = model, transformers.AutoTokenizer.from_pretrained(folder)
+        return kept[folder]
+
+    return load
+
+
+def frame(texts=PROMPTS, **columns):
+    return pd.DataFrame({"text": pd.Series(texts, dtype="str"), **columns})
+
+
+def prompt_ids(tokenizer, text, room=None):
+    """Special tokens in front, then the end of the text."""
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    whole = tokenizer(text)["input_ids"]
+    before = whole[: whole.index(ids[0])] if ids else []
+    if room is not None and len(before) + len(ids) > room:
+        ids = ids[len(before) + len(ids) - room :]
+    return [*before, *ids]
+
+
+def candidate_ids(tokenizer, text, separator=" "):
+    """What a candidate adds to a text that ends with a colon."""
+    begin = tokenizer("so:", add_special_tokens=False)["input_ids"]
+    whole = tokenizer(f"so:{separator}{text}", add_special_tokens=False)["input_ids"]
+    assert whole[: len(begin)] == begin
+    return whole[len(begin) :]
+
+
+def token_log_probabilities(model, given, candidate):
+    """Sum of log-softmax by hand: the whole sequence through the model, alone."""
+    ids = torch.tensor([[*given, *candidate]])
+    with torch.inference_mode():
+        logits = model(input_ids=ids).logits[0].float()
+    chosen = torch.log_softmax(logits, -1)[len(given) - 1 : -1]
+    return chosen.gather(1, torch.tensor(candidate)[:, None])[:, 0].double().numpy()
+
+
+def causal_scores(loaded, text, candidates=CANDIDATES, limit=tiny.POSITIONS):
+    model, tokenizer = loaded
+    ids = [candidate_ids(tokenizer, candidate) for candidate in candidates]
+    prompt = prompt_ids(tokenizer, text, limit - max(map(len, ids)))
+    return [token_log_probabilities(model, prompt, each) for each in ids]
+
+
+def assert_close(given, expected):
+    np.testing.assert_allclose(given, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", CAUSAL)
+def test_candidates_have_their_log_likelihood(folders, reference, name, path):
+    """Scores, best candidate and probabilities of every row are those computed by hand."""
+    folder = folders(name)
+    scorer = Scorer(
+        de.Model(folder, **PATHS[path]), candidates=CANDIDATES, scores="s", probabilities="p"
+    )
+    assert scoring_of(scorer.runner()).shares == (path == "shared")
+    out = scorer(frame())
+    assert out["output"].isna().tolist() == [text is None for text in PROMPTS]
+    best = set()
+    for row in ROWS:
+        scores = [each.sum() for each in causal_scores(reference(folder), PROMPTS[row])]
+        assert_close(list(out["s"][row].values()), scores)
+        weights = np.exp(scores - np.max(scores))
+        assert_close(list(out["p"][row].values()), weights / weights.sum())
+        assert list(out["p"][row]) == list(CANDIDATES)
+        assert out["output"][row] == CANDIDATES[int(np.argmax(scores))]
+        assert_close(out["output_score"][row], np.max(scores))
+        best.add(tuple(np.round(scores, 2)))
+    assert len(best) == len(ROWS) - 1  # one prompt is there twice
+
+
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("path", PATHS)
+def test_mean_per_token(folders, reference, path, padding_side):
+    """normalize="mean" divides by the tokens of the candidate, and may choose another one."""
+    folder = folders("mistral")
+    model = de.Model(folder, **PATHS[path])
+    options = {"candidates": CANDIDATES, "scores": "s", "padding_side": padding_side}
+    out = Scorer(model, normalize="mean", **options)(frame())
+    sums = Scorer(model, **options)(frame())
+    for row in ROWS:
+        scores = [each.mean() for each in causal_scores(reference(folder), PROMPTS[row])]
+        assert_close(list(out["s"][row].values()), scores)
+        assert out["output"][row] == CANDIDATES[int(np.argmax(scores))]
+    assert out["output"].tolist() != sums["output"].tolist()
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen3", "mistral"])
+def test_candidates_have_the_tokens_of_the_joint_text(folders, reference, name):
+    """Behind a prompt that ends with a word or a sign, prompt and candidate are as one text."""
+    model, tokenizer = reference(folders(name))
+    text = "Return the mean:"
+    out = Scorer(folders(name), candidates=CANDIDATES[:3], scores="s")(frame([text]))
+    for candidate in CANDIDATES[:3]:
+        prompt = prompt_ids(tokenizer, text)
+        whole = prompt_ids(tokenizer, f"{text} {candidate}")
+        assert whole[: len(prompt)] == prompt
+        expected = token_log_probabilities(model, prompt, whole[len(prompt) :]).sum()
+        assert_close(out["s"][0][candidate], expected)
+
+
+@pytest.mark.parametrize("options", [{"separator": ""}, {"separator": "\n"}], ids=repr)
+def test_separator(folders, reference, options):
+    """The separator is part of the candidate."""
+    model, tokenizer = reference(folders("gpt2"))
+    out = Scorer(folders("gpt2"), candidates=CANDIDATES, scores="s", **options)(frame())
+    ids = {text: candidate_ids(tokenizer, text, options["separator"]) for text in CANDIDATES}
+    room = tiny.POSITIONS - max(map(len, ids.values()))
+    for row in ROWS:
+        prompt = prompt_ids(tokenizer, PROMPTS[row], room)
+        for candidate in CANDIDATES:
+            expected = token_log_probabilities(model, prompt, ids[candidate]).sum()
+            assert_close(out["s"][row][candidate], expected)
+
+
+def test_end_of_candidates(folders, reference):
+    """candidate_end=True scores the end of sequence, too."""
+    model, tokenizer = reference(folders("llama"))
+    out = Scorer(folders("llama"), candidates=CANDIDATES, candidate_end=True, scores="s")(
+        frame(["Return the mean:"])
+    )
+    for candidate in CANDIDATES:
+        ids = [*candidate_ids(tokenizer, candidate), tokenizer.eos_token_id]
+        prompt = prompt_ids(tokenizer, "Return the mean:")
+        assert_close(out["s"][0][candidate], token_log_probabilities(model, prompt, ids).sum())
+
+
+def test_prompts_with_special_tokens_of_their_own(folders, reference):
+    """add_special_tokens=False leaves the prompt's tokens as they are."""
+    model, tokenizer = reference(folders("llama"))
+    scorer = Scorer(folders("llama"), candidates=("yes", "no"), add_special_tokens=False)
+    with_own = scorer(frame(["<|begin|>Return:", "Return:"]))
+    usual = Scorer(folders("llama"), candidates=("yes", "no"))(frame(["Return:", "Return:"]))
+    assert_close(with_own["output_score"][0], usual["output_score"][0])
+    ids = tokenizer("Return:", add_special_tokens=False)["input_ids"]
+    expected = [
+        token_log_probabilities(model, ids, candidate_ids(tokenizer, text)).sum()
+        for text in ("yes", "no")
+    ]
+    assert_close(with_own["output_score"][1], max(expected))
+    assert abs(with_own["output_score"][0] - max(expected)) > 1e-3
+
+
+LISTS = (
+    ["yes", "no way at all"],
+    None,
+    [],
+    ["it returns a list", "yes", "it returns a list"],
+    ["yes"],
+    ["no", "yes", "ünïcode 漢字", "it", "no way at all"],
+    ["a", "b"],
+)
+LIST_TYPES = {
+    "object": object,
+    "arrow": pd.ArrowDtype(pa.list_(pa.string())),
+    "large": pd.ArrowDtype(pa.large_list(pa.large_string())),
+}
+PROMPTS_OF_LISTS = ("Return:", "x", "y", *PROMPTS[2:4], "Return:", None)
+
+
+def list_frame(kind="object", lists=LISTS):
+    return frame(PROMPTS_OF_LISTS[: len(lists)], choices=pd.Series(lists, dtype=LIST_TYPES[kind]))
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", LIST_TYPES)
+def test_column_of_candidates(folders, reference, kind, path):
+    """Each row has candidates of its own; nulls and empty lists give nulls, repeats the same."""
+    scorer = Scorer(
+        de.Model(folders("llama"), **PATHS[path]),
+        candidates_column="choices",
+        scores="s",
+        probabilities="p",
+    )
+    out = scorer(list_frame(kind))
+    given = values_of(out["s"])
+    assert [value is None for value in given] == [False, True, True, False, False, False, True]
+    assert out["output"].isna().tolist() == [value is None for value in given]
+    for row in (0, 3, 4, 5):
+        expected = causal_scores(reference(folders("llama")), PROMPTS_OF_LISTS[row], LISTS[row])
+        scores = [each.sum() for each in expected]
+        assert_close(given[row], scores)
+        assert out["output"][row] == LISTS[row][int(np.argmax(scores))]
+        assert_close(sum(out["p"][row]), 1)
+    assert given[3][0] == given[3][2]
+    assert out["s"].dtype == pd.ArrowDtype(pa.list_(pa.float32()))
+
+
+def test_column_of_candidates_on_dask(folders):
+    """Partitions give what one frame gives, in the order of the rows, with the announced types."""
+    import dask.dataframe as dd
+
+    scorer = Scorer(folders("llama"), candidates_column="choices", scores="s")
+    whole = scorer(list_frame("arrow"))
+    ddf = dd.from_pandas(list_frame("arrow"), npartitions=3, sort=False)
+    out = scorer(ddf)
+    computed = out.compute()
+    assert list(computed.dtypes) == list(out.dtypes)
+    assert computed["output"].fillna("").tolist() == whole["output"].fillna("").tolist()
+    for given, expected in zip(values_of(computed["s"]), values_of(whole["s"]), strict=True):
+        assert (given is None) == (expected is None)
+        if given is not None:
+            assert_close(given, expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        ("yes", "str is not a list of strings"),
+        ([1, 2], "int is not text"),
+        (["a", None], "NoneType is not text"),
+        (["a", ""], "a candidate is empty"),
+    ],
+    ids=repr,
+)
+def test_unusable_lists(folders, value, reason):
+    """A row whose candidates are no strings is named, or null with its message."""
+    lists = [["yes", "no"], value, ["a", "b"]]
+    scorer = Scorer(folders("llama"), candidates_column="choices")
+    with pytest.raises(ValueError, match=rf"row 1 .*'choices'.*{reason}"):
+        scorer(list_frame("object", lists))
+    out = Scorer(folders("llama"), candidates_column="choices", on_error="null")(
+        list_frame("object", lists)
+    )
+    assert out["output"].isna().tolist() == [False, True, False]
+    assert reason in out["output_error"][1]
+
+
+def test_lists_that_became_strings(folders):
+    """A column of another type is an error that says what Dask does."""
+    with pytest.raises(TypeError, match=r"'choices'.*lists of strings.*convert-string"):
+        Scorer(folders("llama"), candidates_column="choices")(frame(choices=["['a']"] * 7))
+
+
+def test_template_over_columns(folders):
+    """A prompt made of columns gives what the same text in a column gives."""
+    rows = frame(["Mean", "Sum", "Mean"], unit=pd.Series(["cm", None, "km"], dtype="str"))
+    out = Scorer(folders("llama"), prompt="{text} in {unit}:", candidates=("yes", "no"))(rows)
+    plain = Scorer(folders("llama"), candidates=("yes", "no"))(
+        frame(["Mean in cm:", None, "Mean in km:"])
+    )
+    pd.testing.assert_series_equal(out["output_score"], plain["output_score"])
+    assert out["output_score"].nunique() == 2
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+@pytest.mark.parametrize("path", PATHS)
+def test_long_prompts_lose_their_beginning(folders, reference, name, path):
+    """What does not fit beside the longest candidate is cut on the left, or an error."""
+    text = "Parse the arguments of a command and return them. " * 8 + "Answer:"
+    model = de.Model(folders(name), **PATHS[path])
+    for limit in (24, tiny.POSITIONS):
+        out = Scorer(model, candidates=CANDIDATES, max_length=limit, scores="s")(frame([text]))
+        expected = causal_scores(reference(folders(name)), text, CANDIDATES, limit)
+        assert_close(list(out["s"][0].values()), [each.sum() for each in expected])
+    strict = Scorer(model, candidates=CANDIDATES, on_long="error", on_error="null")
+    out = strict(frame(["Return:", text, "x"]))
+    assert out["output"].isna().tolist() == [False, True, False]
+    assert "besides its candidates, and on_long='error'" in out["output_error"][1]
+
+
+def test_candidates_that_leave_no_room(folders):
+    """A candidate as long as a sequence may be fails its row with its number of tokens."""
+    scorer = Scorer(folders("llama"), candidates=CANDIDATES, max_length=4, on_error="null")
+    out = scorer(frame(["Return:", None]))
+    assert out["output"].isna().all()
+    assert "tokens, which leave none of 4 for its prompt" in out["output_error"][0]
+    assert pd.isna(out["output_error"][1])
+
+
+def test_prompts_without_tokens(folders):
+    """An empty prompt is the beginning of a text; where there is none it fails."""
+    scored = Scorer(folders("llama"), candidates=("yes", "no"))(frame(["", "<|begin|>"]))
+    bare = Scorer(folders("llama"), candidates=("yes", "no"), add_special_tokens=False)
+    assert_close(scored["output_score"][0], bare(frame([""]))["output_score"][0])
+    out = Scorer(folders("gpt2"), candidates=("yes", "no"), on_error="null")(frame(["", "x"]))
+    assert out["output"].isna().tolist() == [True, False]
+    assert "no tokens" in out["output_error"][0]
+
+
+# Encoders with a decoder
+
+
+@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("end", [None, False])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_encoder_decoder(folders, reference, monkeypatch, name, end, shares):
+    """Candidates are labels: log-softmax of the logits that transformers gives with them."""
+    model, tokenizer = reference(folders(name))
+    scorer = Scorer(folders(name), candidates=CANDIDATES, candidate_end=end, scores="s")
+    scoring = scoring_of(scorer.runner())
+    assert scoring.shares
+    monkeypatch.setattr(scoring, "shares", shares)
+    out = scorer(frame())
+    results = set()
+    for row in ROWS:
+        text = tokenizer(PROMPTS[row])["input_ids"]
+        for candidate in CANDIDATES:
+            ids = tokenizer(candidate, add_special_tokens=end is None)["input_ids"]
+            with torch.inference_mode():
+                logits = model(input_ids=torch.tensor([text]), labels=torch.tensor([ids])).logits
+            chosen = torch.log_softmax(logits[0], -1)[range(len(ids)), ids]
+            assert_close(out["s"][row][candidate], chosen.double().sum().item())
+        results.add(round(out["output_score"][row], 3))
+    assert len(results) == len(ROWS) - 1
+
+
+def test_next_tokens_of_a_decoder(folders, reference):
+    """The first token of an answer."""
+    model, tokenizer = reference(folders("t5"))
+    out = Scorer(folders("t5"), top_k_next=3)(frame())
+    for row in ROWS:
+        ids = torch.tensor([tokenizer(PROMPTS[row])["input_ids"]])
+        with torch.inference_mode():
+            logits = model(input_ids=ids, decoder_input_ids=torch.tensor([[0]])).logits[0, -1]
+        best = torch.log_softmax(logits, -1).topk(3)
+        assert [each["token"] for each in out["output"][row]] == best.indices.tolist()
+        assert_close([each["logprob"] for each in out["output"][row]], best.values.tolist())
+
+
+# Texts and next tokens
+
+
+def windowed(model, ids, length, stride, first):
+    """The guide of transformers on perplexity: log-likelihood and number of tokens."""
+    total, count, previous = 0.0, 0, 0
+    for begin in range(0, len(ids), stride):
+        end = min(begin + length, len(ids))
+        window = torch.tensor([ids[begin:end]])
+        with torch.inference_mode():
+            scores = torch.log_softmax(model(input_ids=window).logits[0], -1)
+        for place in range(max(previous, first), end):
+            total += scores[place - begin - 1, ids[place]].double().item()
+            count += 1
+        previous = end
+        if end == len(ids):
+            break
+    return total, count
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("llama", {}),
+        ("gpt2", {}),
+        ("gpt2", {"max_length": 20, "stride": 19}),
+        ("mistral", {"max_length": 24, "stride": 7}),
+    ],
+    ids=repr,
+)
+def test_likelihood_of_texts(folders, reference, name, options, path):
+    """Every token but the first is scored once, long texts in windows as in transformers' guide."""
+    model, tokenizer = reference(folders(name))
+    texts = [*PROMPTS, "Parse the arguments of a command. " * 20, "", "a"]
+    out = Scorer(de.Model(folders(name), **PATHS[path]), **options)(frame(texts))
+    length = options.get("max_length", tiny.POSITIONS)
+    counts = []
+    for row, text in enumerate(texts):
+        if text is None:
+            assert out.loc[row, ["output", "output_tokens", "output_perplexity"]].isna().all()
+            continue
+        ids = prompt_ids(tokenizer, text)
+        total, count = windowed(model, ids, length, options.get("stride", length // 2), 1)
+        assert out["output_tokens"][row] == count
+        assert_close(out["output"][row], total)
+        if count:
+            assert_close(out["output_perplexity"][row], np.exp(-total / count))
+        else:
+            assert pd.isna(out["output_perplexity"][row])
+        counts.append(count)
+    assert max(counts) > 2 * length
+    assert 0 in counts
+
+
+def test_long_texts_may_be_an_error(folders):
+    """on_long="error" without candidates fails a text of more than one window."""
+    scorer = Scorer(folders("llama"), on_long="error", on_error="null")
+    out = scorer(frame(["Return:", "Parse the arguments. " * 40]))
+    assert out["output"].isna().tolist() == [False, True]
+    assert "more than 64 tokens" in out["output_error"][1]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("name", ["llama", "gemma3"])
+def test_next_tokens(folders, reference, name, path):
+    """The likeliest tokens behind a prompt, over the whole vocabulary."""
+    model, tokenizer = reference(folders(name))
+    out = Scorer(de.Model(folders(name), **PATHS[path]), top_k_next=5)(frame())
+    assert out["output"].isna().tolist() == [text is None for text in PROMPTS]
+    seen = set()
+    for row in ROWS:
+        ids = torch.tensor([prompt_ids(tokenizer, PROMPTS[row], tiny.POSITIONS)])
+        with torch.inference_mode():
+            best = torch.log_softmax(model(input_ids=ids).logits[0, -1], -1).topk(5)
+        given = out["output"][row]
+        assert [each["token"] for each in given] == best.indices.tolist()
+        assert [each["token_str"] for each in given] == [
+            tokenizer.decode([token]) for token in best.indices.tolist()
+        ]
+        assert_close([each["logprob"] for each in given], best.values.tolist())
+        seen.add(tuple(best.indices.tolist()))
+    assert len(seen) > 2
+
+
+# What is asked for
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"candidates": "yes"}, TypeError, "tuple of strings"),
+        ({"candidates": ("yes", 3)}, TypeError, "tuple of strings"),
+        ({"candidates": ()}, ValueError, "not empty"),
+        ({"candidates": ("yes", "")}, ValueError, "not empty"),
+        ({"candidates": ("yes", "yes")}, ValueError, "must differ"),
+        ({"candidates": ("a",), "candidates_column": "b"}, ValueError, "not both"),
+        ({"candidates": ("a",), "top_k_next": 2}, ValueError, "not both"),
+        ({"candidates": ("a",), "stride": 2}, ValueError, "does not apply with candidates"),
+        ({"scores": "s"}, ValueError, "does not apply without candidates"),
+        ({"candidates": ("a",), "normalize": "median"}, ValueError, "'sum', 'mean'"),
+        ({"candidates": ("a",), "scores": "output"}, ValueError, "must differ"),
+        ({"candidates_column": "text"}, ValueError, "different columns"),
+        ({"top_k_next": 0}, ValueError, "positive"),
+        ({"prompt": "{", "candidates": ("a",)}, ValueError, "template"),
+        ({"separator": None}, TypeError, "separator"),
+    ],
+    ids=repr,
+)
+def test_bad_arguments(options, error, message):
+    """They are named where the operator is made."""
+    with pytest.raises(error, match=message):
+        Scorer("some/model", **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("bert", {}, "reads texts from both sides"),
+        ("distilbert", {"candidates": ("a",)}, "no AutoModelForCausalLM"),
+        ("t5", {}, "give candidates"),
+        ("llama", {"top_k_next": 10_000}, "top_k_next must be at most"),
+        ("llama", {"stride": 64}, "less than the 64 tokens"),
+    ],
+)
+def test_unfit_checkpoints(folders, tmp_path, name, options, message):
+    """A checkpoint that cannot do it is an error before any work."""
+    folder = tiny.save(name, tmp_path / name) if "bert" in name else folders(name)
+    with pytest.raises(ValueError, match=message):
+        Scorer(folder, **options).meta(frame().iloc[:0])
+
+
+def test_model_that_sees_what_follows(tmp_path):
+    """A language model without causal attention is found out when it is loaded."""
+    folder = headed.save("gemma3-bidirectional", "causal-lm", tmp_path / "both")
+    with pytest.raises(ValueError, match="lets tokens see those that follow"):
+        Scorer(folder, candidates=("a", "b"))(frame())
+
+
+def test_only_rows_that_are_asked_for_run(folders, rows_through_model):
+    """`head` scores its rows, an unused result none."""
+    import dask.dataframe as dd
+
+    texts = [f"Return number {row}:" for row in range(40)]
+    ddf = dd.from_pandas(frame(texts), npartitions=2, sort=False)
+    scored = Scorer(folders("llama"), candidates=("yes", "no"))(ddf)
+    assert rows_through_model(lambda: scored.head(5)) == 5
+    assert rows_through_model(lambda: scored[["text"]].compute()) == 0
+    assert rows_through_model(lambda: scored["output"].compute()) == 40
+
+
+# The dataframe contract
+
+
+@pytest.fixture(scope="module")
+def _relative():
+    """Compare sums over tokens to their size: 1e-6 of it is all that float32 holds."""
+    original = contract.assert_same_values
+
+    def flat(value):
+        if isinstance(value, dict):
+            value = list(value.values())
+        return (
+            [part for each in value for part in flat(each)] if isinstance(value, list) else [value]
+        )
+
+    def compare(given, expected):
+        pairs = list(zip(flat(list(given)), flat(list(expected)), strict=True))
+        for left, right in pairs:
+            if isinstance(right, float):
+                assert left == pytest.approx(right, rel=2e-6, abs=1e-6, nan_ok=False)
+            else:
+                assert left == right
+
+    contract.assert_same_values = compare
+    yield
+    contract.assert_same_values = original
+
+
+OPERATORS = {
+    "candidates": {
+        "candidates": ("yes", "no way"),
+        "scores": "s",
+        "probabilities": "p",
+        "on_error": "null",
+        "batch_size": 3,
+    },
+    "texts": {"max_length": 24},
+    "encoder and decoder": {"candidates": ("yes", "no way"), "normalize": "mean", "name": "t5"},
+}
+
+
+@pytest.mark.usefixtures("_relative")
+class TestScorer(DataframeContract):
+    @pytest.fixture(scope="class", params=OPERATORS.values(), ids=OPERATORS)
+    @classmethod
+    def operator(cls, request, folders):
+        options = dict(request.param)
+        folder = folders(options.pop("name", "llama"))
+        return Scorer(folder, column="body", **options)
