@@ -145,7 +145,9 @@ def write_corpus(name: str, source: Source, factor: float, folder: Path) -> Corp
     bounds = np.linspace(0, len(frame), FILES + 1).astype(int)
     parts = [frame.iloc[begin:end] for begin, end in itertools.pairwise(bounds)]
     _write(corpus.source, parts)
-    _write(corpus.warm_up, [frame.head(WARM_UP_ROWS)])
+    # other texts than those that are timed, whose vectors a contender may keep
+    warm_up = frame.head(WARM_UP_ROWS)
+    _write(corpus.warm_up, [warm_up.assign(text="Warm up: " + warm_up["text"])])
     corpus.description.update(_describe(frame, corpus.lengths))
     return corpus
 

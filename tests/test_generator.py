@@ -35,7 +35,7 @@ CHAT = (
     "{% if add_generation_prompt %}<assistant>{% endif %}{% if quiet %}!{% endif %}"
 )
 # Unsorted lengths, a null, an empty text, a repeat, one too long, and more than ASCII.
-LONG = "It is a long text. " + " ".join(tiny.corpus()[:4])
+LONG = "It is a long text. " + max(tiny.corpus(), key=len)
 ROWS = ["Dask reads.", None, "x", LONG, "", "漢字 ünï", "Dask reads.", "two words"]
 LEFT = {"llama", "nemotron", "gpt2", "qwen3", "mistral", "gemma3"}
 NEW = 6

@@ -140,6 +140,10 @@ class Runner:
         with torch.inference_mode(), autocast(self.loaded):
             yield
 
+    def padding(self) -> contextlib.AbstractContextManager[None]:
+        """Give the context in which the loaded model has the attention that it came with."""
+        return self._forward.padding()
+
     @property
     def shares(self) -> bool:
         """Whether several threads may run the model at a time.

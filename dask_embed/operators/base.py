@@ -50,6 +50,8 @@ class ColumnOperator(abc.ABC):
         for name in self.output_columns:
             if not isinstance(name, str) or not name:
                 raise TypeError(f"output must be the name of the new column, got {name!r}")
+        if len(set(self.output_columns)) != len(self.output_columns):
+            raise ValueError(f"output columns must differ, got {list(self.output_columns)}")
 
     @property
     @abc.abstractmethod

@@ -161,8 +161,6 @@ no_repeat_ngram_size
             raise TypeError(f"system must be a string, got {self.system!r}")
         if self.hidden is not None and (settings.num_beams or 1) > 1:
             raise ValueError(f"hidden={self.hidden!r} is not kept of beams; set num_beams=1")
-        if self.hidden in (self.output, *self.result_columns[:3]):
-            raise ValueError(f"output columns must differ, got {list(self.result_columns)}")
         check_engine(self)
 
     @property

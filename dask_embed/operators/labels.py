@@ -46,8 +46,6 @@ class LabelOperator(ModelOperator):
         else:
             positive_integer("top_k", self.top_k)
         number_or_none("threshold", self.threshold)
-        if len(set(self.output_columns)) != len(self.output_columns):
-            raise ValueError(f"output columns must differ, got {list(self.output_columns)}")
 
     @property
     def result_columns(self) -> tuple[str, ...]:

@@ -80,6 +80,8 @@ class MaskFiller(ModelOperator):
         one_of("masks", self.masks, ("one", "any"))
         if self.targets is None:
             return
+        if not isinstance(self.targets, str | tuple | list):
+            raise TypeError(f"targets must be one or more words, got {self.targets!r}")
         given = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
         if not given or not all(isinstance(target, str) and target for target in given):
             raise ValueError(f"targets must be one or more words, got {self.targets!r}")

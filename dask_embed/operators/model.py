@@ -220,10 +220,9 @@ class ModelOperator(ColumnOperator):
         return self.output_types(checkpoint)
 
     def plan(self) -> list[str]:
-        return [
-            f"model {self.spec.name} at revision {self.spec.revision}",
-            self.describe(read_checkpoint(self.spec)),
-        ]
+        parts = [f"model {self.spec.name} at revision {self.spec.revision}"]
+        parts += [f"{name} {value}" for name, value in self._model_parts().items()]
+        return [", ".join(parts), self.describe(read_checkpoint(self.spec))]
 
     def provenance(self) -> dict[str, Any]:
         return {
@@ -231,8 +230,18 @@ class ModelOperator(ColumnOperator):
             "input": list(self.input_columns),
             "model": self.spec.name,
             "revision": self.spec.revision,
+            **self._model_parts(),
             "max_length": self.limit(read_checkpoint(self.spec)),
         }
+
+    def _model_parts(self) -> dict[str, str]:
+        """Return what the model is made of besides its checkpoint, by name."""
+        names = ("adapter", "adapter_revision", "tokenizer", "tokenizer_revision", "quantization")
+        parts = {name: getattr(self.spec, name) for name in names}
+        factory = self.spec.factory
+        if factory is not None:
+            parts["factory"] = f"{factory.__module__}.{factory.__qualname__}"
+        return {name: str(value) for name, value in parts.items() if value is not None}
 
     def pinned(self) -> ModelOperator:
         """Return the operator with its model resolved to a folder or commit."""

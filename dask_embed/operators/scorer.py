@@ -153,8 +153,10 @@ class Scorer(ModelOperator):
         names = self.input_columns
         if len(set(names)) != len(names):
             raise ValueError(f"prompt and candidates must be of different columns, got {names}")
-        if len(set(self.result_columns)) != len(self.result_columns):
-            raise ValueError(f"output columns must differ, got {list(self.result_columns)}")
+        if not names:
+            raise ValueError(
+                f"prompt must name at least one column in braces ('{{text}}'); got {self.prompt!r}"
+            )
 
     @property
     def input_columns(self) -> tuple[str, ...]:

@@ -110,8 +110,6 @@ class Tokenizer(ColumnOperator):
                 "windows of a pair need truncation='only_first' or 'only_second', the text that "
                 f"is cut; got {self.truncation!r}"
             )
-        if len(set(self.result_columns)) != len(self.result_columns):
-            raise ValueError(f"output columns must differ, got {list(self.result_columns)}")
 
     @property
     def spec(self) -> Model:
@@ -128,7 +126,8 @@ class Tokenizer(ColumnOperator):
 
     @property
     def result_columns(self) -> tuple[str, ...]:
-        names = (self.output, self.count or f"{self.output}_count")
+        count = f"{self.output}_count" if self.count is None else self.count
+        names = (self.output, count)
         return names if self.offsets is None else (*names, self.offsets)
 
     def types(self) -> dict[str, pa.DataType]:

@@ -61,8 +61,6 @@ class VectorOperator(ColumnOperator):
         super().__post_init__()
         if not isinstance(self.column, str) or not self.column:
             raise TypeError(f"column must be the name of a vector column, got {self.column!r}")
-        if len(set(self.result_columns)) != len(self.result_columns):
-            raise ValueError(f"output columns must differ, got {list(self.result_columns)}")
 
     @abc.abstractmethod
     def names(self) -> Sequence[str]:
@@ -89,7 +87,8 @@ class VectorOperator(ColumnOperator):
 
     @property
     def result_columns(self) -> tuple[str, ...]:
-        names = (self.output, self.score or f"{self.output}_score")
+        score = f"{self.output}_score" if self.score is None else self.score
+        names = (self.output, score)
         return names if self.scores is None else (*names, self.scores)
 
     def types(self) -> dict[str, pa.DataType]:

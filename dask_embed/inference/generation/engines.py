@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
-from transformers import GenerationConfig
+from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.generation.settings import GenerationSettings
@@ -18,6 +18,12 @@ from dask_embed.tokenization import TokenLists
 
 if TYPE_CHECKING:
     from dask_embed.inference.runner import Runner
+
+
+# The paged cache of transformers on a CPU: tokens of a page, pages, and tokens of a step.
+_PAGE = 256
+_MOST_BLOCKS = 64
+_TOKENS_OF_A_STEP = 2048
 
 
 class Engine(Protocol):
@@ -50,10 +56,20 @@ def engine_of(runner: Runner, name: str) -> Engine:
 
 def _build(runner: Runner, name: str) -> Engine:
     loaded = runner.loaded
+    model = loaded.model
+    with runner.padding():  # leaves the model with its own attention, too
+        if runner.verdict.packed:  # the runner changes it for the batches of other operators
+            model = _twin(model)
     if name == "continuous":
-        return ContinuousBatching(loaded.model, loaded.tokenizer)
+        return ContinuousBatching(model, loaded.tokenizer)
     packs = name == "auto" and loaded.spec.attention == "auto"
-    return TextGeneration(loaded.model, loaded.tokenizer, packs=packs)
+    return TextGeneration(model, loaded.tokenizer, packs=packs)
+
+
+def _twin(model: Any) -> Any:
+    """Return a model with the tensors of `model` and a configuration of its own."""
+    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, shared)
 
 
 class ContinuousBatching:
@@ -75,8 +91,7 @@ class ContinuousBatching:
         self.tokenizer = tokenizer
         self._model = model
         # generate_batch sets the attention of the model that it runs, which others are using
-        shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-        self._twin: Any = copy.deepcopy(model, shared)
+        self._twin = _twin(model)
         self._lock = threading.Lock()
 
     def __call__(
@@ -112,8 +127,13 @@ class ContinuousBatching:
             eos_token_id=sorted(plan.eos) or -1,
             pad_token_id=plan.config.pad_token_id,
         )
-        with self._lock:
-            found = self._twin.generate_batch(lists, generation_config=config)
+        # its loop has a thread of its own, which may not change tensors of inference mode
+        with self._lock, torch.inference_mode(False):
+            found = self._twin.generate_batch(
+                lists,
+                generation_config=config,
+                continuous_batching_config=self._memory(prompts, settings),
+            )
         # requests are numbered in the order of the prompts
         outputs = [found[name] for name in sorted(found, key=lambda n: int(n.rpartition("_")[2]))]
         return _generated(outputs, lists, plan)
@@ -121,6 +141,16 @@ class ContinuousBatching:
     def cost(self, prompt_length: int, settings: GenerationSettings) -> int:
         """Return the tokens of prompt and text."""
         return prompt_length + settings.max_new_tokens
+
+    def _memory(self, prompts: TokenLists, settings: GenerationSettings) -> Any:
+        """Return how large its cache is: on a CPU it would otherwise fill most of the memory."""
+        if self._twin.device.type != "cpu":
+            return None
+        pages = -(-(prompts.lengths + settings.max_new_tokens) // _PAGE)
+        blocks = min(int(pages.sum()), max(int(pages.max()), _MOST_BLOCKS)) + 1
+        return ContinuousBatchingConfig(
+            page_size=_PAGE, num_blocks=blocks, max_batch_tokens=_TOKENS_OF_A_STEP
+        )
 
 
 def _generated(outputs: Sequence[Any], prompts: list[list[int]], plan: Plan) -> Generated:
