@@ -137,8 +137,10 @@ def pipeline(
 ) -> Callable[[], Texts]:
     run = transformers.pipeline("text-generation", model=folder, device="cpu", dtype="float32")
     run.model.generation_config.max_length = None
+    threads = torch.get_num_threads()
 
     def texts() -> Texts:
+        torch.set_num_threads(threads)  # whatever ran before
         found = run(
             prompts,
             batch_size=size,
@@ -161,6 +163,7 @@ def measured(contenders: dict[str, Callable[[], Texts]], rounds: int) -> dict[st
             again = run()
             seconds = {"wall": time.perf_counter() - wall, "cpu": time.process_time() - cpu}
             runs[name].append(seconds)
+            print(f"{name:14}{seconds['wall']:9.2f}{seconds['cpu']:9.2f}", file=sys.stderr)
             if again != texts[name]:
                 sys.exit(f"{name} does not give the same texts twice")
     medians = {

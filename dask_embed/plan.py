@@ -20,6 +20,7 @@ from dask.utils import funcname
 
 from dask_embed.expr import AppendColumns, settled
 from dask_embed.operators.base import ColumnOperator
+from dask_embed.operators.chunker import Chunker
 from dask_embed.operators.together import Together, parts_of
 
 
@@ -51,6 +52,8 @@ def _lines(written: Expr, plan: Expr) -> Iterator[str]:
         yield f"  {number}. {_describe(node)}"
         if isinstance(node, AppendColumns):
             yield from (f"       {line}" for line in _model_lines(node))
+        if (chunker := _chunker(node)) is not None:
+            yield f"       model {chunker.spec.name} at revision {chunker.spec.revision}"
     known = {
         part
         for node in steps
@@ -79,6 +82,11 @@ def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
 def _describe(node: Expr) -> str:
     if isinstance(node, AppendColumns):
         return f"run {_operators(node.operator)}"
+    if (chunker := _chunker(node)) is not None:
+        written = ", ".join(chunker.output_columns)
+        return (
+            f"run {type(chunker).__name__} on {chunker.column} -> {written}, a row for each chunk"
+        )
     if isinstance(node, Filter):
         return f"keep rows where {_words(node.predicate)}"
     if isinstance(node, Projection):
@@ -91,6 +99,11 @@ def _describe(node: Expr) -> str:
         if isinstance(value, str | int | float | list | tuple) and not isinstance(value, bool)
     ]
     return f"{type(node).__name__.lower()} {' '.join(scalars)}".rstrip()
+
+
+def _chunker(node: Expr) -> Chunker | None:
+    """Return what a node runs that makes other rows of its partitions, if it is that."""
+    return next((operand for operand in node.operands if isinstance(operand, Chunker)), None)
 
 
 def _operators(operator: ColumnOperator) -> str:

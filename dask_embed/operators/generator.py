@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import one_of
-from dask_embed.inference.generation.settings import GenerationSettings
+from dask_embed.inference.generation.settings import GenerationSettings, row_seed
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.options import hashable_items
 from dask_embed.operators.generator_checks import ENGINES, check_engine, require_chat_template
@@ -293,12 +292,6 @@ no_repeat_ngram_size
                 f"{self.max_new_tokens}"
             )
         return limit if encodes or limit is None else limit - self.max_new_tokens
-
-
-def row_seed(seed: int, ids: np.ndarray) -> int:
-    """Return a seed that depends on `seed` and the tokens of a prompt, and on nothing else."""
-    content = seed.to_bytes(8, "little") + ids.astype("<i4").tobytes()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
 
 def _vectors(states: tuple[np.ndarray, ...]) -> pa.Array:

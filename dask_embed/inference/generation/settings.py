@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 # The fields that `model.generate` takes under the same name.
 _ARGUMENTS = (
@@ -111,6 +114,12 @@ class GenerationSettings:
     def arguments(self) -> dict[str, Any]:
         """Return what `model.generate` takes for the values that are set, but for `stop`."""
         return {name: getattr(self, name) for name in _ARGUMENTS if getattr(self, name) is not None}
+
+
+def row_seed(seed: int, ids: np.ndarray) -> int:
+    """Return a seed that depends on `seed` and the tokens of a prompt, and on nothing else."""
+    content = seed.to_bytes(8, "little") + ids.astype("<i4").tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
 
 def _integer(name: str, value: Any, least: int, most: float = math.inf) -> None:
