@@ -141,6 +141,21 @@ class FrameAccessor:
         """
         return operators.Scorer(model, column=column, **options)(self._frame)
 
+    def generate(self, prompt: str | None = None, *, model: Any, **options: Any) -> Any:
+        """Append the text that a model writes behind a prompt; lazy on a Dask DataFrame.
+
+        Parameters
+        ----------
+        prompt : str, optional
+            A template with names of columns in braces, such as ``"Summarize: {text}"``; without
+            one, the prompts are those of ``column=``.
+        model : str, Path or dask_embed.Model
+            A causal language model, or an encoder with a decoder.
+        **options
+            `max_new_tokens`, `do_sample`, `stop`, `chat` and others of `dask_embed.Generator`.
+        """
+        return operators.Generator(model, prompt=prompt, **options)(self._frame)
+
     def tokenize(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append the token ids of each text and their number; lazy on a Dask DataFrame.
 

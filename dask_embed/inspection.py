@@ -110,9 +110,10 @@ def stats(client: Any = None) -> pd.DataFrame:
     pandas.DataFrame
         Columns ``worker`` (the address, empty for this process), ``operator``, ``model``,
         ``device``, the counts ``rows``, ``unique_rows``, ``tokenized``, ``tokens``, ``padding``,
-        ``batches``, ``splits``, and ``tokenize_seconds``, ``forward_seconds``, ``convert_seconds`` and
-        ``waiting_seconds``; see `dask_embed.inference.stats.PartitionStats`. Each process keeps
-        its latest 10,000 partitions.
+        ``batches``, ``splits``, and ``tokenize_seconds``, ``forward_seconds``,
+        ``convert_seconds`` and ``waiting_seconds``; see
+        `dask_embed.inference.stats.PartitionStats`. Each process keeps its latest 10,000
+        partitions.
     """
     from dask_embed.inference.stats import PartitionStats
 

@@ -23,7 +23,7 @@ import dask_embed as de
 from dask_embed.inference.runner import runner_for
 from dask_embed.models.loading import load
 from dask_embed.operators.classifier import Classifier
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -7,8 +7,14 @@ import pytest
 import tiny
 from contract import LONG, TEXTS
 
-from dask_embed.encoding import SequenceTokenizer, TextCutter, check_stride, encode_spans, too_long
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.encoding import (
+    SequenceTokenizer,
+    TextCutter,
+    check_stride,
+    encode_spans,
+    too_long,
+)
+from dask_embed.text.tokenization import TokenLists
 
 ROWS = [text for text in TEXTS if text is not None]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dask_embed.entities import LabelScheme, Tagged, follows_no_space, words
+from dask_embed.text.entities import LabelScheme, Tagged, follows_no_space, words
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC", "X-ODD")
 

@@ -21,7 +21,7 @@ from dask_embed.inference import heads, memory, stream
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.runner import Runner, runner_for
 from dask_embed.inference.sinks import VectorSink
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

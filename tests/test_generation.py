@@ -14,7 +14,7 @@ import transformers
 from tiny import ARCHITECTURES, HIDDEN, POSITIONS, bpe, enlarge, unigram
 
 from dask_embed.inference.generation import GenerationSettings, TextGeneration
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 DECODERS = ("llama", "nemotron", "qwen3", "gpt2", "mistral", "gemma3")
 # Unsorted, one token alone, two equal, some longer than the windows of Mistral and Gemma 3.

@@ -9,7 +9,7 @@ import sys
 import pytest
 from tiny import bpe
 
-from dask_embed.prompts import PromptTemplate, render_chat
+from dask_embed.text.prompts import PromptTemplate, render_chat
 
 CHAT = (
     "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
@@ -100,6 +100,6 @@ def test_no_chat_template_names_the_model() -> None:
 
 
 def test_importing_loads_no_torch() -> None:
-    code = "import sys, dask_embed.prompts; print('torch' in sys.modules)"
+    code = "import sys, dask_embed.text.prompts; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

@@ -14,7 +14,7 @@ import transformers
 from contract import DataframeContract, values_of
 
 import dask_embed as de
-from dask_embed.inference.scoring import scoring_of
+from dask_embed.inference.scoring.score import scoring_of
 from dask_embed.operators.scorer import Scorer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

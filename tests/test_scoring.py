@@ -12,14 +12,15 @@ import tiny
 import torch
 
 import dask_embed as de
-from dask_embed.inference import scoring_encoding, scoring_vocabulary
 from dask_embed.inference.attention import NotPackableError
 from dask_embed.inference.runner import runner_for
-from dask_embed.inference.scoring import FIRST, GIVEN, REST, CausalScoring, scoring_of
-from dask_embed.inference.scoring_branches import BranchedTokens
-from dask_embed.inference.scoring_seq2seq import Seq2SeqScoring
+from dask_embed.inference.scoring import encoding as scoring_encoding
+from dask_embed.inference.scoring import vocabulary as scoring_vocabulary
+from dask_embed.inference.scoring.branches import BranchedTokens
+from dask_embed.inference.scoring.score import FIRST, GIVEN, REST, CausalScoring, scoring_of
+from dask_embed.inference.scoring.seq2seq import Seq2SeqScoring
 from dask_embed.operators.scorer import Scorer
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -21,7 +21,7 @@ from test_execution import LONG, MODELS, Folders, assert_right, make, reference,
 import dask_embed as de
 from dask_embed.inference import stream
 from dask_embed.inference.runner import Runner
-from dask_embed.tokenization import TextTokenizer, TokenLists
+from dask_embed.text.tokenization import TextTokenizer, TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dask_embed.entities import Tagged
-from dask_embed.windows import (
+from dask_embed.text.entities import Tagged
+from dask_embed.text.windows import (
     every_token_once,
     merged,
     positions_in_windows,

@@ -10,7 +10,7 @@ import numpy as np
 from dask_embed.inference.memory import batch_cost, is_out_of_memory, release
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.stats import Meter
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 
 class Sink(Protocol):

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from dask_embed.inference.attention import PACKED_ATTENTION, packed_batch
-from dask_embed.inference.scoring_branches import BranchedTokens
+from dask_embed.inference.scoring.branches import BranchedTokens
 from dask_embed.models.loading import LoadedModel, compiled
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 # Rows of a compiled padded batch have a multiple of this length.
 _COMPILED_LENGTHS = 64

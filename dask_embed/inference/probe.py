@@ -12,7 +12,7 @@ import torch
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import Usage, is_out_of_memory
 from dask_embed.models.loading import LoadedModel
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 # Two ways must agree to this, relative to the size of the vectors.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}

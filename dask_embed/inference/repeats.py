@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from dask_embed.inference.stats import Meter
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 _DIGEST_BYTES = 16
 # What an entry takes besides its vector: digest, dictionary entry, array header.

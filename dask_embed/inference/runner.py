@@ -28,7 +28,7 @@ from dask_embed.models.loading import (
 from dask_embed.models.process import prepare_process
 from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
-from dask_embed.tokenization import TextTokenizer, TokenLists
+from dask_embed.text.tokenization import TextTokenizer, TokenLists
 
 T = TypeVar("T")
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 if TYPE_CHECKING:
     from dask_embed.inference.runner import Runner

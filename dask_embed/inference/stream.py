@@ -23,7 +23,7 @@ from dask_embed.inference.lanes import Jobs, lanes_of
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.sharing import tokenizing_for
 from dask_embed.inference.stats import Meter
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 # A chunk holds the tokens of about so many batches: enough to sort by length, little memory.
 _BATCHES_PER_CHUNK = 32

@@ -20,7 +20,7 @@ from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.probe import TOLERANCE, difference, random_tokens
 from dask_embed.models.loading import LoadedModel
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 # Which token vectors of a text its head reads, from the cheapest on.
 _READS = ("first", "last", "all")

@@ -11,7 +11,6 @@ import pyarrow as pa
 from dask.utils import is_dataframe_like
 
 from dask_embed._validation import meant, one_of, positive_integer
-from dask_embed.chunking import BOUNDARIES, Rules
 from dask_embed.columns import (
     Result,
     append_columns,
@@ -30,6 +29,7 @@ from dask_embed.models.tokenizers import (
 )
 from dask_embed.operators.base import Frame, is_dask_frame
 from dask_embed.operators.chunks import Chunks, Cut, Cutter
+from dask_embed.text.chunking import BOUNDARIES, Rules
 
 if TYPE_CHECKING:
     from dask_embed.inference.stats import Meter
@@ -70,8 +70,8 @@ class Chunker:
     Notes
     -----
     Every character other than white space is in at least one chunk. Sentences are found by
-    rules, see `dask_embed.sentences.sentence_starts`. Where `max_tokens` is too few for a single
-    character the row cannot be cut.
+    rules, see `dask_embed.text.sentences.sentence_starts`. Where `max_tokens` is too few for a
+    single character the row cannot be cut.
     """
 
     model: Model | str | Path = dataclasses.field(kw_only=False)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dask_embed.chunking import Piece, Rules, chunk_texts
+from dask_embed.text.chunking import Piece, Rules, chunk_texts
 
 Cut = list[Piece] | str
 
@@ -24,8 +24,8 @@ class Cutter:
 
     @classmethod
     def of(cls, tokenizer: Any) -> Cutter:
-        from dask_embed.encoding import SequenceTokenizer
-        from dask_embed.tokenization import TextTokenizer
+        from dask_embed.text.encoding import SequenceTokenizer
+        from dask_embed.text.tokenization import TextTokenizer
 
         whole = SequenceTokenizer(copy.deepcopy(tokenizer), None, offsets=True, special=False)
         return cls(whole, TextTokenizer(tokenizer, None))

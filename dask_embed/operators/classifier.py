@@ -12,7 +12,7 @@ import pyarrow as pa
 from dask_embed._validation import one_of
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.operators.labels import LabelOperator, softmax, stacked
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 if TYPE_CHECKING:
     from dask_embed.inference.rows import Chunk, Row

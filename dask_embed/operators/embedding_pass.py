@@ -107,7 +107,7 @@ def _batching(embedders: Sequence[Embedder]) -> Batching:
 
 def _encode(embedder: Embedder, runner: Runner, texts: _Prepared, rows: np.ndarray) -> Encoded:
     """Return the tokens of the texts at `rows`."""
-    from dask_embed.encoding import encode_rows
+    from dask_embed.text.encoding import encode_rows
 
     limit = embedder.limit(runner.loaded.checkpoint)
     chosen = [(texts[row],) for row in rows.tolist()]

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stream import Batching, Encoded
-    from dask_embed.tokenization import TokenLists
+    from dask_embed.text.tokenization import TokenLists
 
 # A decoding step reads all weights for one token of each row, so that many rows pay: budgets of a
 # batch, prompts and new tokens, are this many times those of other operators.

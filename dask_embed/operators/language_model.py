@@ -10,7 +10,7 @@ import pyarrow as pa
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tasks import require_head
 from dask_embed.operators.model import ModelOperator
-from dask_embed.prompts import PromptTemplate
+from dask_embed.text.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     from dask_embed.inference.rows import Row

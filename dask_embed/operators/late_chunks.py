@@ -21,10 +21,10 @@ from dask_embed.operators.late_pooling import Distinct, Members, Sums, tokens_in
 if TYPE_CHECKING:
     import torch
 
-    from dask_embed.encoding import Origins
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
     from dask_embed.inference.stream import Encoded, Stream
+    from dask_embed.text.encoding import Origins
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,8 +184,8 @@ class _Late:
 
     def _encode(self, places: np.ndarray) -> Encoded:
         """Return the windows of the texts at `places`, and the chunks that each holds."""
-        from dask_embed.encoding import SequenceTokenizer
         from dask_embed.inference.stream import Encoded
+        from dask_embed.text.encoding import SequenceTokenizer
 
         def build(tokenizer: Any) -> SequenceTokenizer:
             tokenizer.truncation_side = "right"

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_embed.chunking import Piece
 from dask_embed.operators.chunks import Chunks
+from dask_embed.text.chunking import Piece
 
 if TYPE_CHECKING:
     import torch
 
-    from dask_embed.encoding import Origins
+    from dask_embed.text.encoding import Origins
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stream import Encoded
-    from dask_embed.tokenization import TokenLists
+    from dask_embed.text.tokenization import TokenLists
 
 FILL = pa.struct(
     [

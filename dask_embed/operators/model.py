@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
     from dask_embed.inference.stream import Batching, Encoded
-    from dask_embed.tokenization import TokenLists
+    from dask_embed.text.tokenization import TokenLists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -126,7 +126,7 @@ class ModelOperator(ColumnOperator):
         rows : list of tuple of str
             The input texts of each row.
         """
-        from dask_embed.encoding import encode_rows
+        from dask_embed.text.encoding import encode_rows
 
         limit = self.limit(runner.loaded.checkpoint)
         return encode_rows(runner, rows, limit, on_long=self.on_long)

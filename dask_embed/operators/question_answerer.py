@@ -10,19 +10,19 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import one_of, positive_integer
-from dask_embed.encoding import SequenceTokenizer, TextCutter, check_stride, encode_spans
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.operators.model import ModelOperator
-from dask_embed.spans import Text, best_spans, null_token, softmax
+from dask_embed.text.encoding import SequenceTokenizer, TextCutter, check_stride, encode_spans
+from dask_embed.text.spans import Text, best_spans, null_token, softmax
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dask_embed.encoding import Origins
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stream import Encoded
-    from dask_embed.tokenization import TokenLists
+    from dask_embed.text.encoding import Origins
+    from dask_embed.text.tokenization import TokenLists
 
 _MAX_LENGTH = 384
 _MAX_STRIDE = 128

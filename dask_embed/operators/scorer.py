@@ -19,14 +19,14 @@ from dask_embed.operators.scorer_columns import (
     read_candidates,
 )
 from dask_embed.operators.scorer_results import choices, likelihoods, next_tokens, structs
-from dask_embed.prompts import PromptTemplate
+from dask_embed.text.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.scoring import Scoring
+    from dask_embed.inference.scoring.score import Scoring
     from dask_embed.inference.stream import Encoded
-    from dask_embed.tokenization import TokenLists
+    from dask_embed.text.tokenization import TokenLists
 
 # Arguments that only one of the three things that a scorer does has a use for.
 _FOR_CANDIDATES = ("scores", "probabilities", "candidate_end")
@@ -224,13 +224,13 @@ class Scorer(ModelOperator):
         return {**super().provenance(), "candidates": fixed, **chosen}
 
     def load(self, runner: Runner) -> Scoring:
-        from dask_embed.inference.scoring import scoring_of
+        from dask_embed.inference.scoring.score import scoring_of
 
         return scoring_of(runner)
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
-        from dask_embed.inference import scoring_encoding as encoding
-        from dask_embed.inference.scoring import scoring_of
+        from dask_embed.inference.scoring import encoding
+        from dask_embed.inference.scoring.score import scoring_of
 
         tokenizer = encoding.tokenizer_for(
             runner, special=self.add_special_tokens, ends=self.candidate_end

@@ -10,18 +10,18 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import meant, one_of
-from dask_embed.encoding import SequenceTokenizer, check_stride, encode_spans
-from dask_embed.entities import LabelScheme, Tagged, follows_no_space, words
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.model import ModelOperator
-from dask_embed.windows import every_token_once, merged
+from dask_embed.text.encoding import SequenceTokenizer, check_stride, encode_spans
+from dask_embed.text.entities import LabelScheme, Tagged, follows_no_space, words
+from dask_embed.text.windows import every_token_once, merged
 
 if TYPE_CHECKING:
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stream import Encoded
-    from dask_embed.tokenization import TokenLists
+    from dask_embed.text.tokenization import TokenLists
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")
 _ENTITY = [

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from dask_embed.encoding import Origins
     from dask_embed.inference.rows import Row
-    from dask_embed.tokenization import TextTokenizer, TokenLists
+    from dask_embed.text.encoding import Origins
+    from dask_embed.text.tokenization import TextTokenizer, TokenLists
 
 OFFSET = pa.struct([("start", pa.int32()), ("end", pa.int32()), ("part", pa.int8())])
 
@@ -47,7 +47,7 @@ class RowEncoder:
     windows: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> TokenColumns:
-        from dask_embed.encoding import too_long
+        from dask_embed.text.encoding import too_long
 
         pairs = [row[1] for row in rows] if rows and len(rows[0]) == 2 else None
         owners, tokens, origins = self.sequences([row[0] for row in rows], pairs)

@@ -218,8 +218,8 @@ class Tokenizer(ColumnOperator):
         return (*columns, *cut)
 
     def _encoder(self, tokenizer: Any) -> RowEncoder:
-        from dask_embed.encoding import SequenceTokenizer
-        from dask_embed.tokenization import TextTokenizer
+        from dask_embed.text.encoding import SequenceTokenizer
+        from dask_embed.text.tokenization import TextTokenizer
 
         cut = self.max_length
         if cut is not None and self.on_long == "error":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stream import Encoded
-    from dask_embed.tokenization import TokenLists
+    from dask_embed.text.tokenization import TokenLists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -118,8 +118,8 @@ class ZeroShotClassifier(LabelOperator):
         }
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
-        from dask_embed.encoding import SequenceTokenizer, too_long
         from dask_embed.inference.stream import Encoded
+        from dask_embed.text.encoding import SequenceTokenizer, too_long
 
         limit = self.limit(runner.loaded.checkpoint)
         # one token more tells what is too long from what just fits

@@ -14,7 +14,7 @@ from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.generation.text import Generated, TextGeneration
 from dask_embed.models.registry import get_or_build
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 if TYPE_CHECKING:
     from dask_embed.inference.runner import Runner

@@ -15,7 +15,7 @@ from dask_embed.inference.generation.loop import Decoder, similar
 from dask_embed.inference.generation.plan import length_dependent
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.memory import is_out_of_memory
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 # Two ways must agree to this, relative to the size of the scores.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}

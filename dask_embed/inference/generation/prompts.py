@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from dask_embed.encoding import SequenceTokenizer, too_long
-from dask_embed.prompts import render_chat
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.encoding import SequenceTokenizer, too_long
+from dask_embed.text.prompts import render_chat
+from dask_embed.text.tokenization import TokenLists
 
 
 @dataclass(frozen=True)

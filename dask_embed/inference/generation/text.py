@@ -17,7 +17,7 @@ from dask_embed.inference.generation.plan import Plan, numbers
 from dask_embed.inference.generation.probe import judge_decoder, judge_padding
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.generation.settings import GenerationSettings
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 __all__ = ["Generated", "GenerationSettings", "TextGeneration"]
 

@@ -20,7 +20,7 @@ from dask_embed.models.checkpoint import read_checkpoint
 from dask_embed.models.loading import LoadedModel, tokenizer_for
 from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 
 def vllm_runner(spec: Model, options: Mapping[str, Any]) -> VllmRunner:

@@ -11,10 +11,10 @@ import torch
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.probe import TOLERANCE, difference, probed_lengths, random_tokens
 from dask_embed.inference.runner import Runner
-from dask_embed.inference.scoring_branches import BranchedTokens
-from dask_embed.inference.scoring_vocabulary import LogitsAt, likeliest, log_probabilities
+from dask_embed.inference.scoring.branches import BranchedTokens
+from dask_embed.inference.scoring.vocabulary import LogitsAt, likeliest, log_probabilities
 from dask_embed.models.registry import get_or_build
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 # Roles of tokens, as `TokenLists.types`: what is given, where a candidate begins, and the rest of
 # it. So a sequence holds any number of candidates, one after the other behind their prompt.
@@ -58,7 +58,7 @@ def scoring_of(runner: Runner) -> Scoring:
 
     def build() -> Scoring:
         if runner.loaded.task == "seq2seq-lm":
-            from dask_embed.inference.scoring_seq2seq import Seq2SeqScoring
+            from dask_embed.inference.scoring.seq2seq import Seq2SeqScoring
 
             return Seq2SeqScoring(runner)
         return CausalScoring(runner)

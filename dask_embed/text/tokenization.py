@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_embed.prefix import cut_after, cuts_at_spaces
+from dask_embed.text.prefix import cut_after, cuts_at_spaces
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

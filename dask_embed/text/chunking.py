@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dask_embed.sentences import paragraph_starts, sentence_starts
+from dask_embed.text.sentences import paragraph_starts, sentence_starts
 
 # Pieces of a text that are counted at a time, at first.
 _PROPOSED = 256

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dask_embed.entities import Tagged
+from dask_embed.text.entities import Tagged
 
 
 def without_overlaps(entities: Tagged) -> Tagged:

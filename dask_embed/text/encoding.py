@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_embed.inference.sharing import count_tokenized, tokenize_once
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

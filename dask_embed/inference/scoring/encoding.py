@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from transformers import PreTrainedTokenizerBase
 
-from dask_embed.encoding import SequenceTokenizer
 from dask_embed.inference.runner import Runner
-from dask_embed.inference.scoring import FIRST, REST, Scoring
+from dask_embed.inference.scoring.score import FIRST, REST, Scoring
 from dask_embed.inference.stream import Encoded
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.encoding import SequenceTokenizer
+from dask_embed.text.tokenization import TokenLists
 
 # What a candidate is tokenized behind, so that it gets the tokens that it has within a text.
 _ANCHOR = ":"

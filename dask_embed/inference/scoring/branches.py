@@ -18,7 +18,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from dask_embed.inference.attention import NotPackableError, window_mask
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 T = TypeVar("T")
 

@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.probe import TOLERANCE, random_tokens
 from dask_embed.inference.runner import Runner
-from dask_embed.inference.scoring import (
+from dask_embed.inference.scoring.score import (
     FIRST,
     GIVEN,
     REST,
@@ -21,13 +21,13 @@ from dask_embed.inference.scoring import (
     Targets,
     roles_of,
 )
-from dask_embed.inference.scoring_vocabulary import (
+from dask_embed.inference.scoring.vocabulary import (
     MOST_LOGITS,
     LogitsAt,
     likeliest,
     log_probabilities,
 )
-from dask_embed.tokenization import TokenLists
+from dask_embed.text.tokenization import TokenLists
 
 _PROBED_PROMPTS = (11, 3, 7, 7, 1)
 _PROBED_CANDIDATES = (3, 1, 4, 2, 3)

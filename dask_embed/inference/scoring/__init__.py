@@ -1,0 +1,1 @@
+"""How likely a language model takes texts to be."""
