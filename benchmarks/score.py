@@ -1,6 +1,6 @@
 """Candidates behind a prompt that is computed once, against each candidate whole.
 
-``python -m benchmarks.score`` prints JSON: seconds of interleaved rounds, and their medians.
+``python benchmarks/score.py`` prints JSON: seconds of interleaved rounds, and their medians.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-
-from benchmarks.machine import describe
+from machine import describe
 
 _WORDS = 8192
 _PROMPT = 256

@@ -465,7 +465,7 @@ class DataframeContract:
         out = backend.to_pandas(operator(backend.from_pandas(frame)))
         assert_same_values(result(operator, out), [expected[row] for row in order])
 
-    @settings(QUICK, max_examples=25)
+    @settings(QUICK, max_examples=10)
     @given(data=st.data())
     def test_any_frame(self, operator, data):
         """Any texts, any index and any partitioning give the results of single rows."""

@@ -234,7 +234,6 @@ def masked(tmp_path_factory) -> Path:
 
 
 OPERATORS = {
-    "default": {},
     "any, padded": {"masks": "any", "top_k": 2, "attention": "padded", "batch_size": 2},
     "targets": {"targets": ("path", "value"), "on_error": "null"},
 }

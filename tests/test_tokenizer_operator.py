@@ -275,7 +275,6 @@ def tiny_bert(tmp_path_factory):
 
 
 OPERATORS = {
-    "default": {},
     "windows": {"windows": True, "max_length": 10, "stride": 2, "offsets": "spans"},
     "cut, null on error": {"max_length": 12, "special_tokens": False, "on_error": "null"},
 }

@@ -84,7 +84,7 @@ def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any
 
 
 def read_parquet(path: Any, **options: Any) -> Any:
-    """Read Parquet files lazily, with vector columns as vectors again.
+    """Read Parquet files lazily, with vectors, lists and structs of the types that operators give.
 
     Parameters
     ----------
@@ -96,18 +96,28 @@ def read_parquet(path: Any, **options: Any) -> Any:
     Returns
     -------
     dask.dataframe.DataFrame
-        Fixed-size list columns have their `pandas.ArrowDtype`, which `to_array` takes.
+        Columns of vectors, lists and structs have their `pandas.ArrowDtype`; vectors are what
+        `to_array` takes.
     """
-    arrow = {"types_mapper": _vector_dtype, **options.pop("arrow_to_pandas", {})}
+    arrow = {"types_mapper": _nested_dtype, **options.pop("arrow_to_pandas", {})}
     path = path if isinstance(path, list) else os.fspath(path)
     return dd.read_parquet(path, arrow_to_pandas=arrow, **options)
 
 
-def _vector_dtype(dtype: pa.DataType) -> pd.ArrowDtype | None:
-    """Return the type that operators give, whatever name the file has for the list's values."""
-    if not pa.types.is_fixed_size_list(dtype):
-        return None
-    return pd.ArrowDtype(pa.list_(dtype.value_type, dtype.list_size))
+def _nested_dtype(dtype: pa.DataType) -> pd.ArrowDtype | None:
+    """Return the type that operators give to vectors, lists and structs; None for other types."""
+    return pd.ArrowDtype(_plainly_named(dtype)) if pa.types.is_nested(dtype) else None
+
+
+def _plainly_named(dtype: pa.DataType) -> pa.DataType:
+    """Return the type with the names of list values that Arrow uses, whatever the file has."""
+    if pa.types.is_fixed_size_list(dtype):
+        return pa.list_(_plainly_named(dtype.value_type), dtype.list_size)
+    if pa.types.is_list(dtype):
+        return pa.list_(_plainly_named(dtype.value_type))
+    if pa.types.is_struct(dtype):
+        return pa.struct([(field.name, _plainly_named(field.type)) for field in dtype])
+    return dtype
 
 
 def _provenance(frame: Any) -> dict[str, Any]:

@@ -120,6 +120,7 @@ class SequenceTokenizer:
         if not texts:
             return np.zeros(0, np.int64), TokenLists.of([]), [] if self._offsets else None
         second = None if pairs is None else list(pairs)
+        self._require_special_tokens(pair=second is not None)
         count_tokenized(len(texts))
         with self._lock:
             encoded = self._tokenizer(list(texts), second, **self._arguments)
@@ -130,6 +131,18 @@ class SequenceTokenizer:
         if self._offsets:
             origins = [self._origins(encoding) for encoding in encoded.encodings]
         return np.asarray(rows, np.int64), tokens, origins
+
+    def _require_special_tokens(self, *, pair: bool) -> None:
+        """Raise where truncation would cut special tokens, which the tokenizers do in silence."""
+        most = self._arguments["max_length"]
+        if most is None or not self._arguments["add_special_tokens"]:
+            return
+        special = self._tokenizer.num_special_tokens_to_add(pair=pair)
+        if most < special:
+            raise ValueError(
+                f"max_length must be at least {special}, the special tokens of every "
+                f"{'pair' if pair else 'text'}; got {most}"
+            )
 
     def _origins(self, encoding: Any) -> Origins:
         count = 2 * len(encoding)
