@@ -4,15 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test lint notebooks benchmark newest clean
+.PHONY: demo test test-alone lint notebooks benchmark newest clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/dask-embed demo $(ARGS)
 
-# Two at a time, then alone what measures time, memory or threads. 5: nothing was selected.
+# Two at a time, without those that measure time, memory or threads: they run alone.
 test: $(VENV)/test.installed
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not alone" $(ARGS) || [ $$? -eq 5 ]
-	$(BIN)/python -m pytest -m alone $(ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not alone" $(ARGS)
+
+test-alone: $(VENV)/test.installed
+	$(BIN)/python -m pytest -m alone $(ARGS)
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .
