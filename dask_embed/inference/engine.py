@@ -142,6 +142,7 @@ class _Run:
             self._claims.release()
             lost = self._claims.collect()
             if len(lost):
+                meter.count(rows=-len(lost))  # they are counted again when they run
                 encoded = self._stream.encode(lost)
                 wait_for(self._submit(encoded, np.arange(len(lost))))
         with meter.seconds("convert"):

@@ -26,21 +26,14 @@ Frame = TypeVar("Frame")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ColumnOperator(abc.ABC):
-    """A function from a dataframe to the same dataframe with more columns.
-
-    Calling it on a pandas or cuDF frame computes; calling it on a Dask DataFrame is lazy. Row
-    order, index and the other columns stay as they are, nulls give nulls, and a frame without
-    rows gets its columns without touching a model.
-
-    Subclasses are frozen dataclasses of plain values. Two operators with equal values have the
-    same Dask token in every process.
+class FrameOperator(abc.ABC):
+    """A function from a dataframe to another one with more columns: checks, errors, Dask token.
 
     Parameters
     ----------
     on_error : {"raise", "null"}
         What a row that cannot be used does: fail the partition with an error that names the row,
-        or become null with its message in the column ``<output>_error``.
+        or become null with its message in a column of errors.
     """
 
     on_error: str = "raise"
@@ -60,18 +53,128 @@ class ColumnOperator(abc.ABC):
 
     @property
     @abc.abstractmethod
-    def result_columns(self) -> tuple[str, ...]:
-        """Columns that are appended, errors not included; known without reading files."""
+    def output_columns(self) -> tuple[str, ...]:
+        """All columns that are appended, known without reading files."""
 
     @abc.abstractmethod
     def types(self) -> dict[str, pa.DataType]:
-        """Return name and Arrow type of every result column; errors not included.
+        """Return name and Arrow type of the columns that are appended.
 
         Raises
         ------
         ValueError
             If the files that the operator needs are missing or unfit.
         """
+
+    @abc.abstractmethod
+    def meta(self, frame: Frame) -> Frame:
+        """Return the result's empty frame, from small files alone.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame or cudf.DataFrame
+            A frame with the columns of the input, such as ``ddf._meta``.
+        """
+
+    @abc.abstractmethod
+    def apply(self, partition: Any) -> Any:
+        """Run on one pandas or cuDF partition; `__call__` without the checks."""
+
+    @abc.abstractmethod
+    def lazily(self, frame: Any) -> Any:
+        """Return the result for a Dask DataFrame, nothing computed and nothing checked."""
+
+    def pinned(self) -> FrameOperator:
+        """Return the operator with all that it reads resolved: files, revisions."""
+        return self
+
+    def check_column(self, series: Any) -> None:
+        """Raise TypeError unless an input column may be of this type: text, by default."""
+        check_text(series)
+
+    def kept(self, frame: Any) -> Any:
+        """Return `frame` with the columns that the result keeps: by default all."""
+        return frame
+
+    def __call__(self, frame: Frame) -> Frame:
+        """Return the result for a pandas, cuDF or Dask DataFrame; lazy for Dask.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the frame does not fit: a missing column or one of another type, an output name
+            that exists, a checkpoint that is missing or unfit. Nothing has been computed then.
+        """
+        if is_dask_frame(frame):
+            self.check(frame._meta)  # type: ignore[attr-defined]
+            return self.pinned().lazily(frame)
+        if not is_dataframe_like(frame):
+            raise TypeError(
+                f"{type(self).__name__} takes a pandas, cuDF or Dask DataFrame, got "
+                f"{type(frame).__module__}.{type(frame).__name__}"
+            )
+        self.check(frame)
+        return self.pinned().apply(frame)
+
+    def check(self, frame: Any) -> None:
+        """Raise unless the operator fits the columns of `frame` and its files."""
+        names = list(frame.columns)
+        for column in self.input_columns:
+            if names.count(column) != 1:
+                what = "is not in" if column not in names else "stands more than once in"
+                raise ValueError(
+                    f"column {column!r} {what} the dataframe{meant(column, names)}; "
+                    f"its columns are {names}"
+                )
+            self.check_column(frame[column])
+        self.types()
+        kept = list(self.kept(frame).columns)
+        taken = [name for name in self.output_columns if name in kept]
+        if taken:
+            raise ValueError(
+                f"output column {taken[0]!r} already exists; drop it first or choose another "
+                f"name with output=; the columns are {names}"
+            )
+
+    def _raise_if_wanted(self, errors: dict[int, str], partition: Any) -> None:
+        """Raise ValueError naming the first of the rows unless ``on_error="null"``."""
+        if not errors or self.on_error == "null":
+            return
+        row = min(errors)
+        label = partition.index[row]
+        raise ValueError(
+            f"row {row} of the partition (index {label!r}): {errors[row]} "
+            f"({len(errors)} such rows); on_error='null' keeps the others"
+        )
+
+    def __dask_tokenize__(self) -> tuple[Any, ...]:
+        cls = type(self)
+        values = tuple(getattr(self, field.name) for field in dataclasses.fields(self))
+        return (f"{cls.__module__}.{cls.__qualname__}", *values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ColumnOperator(FrameOperator):
+    """A function from a dataframe to the same dataframe with more columns.
+
+    Calling it on a pandas or cuDF frame computes; calling it on a Dask DataFrame is lazy. Row
+    order, index and the other columns stay as they are, nulls give nulls, and a frame without
+    rows gets its columns without touching a model.
+
+    Subclasses are frozen dataclasses of plain values. Two operators with equal values have the
+    same Dask token in every process.
+
+    Parameters
+    ----------
+    on_error : {"raise", "null"}
+        What a row that cannot be used does: fail the partition with an error that names the row,
+        or become null with its message in the column ``<output>_error``.
+    """
+
+    @property
+    @abc.abstractmethod
+    def result_columns(self) -> tuple[str, ...]:
+        """Columns that are appended, errors not included; known without reading files."""
 
     @abc.abstractmethod
     def run(
@@ -104,14 +207,6 @@ class ColumnOperator(abc.ABC):
     def provenance(self) -> dict[str, Any]:
         """Return what a reader of the result has to know to compute it again, as json values."""
 
-    def pinned(self) -> ColumnOperator:
-        """Return the operator with all that it reads resolved: files, revisions."""
-        return self
-
-    def check_column(self, series: Any) -> None:
-        """Raise TypeError unless an input column may be of this type: text, by default."""
-        check_text(series)
-
     def read(self, series: Any) -> Any:
         """Return what `run` needs of an input column, an object with `errors` by row."""
         return read_text(series)
@@ -131,59 +226,15 @@ class ColumnOperator(abc.ABC):
     def error_column(self) -> str:
         return f"{self.result_columns[0]}_error"
 
-    def __call__(self, frame: Frame) -> Frame:
-        """Append the result to a pandas, cuDF or Dask DataFrame; lazy for Dask.
+    def lazily(self, frame: Any) -> Any:
+        from dask_embed.expr import append_lazily
 
-        Raises
-        ------
-        TypeError, ValueError
-            If the frame does not fit: a missing or non-text column, an output name that
-            exists, a checkpoint that is missing or unfit. Nothing has been computed then.
-        """
-        if is_dask_frame(frame):
-            from dask_embed.expr import append_lazily
-
-            self.check(frame._meta)  # type: ignore[attr-defined]
-            return append_lazily(frame, self.pinned())
-        if not is_dataframe_like(frame):
-            raise TypeError(
-                f"{type(self).__name__} takes a pandas, cuDF or Dask DataFrame, got "
-                f"{type(frame).__module__}.{type(frame).__name__}"
-            )
-        self.check(frame)
-        return self.pinned().apply(frame)
+        return append_lazily(frame, self)
 
     def meta(self, frame: Frame) -> Frame:
-        """Return the result's empty frame, from the checkpoint's configuration alone.
-
-        Parameters
-        ----------
-        frame : pandas.DataFrame or cudf.DataFrame
-            A frame with the columns of the input, such as ``ddf._meta``.
-        """
         return empty_columns(frame, self._all_types())
 
-    def check(self, frame: Any) -> None:
-        """Raise unless the operator fits the columns of `frame` and its files."""
-        names = list(frame.columns)
-        for column in self.input_columns:
-            if names.count(column) != 1:
-                what = "is not in" if column not in names else "stands more than once in"
-                raise ValueError(
-                    f"column {column!r} {what} the dataframe{meant(column, names)}; "
-                    f"its columns are {names}"
-                )
-            self.check_column(frame[column])
-        self.types()
-        taken = [name for name in self.output_columns if name in names]
-        if taken:
-            raise ValueError(
-                f"output column {taken[0]!r} already exists; drop it first or choose another "
-                f"name with output=; the columns are {names}"
-            )
-
     def apply(self, partition: Any) -> Any:
-        """Run on one pandas or cuDF partition; `__call__` without the checks."""
         if not len(partition):
             return empty_columns(partition, self._all_types())
         from dask_embed.inference.stats import metered
@@ -213,22 +264,6 @@ class ColumnOperator(abc.ABC):
             for row, message in column.errors.items():
                 errors.setdefault(row, f"column {name!r}: {message}")
         return errors
-
-    def _raise_if_wanted(self, errors: dict[int, str], partition: Any) -> None:
-        """Raise ValueError naming the first of the rows unless ``on_error="null"``."""
-        if not errors or self.on_error == "null":
-            return
-        row = min(errors)
-        label = partition.index[row]
-        raise ValueError(
-            f"row {row} of the partition (index {label!r}): {errors[row]} "
-            f"({len(errors)} such rows); on_error='null' keeps the others"
-        )
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        cls = type(self)
-        values = tuple(getattr(self, field.name) for field in dataclasses.fields(self))
-        return (f"{cls.__module__}.{cls.__qualname__}", *values)
 
 
 def is_dask_frame(frame: Any) -> bool:

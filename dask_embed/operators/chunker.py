@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from dask.utils import is_dataframe_like
 
-from dask_embed._validation import meant, one_of, positive_integer
+from dask_embed._validation import one_of, positive_integer
 from dask_embed.columns import (
     Result,
     append_columns,
-    check_text,
     empty_columns,
     read_text,
 )
@@ -27,7 +25,7 @@ from dask_embed.models.tokenizers import (
     tokenizer_checkpoint,
     tokenizer_of,
 )
-from dask_embed.operators.base import Frame, is_dask_frame
+from dask_embed.operators.base import Frame, FrameOperator
 from dask_embed.operators.chunks import Chunks, Cut, Cutter
 from dask_embed.text.chunking import BOUNDARIES, Rules
 
@@ -36,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chunker:
+class Chunker(FrameOperator):
     """Cut each text into rows of at most `max_tokens` tokens; lazy on a Dask DataFrame.
 
     Every row becomes one row or more, in order, with the same index and the same other columns.
@@ -81,27 +79,24 @@ class Chunker:
     overlap: int = 0
     boundaries: str = "sentences"
     keep_text: bool = False
-    on_error: str = "raise"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str | Path | Model):
-            raise TypeError(
-                f"model must be a Hub id, a local folder or a dask_embed.Model, got {self.model!r}"
-            )
         object.__setattr__(self, "model", Model.of(self.model))
         positive_integer("max_tokens", self.max_tokens)
         if self.overlap != 0:
             positive_integer("overlap", self.overlap, allow_none=False)
         one_of("boundaries", self.boundaries, BOUNDARIES)
         one_of("keep_text", self.keep_text, (True, False))
-        one_of("on_error", self.on_error, ("raise", "null"))
-        if not isinstance(self.output, str) or not self.output:
-            raise TypeError(f"output must be the name of the new column, got {self.output!r}")
+        super().__post_init__()
 
     @property
     def spec(self) -> Model:
         """The model's full specification."""
         return Model.of(self.model)
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return (self.column,)
 
     @property
     def output_columns(self) -> tuple[str, ...]:
@@ -167,51 +162,14 @@ class Chunker:
         """Return the operator with its model resolved to a folder or commit."""
         return dataclasses.replace(self, model=pinned_tokenizer(self.spec))
 
-    def __call__(self, frame: Frame) -> Frame:
-        """Return the chunks of a pandas, cuDF or Dask DataFrame; lazy for Dask.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the frame does not fit: a missing or non-text column, an output name that
-            exists, a checkpoint that is missing or unfit. Nothing has been computed then.
-        """
-        if is_dask_frame(frame):
-            self.check(frame._meta)  # type: ignore[attr-defined]
-            meta = self.meta(frame._meta)  # type: ignore[attr-defined]
-            return frame.map_partitions(  # type: ignore[attr-defined]
-                chunk_partition, self.pinned(), meta=meta, enforce_metadata=False
-            )
-        if not is_dataframe_like(frame):
-            raise TypeError(
-                f"{type(self).__name__} takes a pandas, cuDF or Dask DataFrame, got "
-                f"{type(frame).__module__}.{type(frame).__name__}"
-            )
-        self.check(frame)
-        return self.pinned().apply(frame)
+    def lazily(self, frame: Any) -> Any:
+        return frame.map_partitions(
+            chunk_partition, self, meta=self.meta(frame._meta), enforce_metadata=False
+        )
 
     def meta(self, frame: Frame) -> Frame:
         """Return the result's empty frame, from the checkpoint's small files alone."""
-        return empty_columns(self._kept(frame), self.types())
-
-    def check(self, frame: Any) -> None:
-        """Raise unless the operator fits the columns of `frame` and its files."""
-        names = list(frame.columns)
-        if names.count(self.column) != 1:
-            what = "is not in" if self.column not in names else "stands more than once in"
-            raise ValueError(
-                f"column {self.column!r} {what} the dataframe{meant(self.column, names)}; "
-                f"its columns are {names}"
-            )
-        check_text(frame[self.column])
-        self.types()
-        kept = list(self._kept(frame).columns)
-        taken = [name for name in self.output_columns if name in kept]
-        if taken:
-            raise ValueError(
-                f"output column {taken[0]!r} already exists; drop it first or choose another "
-                f"name with output=; the columns are {names}"
-            )
+        return empty_columns(self.kept(frame), self.types())
 
     def apply(self, partition: Any) -> Any:
         """Run on one pandas or cuDF partition; `__call__` without the checks."""
@@ -230,7 +188,7 @@ class Chunker:
             self._raise_if_wanted(errors, partition)
             chunks = Chunks.of(texts, cuts, errors)
             results = self.results(chunks, meter, partition)
-            repeated = self._kept(partition).iloc[chunks.rows]
+            repeated = self.kept(partition).iloc[chunks.rows]
             with meter.seconds("convert"):
                 return append_columns(repeated, results)
 
@@ -256,22 +214,8 @@ class Chunker:
         meter.count(rows=valid)
         return cuts
 
-    def _kept(self, frame: Any) -> Any:
+    def kept(self, frame: Any) -> Any:
         return frame if self.keep_text else frame.drop(columns=[self.column])
-
-    def _raise_if_wanted(self, errors: dict[int, str], partition: Any) -> None:
-        if not errors or self.on_error == "null":
-            return
-        row = min(errors)
-        raise ValueError(
-            f"row {row} of the partition (index {partition.index[row]!r}): {errors[row]} "
-            f"({len(errors)} such rows); on_error='null' keeps the others"
-        )
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        cls = type(self)
-        values = tuple(getattr(self, field.name) for field in dataclasses.fields(self))
-        return (f"{cls.__module__}.{cls.__qualname__}", *values)
 
 
 def chunk_partition(partition: Any, operator: Chunker) -> Any:

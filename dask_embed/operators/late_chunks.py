@@ -74,12 +74,12 @@ class LateChunkEmbedder(Chunker):
     tokens_per_batch: int | None = None
 
     def __post_init__(self) -> None:
+        if self.embedding in super().output_columns:
+            raise ValueError(f"embedding={self.embedding!r} is the name of another column")
         super().__post_init__()
         if self.context != 0:
             positive_integer("context", self.context)
         assert self._embedder is not None, "its arguments are checked here"
-        if self.embedding in super().output_columns:
-            raise ValueError(f"embedding={self.embedding!r} is the name of another column")
 
     @property
     def output_columns(self) -> tuple[str, ...]:

@@ -68,10 +68,6 @@ class ModelOperator(ColumnOperator):
     """Which head the model has: a name of `dask_embed.models.tasks.TASKS`."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str | Path | Model):
-            raise TypeError(
-                f"model must be a Hub id, a local folder or a dask_embed.Model, got {self.model!r}"
-            )
         object.__setattr__(self, "model", Model.of(self.model))
         super().__post_init__()
         for name in ("max_length", "batch_size", "tokens_per_batch"):

@@ -88,10 +88,6 @@ class Tokenizer(ColumnOperator):
     stride: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.model, str | Path | Model):
-            raise TypeError(
-                f"model must be a Hub id, a local folder or a dask_embed.Model, got {self.model!r}"
-            )
         object.__setattr__(self, "model", Model.of(self.model))
         super().__post_init__()
         positive_integer("max_length", self.max_length)
