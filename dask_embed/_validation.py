@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,9 +27,26 @@ def positive_integer(name: str, value: Any, *, allow_none: bool = True) -> None:
 
 
 def number_or_none(name: str, value: Any) -> None:
-    """Raise unless `value` is a number or None."""
-    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+    """Raise unless `value` is a finite number or None."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value):
+        raise ValueError(f"{name} must be a finite number, got {value!r}")
+
+
+def usable_text(name: str, value: Any) -> None:
+    """Raise unless `value` is a string that a tokenizer can take."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} must be a string, got {value!r}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{name} cannot be encoded as UTF-8 ({error.reason} at position {error.start}): "
+            f"{value!r:.80}"
+        ) from None
 
 
 def meant(value: Any, allowed: Sequence[Any]) -> str:

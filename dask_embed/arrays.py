@@ -43,11 +43,11 @@ def to_array(series: Any, dimension: int | None = None) -> Any:
 
 def _lazy_dimension(series: Any) -> int:
     """Return the dimension from the type, or for cuDF, whose lists have none, from the plan."""
-    from dask_embed.expr import AppendColumns
+    from dask_embed.expr import OperatorRows
 
     if isinstance(series._meta, pd.Series):
         return _dimension(series._meta)
-    for node in series.expr.find_operations(AppendColumns):
+    for node in series.expr.find_operations(OperatorRows):
         types = node.operator.types()
         if series.name in types:
             return vector_dimension(types[series.name]) or _dimension(series._meta)

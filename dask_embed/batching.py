@@ -12,6 +12,7 @@ def plan_batches(
     max_rows: int | None = None,
     padded: bool = False,
     quadratic: float = 0.0,
+    parts: int = 1,
 ) -> list[np.ndarray]:
     """Group rows of similar length into batches of at most `max_tokens`.
 
@@ -27,6 +28,9 @@ def plan_batches(
         Count every row of a batch as long as its longest one.
     quadratic : float
         What a squared length costs, in tokens: memory of attention scores.
+    parts : int
+        At least about so many batches, of about equal tokens: more than one where several are to
+        run at a time, and the last must not be a small rest.
 
     Returns
     -------
@@ -37,7 +41,7 @@ def plan_batches(
     sorted_lengths = lengths[order]
     costs = sorted_lengths if not quadratic else sorted_lengths * (1 + quadratic * sorted_lengths)
     ends = np.cumsum(costs)
-    batches = []
+    batches: list[np.ndarray] = []
     start = 0
     while start < len(order):
         if padded:
@@ -45,9 +49,21 @@ def plan_batches(
         else:
             used = ends[start - 1] if start else 0
             stop = int(np.searchsorted(ends, used + max_tokens, side="right"))
+        left = parts - len(batches)
+        if left > 1:
+            stop = min(stop, _even(ends, start, left))
         stop = min(max(stop, start + 1), len(order))
         if max_rows is not None:
             stop = min(stop, start + max_rows)
         batches.append(order[start:stop])
         start = stop
     return batches
+
+
+def _even(ends: np.ndarray, start: int, parts: int) -> int:
+    """Return where the first of so many equal parts of the rows from `start` on ends."""
+    used = ends[start - 1] if start else 0
+    aim = used + (ends[-1] - used) / parts
+    stop = int(np.searchsorted(ends, aim))
+    before = ends[stop - 1] if stop else 0
+    return stop if aim - before < ends[stop] - aim else stop + 1

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._expr import (
-    And,
     Blockwise,
     Elemwise,
     Expr,
@@ -21,12 +19,13 @@ from dask.dataframe.dask_expr._expr import (
 )
 from dask.dataframe.dask_expr._reductions import ApplyConcatApply
 
+from dask_embed.conditions import all_of, conditions_of, is_rowwise, reads_any
 from dask_embed.operators.ranges import CALIBRATED
 from dask_embed.operators.together import keeping, parts_of, together
 from dask_embed.quantization import joined_ranges, partition_ranges, quantize_partition
 
 if TYPE_CHECKING:
-    from dask_embed.operators.base import ColumnOperator
+    from dask_embed.operators.base import ColumnOperator, FrameOperator
 
 
 def append_lazily(frame: Any, operator: ColumnOperator) -> Any:
@@ -34,17 +33,16 @@ def append_lazily(frame: Any, operator: ColumnOperator) -> Any:
     return new_collection(AppendColumns(frame, operator))
 
 
-class AppendColumns(Elemwise):
-    """Rows and columns of `frame`, then the columns that `operator` computes from them.
+class OperatorRows(Blockwise):
+    """What `operator` makes of each partition of `frame`, and what of a filter may run before it.
 
-    Being element-wise already lets Dask push ``head``, ``tail``, ``partitions`` and ``len``
-    below it. The rules here do the same for column selections and filters.
+    The base of the nodes that run an operator: those keep the columns that it does not make.
     """
 
     _parameters = ["frame", "operator"]  # noqa: RUF012 - the form of every Dask expression
 
     @staticmethod
-    def operation(partition: Any, operator: ColumnOperator) -> Any:
+    def operation(partition: Any, operator: FrameOperator) -> Any:
         return operator.apply(partition)
 
     @functools.cached_property
@@ -56,6 +54,52 @@ class AppendColumns(Elemwise):
         # The prefix is what Dask's dashboard shows.
         names = dict.fromkeys(type(part).__name__.lower() for part in parts_of(self.operator))
         return "-".join([*names, self.deterministic_token])
+
+    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
+        """Let a filter through if a part of it reads no result.
+
+        Without this, Dask pushes column selections first, and the filter stays above.
+        """
+        return self.can_split(parent.predicate, self) and is_filter_pushdown_available(
+            self, parent, dependents
+        )
+
+    def _filter_simplification(self, parent: Filter, predicate: Expr | None = None) -> Expr | None:
+        """Filter before the operator by what does not read a result, after it by the rest."""
+        before, after = self.split(parent.predicate, self)
+        first = all_of(before).substitute(self, self.frame)
+        if not are_co_aligned(self.frame, first):
+            return None
+        filtered = type(self)(Filter(self.frame, first), self.operator)
+        if not after:
+            return filtered
+        return Filter(filtered, all_of(after).substitute(self, filtered))
+
+    def can_split(self, predicate: Expr, *sources: Expr) -> bool:
+        """Return whether part of `predicate` may run before the operator, the rest after it.
+
+        The rest must compute each row from results alone: a mean, say, has to see all rows.
+        """
+        before, after = self.split(predicate, *sources)
+        return bool(before) and all(is_rowwise(part, sources) for part in after)
+
+    def split(self, predicate: Expr, *sources: Expr) -> tuple[list[Expr], list[Expr]]:
+        """Part the conditions of `predicate` into those that read no result and the others."""
+        results = set(self.operator.output_columns)
+        before: list[Expr] = []
+        after: list[Expr] = []
+        for part in conditions_of(predicate):
+            reads = any(reads_any(part, source, results) for source in sources)
+            (after if reads else before).append(part)
+        return before, after
+
+
+class AppendColumns(OperatorRows, Elemwise):
+    """Rows and columns of `frame`, then the columns that `operator` computes from them.
+
+    Being element-wise already lets Dask push ``head``, ``tail``, ``partitions`` and ``len``
+    below it. The rules here do the same for column selections and filters.
+    """
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Projection):
@@ -71,57 +115,10 @@ class AppendColumns(Elemwise):
 
     def _project(self, parent: Projection, dependents: Any) -> Expr | None:
         """Drop the operator when no result is wanted, else its unneeded input columns."""
-        wanted = determine_column_projection(self, parent, dependents)
-        wanted = set(wanted if isinstance(wanted, list) else [wanted])
+        wanted = wanted_columns(self, parent, dependents)
         if not wanted.intersection(self.operator.output_columns):
             return type(parent)(self.frame, *parent.operands[1:])
-        operator = keeping(self.operator, wanted)
-        wanted.update(operator.input_columns)
-        needed = [column for column in self.frame.columns if column in wanted]
-        if needed != self.frame.columns or operator is not self.operator:
-            frame = self.frame if needed == self.frame.columns else Projection(self.frame, needed)
-            return SelectResult(type(self)(frame, operator), *parent.operands[1:])
-        if isinstance(parent, SelectResult):
-            return None
-        return SelectResult(self, *parent.operands[1:])
-
-    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
-        """Let a filter through if a part of it reads no result.
-
-        Without this, Dask pushes column selections first, and the filter stays above.
-        """
-        return self._can_split(parent.predicate, self) and is_filter_pushdown_available(
-            self, parent, dependents
-        )
-
-    def _filter_simplification(self, parent: Filter, predicate: Expr | None = None) -> Expr | None:
-        """Filter before the model by what does not read a result, after it by the rest."""
-        before, after = self._split(parent.predicate, self)
-        first = _all_of(before).substitute(self, self.frame)
-        if not are_co_aligned(self.frame, first):
-            return None
-        filtered = type(self)(Filter(self.frame, first), self.operator)
-        if not after:
-            return filtered
-        return Filter(filtered, _all_of(after).substitute(self, filtered))
-
-    def _can_split(self, predicate: Expr, *sources: Expr) -> bool:
-        """Return whether part of `predicate` may run before the model, the rest after it.
-
-        The rest must compute each row from results alone: a mean, say, has to see all rows.
-        """
-        before, after = self._split(predicate, *sources)
-        return bool(before) and all(_is_rowwise(part, sources) for part in after)
-
-    def _split(self, predicate: Expr, *sources: Expr) -> tuple[list[Expr], list[Expr]]:
-        """Part the conditions of `predicate` into those that read no result and the others."""
-        results = set(self.operator.output_columns)
-        before: list[Expr] = []
-        after: list[Expr] = []
-        for part in _conditions(predicate):
-            reads = any(_reads_any(part, source, results) for source in sources)
-            (after if reads else before).append(part)
-        return before, after
+        return select_result(self, parent, wanted, keeping(self.operator, wanted))
 
 
 class Settled(AppendColumns):
@@ -138,7 +135,7 @@ class Settled(AppendColumns):
         above: list[Expr] = []
         node, parent = self.frame, self
         while isinstance(node, Settled | SelectResult):
-            if _dependents(node, dependents) - {parent._name} or results & set(node.columns):
+            if dependents_of(node, dependents) - {parent._name} or results & set(node.columns):
                 return None  # what others use stays as it is
             if isinstance(node, Settled):
                 if set(self.operator.input_columns) & set(node.operator.output_columns):
@@ -176,10 +173,36 @@ class SelectResult(Projection):
 
     def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
         return (
-            isinstance(self.frame, AppendColumns)
-            and self.frame._can_split(parent.predicate, self, self.frame)
+            isinstance(self.frame, OperatorRows)
+            and self.frame.can_split(parent.predicate, self, self.frame)
             and is_filter_pushdown_available(self, parent, dependents)
         )
+
+
+def wanted_columns(node: Expr, parent: Expr, dependents: Any) -> set[str]:
+    """Return the columns of `node` that any expression reads."""
+    wanted = determine_column_projection(node, parent, dependents)
+    return set(wanted if isinstance(wanted, list) else [wanted])
+
+
+def select_result(
+    node: OperatorRows, parent: Projection, wanted: set[str], operator: FrameOperator
+) -> Expr | None:
+    """Return `parent` over `operator` on no more columns than are wanted, None if it is that."""
+    narrowed = narrow(node, wanted, operator)
+    if narrowed is node and isinstance(parent, SelectResult):
+        return None
+    return SelectResult(narrowed, *parent.operands[1:])
+
+
+def narrow(node: OperatorRows, wanted: set[str], operator: FrameOperator) -> OperatorRows:
+    """Return the node with `operator`, on the columns that are wanted or that it reads."""
+    read = wanted.union(operator.input_columns)
+    needed = [column for column in node.frame.columns if column in read]
+    if needed == node.frame.columns and operator is node.operator:
+        return node
+    frame = node.frame if needed == node.frame.columns else Projection(node.frame, needed)
+    return type(node)(frame, operator)
 
 
 def settled(plan: Expr) -> Any:
@@ -195,52 +218,10 @@ def _settled(node: Expr, done: dict[str, Expr]) -> Expr:
     return done[node._name]
 
 
-def _dependents(node: Expr, dependents: Any) -> set[str]:
+def dependents_of(node: Expr, dependents: Any) -> set[str]:
     """Return the names of the expressions that read `node`."""
     found = [reference() for reference in dependents[node._name]]
     return {each._name for each in found if each is not None}
-
-
-def _conditions(predicate: Expr) -> list[Expr]:
-    """Return the conditions that all have to hold."""
-    if isinstance(predicate, And):
-        return _conditions(predicate.left) + _conditions(predicate.right)
-    return [predicate]
-
-
-def _all_of(conditions: list[Expr]) -> Expr:
-    return functools.reduce(And, conditions)
-
-
-def _reads_any(expression: Expr, source: Expr, columns: set[str]) -> bool:
-    """Return whether `expression` reads one of `columns`, or all columns, of `source`."""
-    if expression._name == source._name:
-        return True
-    for node in _walk(expression, {source._name}):
-        reads_source = any(operand._name == source._name for operand in node.dependencies())
-        if not reads_source or isinstance(node, Index):
-            continue
-        if not isinstance(node, Projection) or columns.intersection(node.columns):
-            return True
-    return False
-
-
-def _is_rowwise(expression: Expr, sources: tuple[Expr, ...]) -> bool:
-    """Return whether `expression` computes each row from the same row of `sources` alone."""
-    names = {source._name for source in sources}
-    nodes = list(_walk(expression, names))
-    return all(isinstance(node, Elemwise) and node.dependencies() for node in nodes)
-
-
-def _walk(expression: Expr, stop: set[str]) -> Iterator[Expr]:
-    stack, seen = [expression], set(stop)
-    while stack:
-        node = stack.pop()
-        if node._name in seen:
-            continue
-        seen.add(node._name)
-        yield node
-        stack.extend(node.dependencies())
 
 
 def quantize_lazily(frame: Any, ranges: Any, column: str, precision: str) -> Any:
@@ -308,8 +289,7 @@ class Quantize(Blockwise):
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if not isinstance(parent, Projection):
             return None
-        wanted = determine_column_projection(self, parent, dependents)
-        wanted = set(wanted if isinstance(wanted, list) else [wanted])
+        wanted = wanted_columns(self, parent, dependents)
         if self.column not in wanted:
             return type(parent)(self.frame, *parent.operands[1:])
         needed = [column for column in self.frame.columns if column in wanted]

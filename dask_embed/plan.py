@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterator
 from typing import Any, TextIO
@@ -18,9 +19,10 @@ from dask.dataframe.dask_expr._expr import (
 from dask.dataframe.dask_expr.io.io import IO
 from dask.utils import funcname
 
-from dask_embed.expr import AppendColumns, settled
-from dask_embed.operators.base import ColumnOperator
-from dask_embed.operators.chunker import Chunker
+from dask_embed.chunk_expr import ChunkRows, End
+from dask_embed.expr import OperatorRows, settled
+from dask_embed.operators.base import FrameOperator
+from dask_embed.operators.late_chunks import LateChunkEmbedder
 from dask_embed.operators.together import Together, parts_of
 
 
@@ -50,47 +52,82 @@ def _lines(written: Expr, plan: Expr) -> Iterator[str]:
     steps = list(_steps(plan, set()))
     for number, node in enumerate(steps, 1):
         yield f"  {number}. {_describe(node)}"
-        if isinstance(node, AppendColumns):
+        if isinstance(node, OperatorRows):
             yield from (f"       {line}" for line in _model_lines(node))
-        if (chunker := _chunker(node)) is not None:
-            yield f"       model {chunker.spec.name} at revision {chunker.spec.revision}"
-    known = {
-        part
-        for node in steps
-        if isinstance(node, AppendColumns)
-        for part in parts_of(node.operator)
-    }
+    known = {part for node in steps for part in _parts(node)}
     for node in written.walk():
-        for part in parts_of(node.operator) if isinstance(node, AppendColumns) else ():
+        for part in _parts(node):
             if part not in known:
                 known.add(part)
-                yield f"  not run: {_operator(part)}, no result column is used"
+                yield f"  not run: {_unused(part)}, no result column is used"
+
+
+def _parts(node: Expr) -> list[FrameOperator]:
+    """Return the operators that a node runs, those that cut texts as if these were not kept."""
+    if not isinstance(node, OperatorRows):
+        return []
+    if isinstance(node, ChunkRows):
+        return [dataclasses.replace(node.operator, keep_text=False)]
+    return [*parts_of(node.operator)]
+
+
+def _unused(operator: FrameOperator) -> str:
+    if isinstance(operator, LateChunkEmbedder):
+        return f"the model of LateChunkEmbedder on {operator.column} -> {operator.embedding}"
+    return _operator(operator)
 
 
 def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
     """Yield the nodes that make up the plan, inputs first; the inside of conditions left out."""
     if node._name in seen:
         return
-    seen.add(node._name)
-    inputs = [node.frame] if isinstance(node, Filter) else node.dependencies()
-    for child in inputs:
-        yield from _steps(child, seen)
-    if not isinstance(node, ArrowStringConversion):  # how strings are stored is no step
-        yield node
+    filters, below = _filters_on(node)
+    if any(_reads_more(each, below) for each in filters):
+        # The condition is computed before the selection, whichever Dask writes first.
+        yield from _steps(below.frame, seen)
+        order = [*reversed(filters), below]
+    else:
+        for child in [node.frame] if isinstance(node, Filter) else node.dependencies():
+            yield from _steps(child, seen)
+        order = [node]
+    for each in order:
+        # How strings are stored is no step.
+        if each._name not in seen and not isinstance(each, ArrowStringConversion):
+            yield each
+        seen.add(each._name)
+
+
+def _filters_on(node: Expr) -> tuple[list[Filter], Expr]:
+    """Return the filters that a node ends with, the last first, and what they filter."""
+    filters = []
+    while isinstance(node, Filter):
+        filters.append(node)
+        node = node.frame
+    return filters, node
+
+
+def _reads_more(node: Filter, selection: Expr) -> bool:
+    """Return whether a filter reads columns that the selection below it drops."""
+    return isinstance(selection, Projection) and any(
+        isinstance(each, Projection)
+        and each.frame._name == selection.frame._name
+        and not set(each.columns) <= set(selection.columns)
+        for each in node.predicate.walk()
+    )
 
 
 def _describe(node: Expr) -> str:
-    if isinstance(node, AppendColumns):
-        return f"run {_operators(node.operator)}"
-    if (chunker := _chunker(node)) is not None:
-        written = ", ".join(chunker.output_columns)
-        return (
-            f"run {type(chunker).__name__} on {chunker.column} -> {written}, a row for each chunk"
-        )
+    if isinstance(node, OperatorRows):
+        rows = ", a row for each chunk" if isinstance(node, ChunkRows) else ""
+        return f"run {_operators(node.operator)}{rows}"
     if isinstance(node, Filter):
         return f"keep rows where {_words(node.predicate)}"
     if isinstance(node, Projection):
         return f"keep columns {', '.join(map(str, node.columns))}"
+    if isinstance(node, Index):
+        return "keep the index"
+    if isinstance(node, End):
+        return f"keep the {'last' if node.last else 'first'} {node.n} rows of each partition"
     if isinstance(node, IO):
         return f"read {_source(node)}: columns {', '.join(map(str, node.columns))}"
     scalars = [
@@ -101,12 +138,7 @@ def _describe(node: Expr) -> str:
     return f"{type(node).__name__.lower()} {' '.join(scalars)}".rstrip()
 
 
-def _chunker(node: Expr) -> Chunker | None:
-    """Return what a node runs that makes other rows of its partitions, if it is that."""
-    return next((operand for operand in node.operands if isinstance(operand, Chunker)), None)
-
-
-def _operators(operator: ColumnOperator) -> str:
+def _operators(operator: FrameOperator) -> str:
     """Say what runs, and what several operators share."""
     if not isinstance(operator, Together):
         return _operator(operator)
@@ -118,12 +150,12 @@ def _operators(operator: ColumnOperator) -> str:
     return text
 
 
-def _operator(operator: ColumnOperator) -> str:
+def _operator(operator: FrameOperator) -> str:
     read, written = ", ".join(operator.input_columns), ", ".join(operator.output_columns)
     return f"{type(operator).__name__} on {read} -> {written}"
 
 
-def _model_lines(node: AppendColumns) -> Iterator[str]:
+def _model_lines(node: OperatorRows) -> Iterator[str]:
     yield from dict.fromkeys(node.operator.plan())  # a model that several run is named once
     yield f"over columns {', '.join(map(str, node.frame.columns))}"
     filters = [_words(n.predicate) for n in node.frame.walk() if isinstance(n, Filter)]

@@ -242,14 +242,22 @@ def test_adapters_share_the_weights_below_them(root: Path, order: list[str | Non
 
 
 def test_trained_biases_leave_the_base_alone(root: Path) -> None:
-    """An adapter that was saved with biases has its own, and the base keeps its."""
+    """An adapter that was saved with biases has its own; the base keeps its, and its results."""
     de.unload()
-    expected = reference(base_folder(root, "roberta"), "classify", None)
-    bare = de.Model(str(base_folder(root, "roberta")), device="cpu")
-    for model in (model_with(root, "roberta", "biases"), bare):
-        given = ours(model, "classify")
-    for one, wanted in zip(given, expected, strict=True):
-        close(one, wanted)
+    folder = base_folder(root, "roberta")
+    biased, bare = model_with(root, "roberta", "biases"), de.Model(str(folder), device="cpu")
+    plain = np.stack(reference(folder, "classify", None))
+    trained = np.stack(reference(folder, "classify", Path(biased.adapter)))
+    assert (np.abs(plain - trained).max(axis=1) > 1e-2).all()
+    for model, expected in ((bare, plain), (biased, trained), (bare, plain)):
+        close(np.stack(ours(model, "classify")), expected)
+    of_base = pointers(runner_for(bare, "classify").loaded.model)
+    shared = {
+        name.rpartition(".")[2]
+        for name, weights in runner_for(biased, "classify").loaded.model.named_parameters()
+        if weights.data_ptr() in of_base
+    }
+    assert shared == {"weight"}
 
 
 def test_unload_gives_the_base_back(root: Path) -> None:

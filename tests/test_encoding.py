@@ -7,9 +7,9 @@ import pytest
 import tiny
 from contract import LONG, TEXTS
 
+from dask_embed.text.cutting import TextCutter
 from dask_embed.text.encoding import (
     SequenceTokenizer,
-    TextCutter,
     check_stride,
     encode_spans,
     too_long,

@@ -183,6 +183,9 @@ CASES = {
         {"prompt": "query: ", "prompt_name": "query"},
         model=with_prompts,
     ),
+    "prompt that is no text": Bad(
+        ValueError, ("prompt", "UTF-8", "surrogates", "position 2"), {"prompt": "a \ud800"}
+    ),
     "unknown prompt_name": Bad(
         ValueError,
         ("prompt_name", "'querry'", "'query', 'passage'", "did you mean 'query'?"),
@@ -204,6 +207,9 @@ CASES = {
     ),
     "max_length too large": Bad(ValueError, ("max_length", "65", "64"), {"max_length": 65}),
     "max_length zero": Bad(ValueError, ("max_length", "positive", "0"), {"max_length": 0}),
+    "max_length below the special tokens": Bad(
+        ValueError, ("max_length", "at least 2", "2 special", "got 1"), {"max_length": 1}
+    ),
     "max_length negative": Bad(ValueError, ("max_length", "positive", "-3"), {"max_length": -3}),
     "max_length a fraction": Bad(TypeError, ("max_length", "integer", "8.5"), {"max_length": 8.5}),
     "max_length a string": Bad(TypeError, ("max_length", "integer", "'8'"), {"max_length": "8"}),

@@ -351,6 +351,19 @@ def test_condition_that_sees_a_whole_filtered_partition(out, eager):
     assert_same_frame(english[later].compute(), eager[place == 3])
 
 
+def test_condition_on_a_result_with_other_labels(pdf, model):
+    """Its labels are numbers of rows, which a filter below it would change."""
+    frame = pdf.reset_index(drop=True)
+    frame["text"] = frame.text.where(frame.id % 4 > 0)
+
+    def expression(embedded):
+        known = embedded.embedding.notnull().reset_index(drop=True)
+        return embedded[(embedded.lang == "en") & known][["id"]]
+
+    lazy = dd.from_pandas(frame, npartitions=1).clear_divisions().ml.embed(model=model)
+    assert_same_frame(expression(lazy).compute(), expression(frame.ml.embed(model=model)))
+
+
 @pytest.mark.xfail(reason="Dask 2026.7 joins both filters into one; its astype fails alike")
 @pytest.mark.parametrize("columns", [None, ["id"], ["embedding"]], ids=str)
 def test_filter_by_the_index_of_a_filter(out, eager, columns):

@@ -119,6 +119,21 @@ def test_rows_are_those_of_the_chunker(folders):
     np.testing.assert_allclose(given, expected, atol=1e-6)
 
 
+def test_without_vectors_it_is_the_chunker(folders):
+    """Where no vector is read its chunks are those of `Chunker`, cut by an equal one."""
+    options = {"max_tokens": 14, "overlap": 3, "boundaries": "words", "output": "part"}
+    late = LateChunkEmbedder(folders["bert"], keep_text=True, **options)
+    plain = Chunker(folders["bert"], **options)
+    assert late.keeping({"part", "id"}) == plain
+    assert late.keeping({"text"}) == replace(plain, keep_text=True)
+    assert late.keeping({"embedding", "text"}) is late
+    ddf = late(dd.from_pandas(frame_of(), npartitions=2)).drop(columns=["embedding", "text"])
+    before = totals()["tokens"]
+    computed = ddf.compute()
+    assert totals()["tokens"] == before
+    pd.testing.assert_frame_equal(computed, plain(frame_of()))
+
+
 def test_text_sees_more_than_its_chunk(folders):
     """A chunk's vector differs from that of the chunk alone; of a single chunk it does not."""
     out = LateChunkEmbedder(folders["bert"], max_tokens=14)(frame_of([SHORT]))

@@ -109,7 +109,7 @@ def test_two_classes_of_scikit_learn(tmp_path) -> None:
     given = np.array([[row["no"], row["yes"]] for row in values_of(out["all"])])
     np.testing.assert_allclose(given, model.predict_proba(VECTORS), atol=1e-5)
     assert values_of(out["label"]) == np.where(model.predict(VECTORS), "yes", "no").tolist()
-    with pytest.raises(ValueError, match="has 1 rows but there are 2 labels"):
+    with pytest.raises(ValueError, match="as its weight has rows, 1; got 2"):
         LinearHead(tmp_path, labels=("no", "yes"), activation="sigmoid")(vector_frame())
 
 
@@ -160,7 +160,7 @@ def test_packed_signs_are_refused(tmp_path) -> None:
     """Their type is int8 as well, but of an eighth of the dimension."""
     save_file({"weight": np.ones((2, 16), "float32")}, tmp_path / "w.safetensors")
     packed = vector_frame(np.zeros((9, 2), "int8"))
-    with pytest.raises(ValueError, match=r"2 dimensions .* for 16; packed signs"):
+    with pytest.raises(ValueError, match=r"dimension 2; .* of dimension 16; packed signs"):
         LinearHead(tmp_path)(packed)
 
 
@@ -171,13 +171,32 @@ def test_packed_signs_are_refused(tmp_path) -> None:
         ({"a.weight": (2, 6), "b.weight": (2, 6)}, {}, "must hold one tensor `weight`"),
         ({"weight": (6,)}, {}, "must hold one tensor `weight`"),
         ({"weight": (2, 6), "bias": (3,)}, {}, "'bias' .* must be of shape"),
-        ({"weight": (2, 6)}, {"labels": ("a", "b", "c")}, "2 rows but there are 3 labels"),
+        ({"weight": (2, 6)}, {"labels": ("a", "b", "c")}, "as its weight has rows, 2; got 3"),
     ],
 )
 def test_unfit_files(tmp_path, tensors, options, message) -> None:
     """On the client, before anything runs."""
     arrays = {name: np.ones(shape, "float32") for name, shape in tensors.items()}
     save_file(arrays, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=message):
+        LinearHead(tmp_path, **options)(dd.from_pandas(vector_frame(), npartitions=2))
+
+
+@pytest.mark.parametrize(
+    ("metadata", "config", "options", "message"),
+    [
+        ({"labels": "a, b"}, {}, {}, "must be a json list, got 'a, b'"),
+        ({"labels": '["a", "a"]'}, {}, {}, "must be different names"),
+        ({}, {"id2label": {"one": "a", "two": "b"}}, {}, "must map numbers to names, got {'one'"),
+        ({}, {"id2label": ["a", "b"]}, {}, "must map numbers to names, got .'a'"),
+        ({}, {"id2label": {"0": "a", "1": "a"}}, {"scores": "all"}, "two are equal"),
+    ],
+)
+def test_unfit_names(tmp_path, metadata, config, options, message) -> None:
+    """Names in the files are looked at on the client."""
+    arrays = {"weight": np.ones((2, DIMENSION), "float32")}
+    save_file(arrays, tmp_path / "w.safetensors", metadata=metadata)
+    (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
         LinearHead(tmp_path, **options)(dd.from_pandas(vector_frame(), npartitions=2))
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import configparser
 import json
 import pickle
 import shutil
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from safetensors.torch import load_file, save_model
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
+from dask_embed.models import sources
 from dask_embed.models.loading import load
 from dask_embed.models.options import STRATEGIES
 from dask_embed.operators.classifier import Classifier
@@ -353,7 +356,13 @@ def test_a_configuration_of_transformers_is_passed_on(folder: Callable[..., Path
     )
 
 
-def test_a_missing_package_is_named_on_the_client(folder: Callable[..., Path]) -> None:
+def test_a_missing_package_is_named_on_the_client(
+    folder: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    absent = ("bitsandbytes", "vptq")
+    monkeypatch.setattr(
+        sources, "find_spec", lambda name: None if name in absent else find_spec(name)
+    )
     ddf = dd.from_pandas(FRAME, npartitions=1)
     config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
     with pytest.raises(ModuleNotFoundError, match=r"bitsandbytes: pip install 'dask-embed\[bits"):
@@ -364,6 +373,13 @@ def test_a_missing_package_is_named_on_the_client(folder: Callable[..., Path]) -
     config = {"quant_method": "nobody"}
     with pytest.raises(ValueError, match=r"quant_method must be one of .*'torchao'.*got 'nobody'"):
         de.Embedder(de.Model(folder("bert"), quantization=config), column="text")(ddf)
+
+
+def test_extras_that_messages_name_are_there() -> None:
+    settings = configparser.ConfigParser()
+    settings.read(Path(de.__file__).parents[1] / "setup.cfg")
+    extras = settings["options.extras_require"]
+    assert all(package in extras[extra] for package, extra in sources._EXTRAS.items())
 
 
 # ------------------------------------------------------------------------------- models in parts

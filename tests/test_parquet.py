@@ -14,6 +14,7 @@ import pytest
 import dask_embed as de
 
 ROWS, DIMENSION = 30, 384
+ENDS = ("", "_index", "_start", "_end", "_tokens")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +109,45 @@ def test_the_file_says_what_made_the_vectors(folder: Path, minilm: str) -> None:
     assert column["dimension"] == DIMENSION
     assert column["pooling"] == ["mean"]
     assert column["normalized"] is True
+
+
+def test_the_file_says_what_made_the_chunks(minilm: str, tmp_path: Path) -> None:
+    """Of chunks the rules, of late vectors also how they were pooled; kept columns have none."""
+    frame = dd.from_pandas(_frame().head(2), npartitions=1)
+    options = {"model": minilm, "max_tokens": 6, "overlap": 1}
+    chunks = frame.ml.chunk("text", output="part", boundaries="words", **options)
+    late = chunks.ml.chunk("part", late=True, context=2, keep_text=True, **options)
+    late.drop(columns="part_end").ml.to_parquet(tmp_path / "out")
+    schema = pq.read_schema(tmp_path / "out" / "part.0.parquet")
+    columns = json.loads(schema.metadata[b"dask_embed"])["columns"]
+    names = {f"{name}{end}" for name in ("part", "chunk") for end in ENDS} - {"part_end"}
+    assert set(columns) == {*names, "embedding"}
+    revision = columns["part"].pop("revision")
+    assert revision.startswith("local-")
+    assert columns["part"] == {
+        "operator": "Chunker",
+        "input": ["text"],
+        "model": minilm,
+        "max_tokens": 6,
+        "overlap": 1,
+        "boundaries": "words",
+    }
+    assert columns["chunk_tokens"] == columns["embedding"]
+    told = columns["embedding"]
+    assert (told["operator"], told["input"]) == ("LateChunkEmbedder", ["part"])
+    assert (told["boundaries"], told["context"], told["max_length"]) == ("sentences", 2, 256)
+    assert (told["dimension"], told["pooling"], told["normalized"]) == (DIMENSION, ["mean"], True)
+    assert (told["revision"], told["max_tokens"]) == (revision, 6)
+
+
+def test_a_column_made_again_is_told_by_its_last_operator(minilm: str, tmp_path: Path) -> None:
+    frame = dd.from_pandas(_frame().head(2), npartitions=1)
+    first = frame.ml.chunk("text", model=minilm, max_tokens=9, output="text")
+    again = first[["text"]].ml.chunk("text", model=minilm, max_tokens=5, output="text")
+    again.ml.to_parquet(tmp_path / "out")
+    schema = pq.read_schema(tmp_path / "out" / "part.0.parquet")
+    told = json.loads(schema.metadata[b"dask_embed"])["columns"]["text"]
+    assert told["max_tokens"] == 5
 
 
 def test_no_file_and_no_log_names_a_token(

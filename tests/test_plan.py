@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import dask.dataframe as dd
 import pandas as pd
@@ -23,14 +24,18 @@ def _explained(frame: dd.DataFrame) -> str:
     return out.getvalue()
 
 
+def _steps(text: str) -> list[str]:
+    return re.findall(r"^  \d+\. (.*)$", text, re.MULTILINE)
+
+
 def test_names_steps_columns_and_filters_in_order(embedded: dd.DataFrame, minilm: str) -> None:
-    lines = _explained(embedded[embedded.lang == "en"][["id", "embedding"]]).splitlines()
-    steps = [line.split(". ", 1)[1] for line in lines if line[:4].strip().rstrip(".").isdigit()]
+    text = _explained(embedded[embedded.lang == "en"][["id", "embedding"]])
+    lines = text.splitlines()
     assert lines[0] == "Plan (2 partitions), first step first:"
-    assert steps == [
+    assert _steps(text) == [
         "read a pandas frame in memory: columns id, lang, text",
-        "keep columns id, text",
         "keep rows where (lang == 'en')",
+        "keep columns id, text",
         "run Embedder on text -> embedding",
         "keep columns id, embedding",
     ]
@@ -45,6 +50,79 @@ def test_a_filter_on_the_result_stays_above(embedded: dd.DataFrame) -> None:
     text = _explained(embedded[embedded.embedding.notnull()])
     assert text.index("run Embedder") < text.index("keep rows where")
     assert "over all rows that reach it" in text
+
+
+CUT = "chunk, chunk_index, chunk_start, chunk_end, chunk_tokens"
+
+
+@pytest.fixture
+def chunks(embedded: dd.DataFrame, minilm: str) -> dd.DataFrame:
+    frame = embedded.drop(columns="embedding")
+    return frame.ml.chunk("text", model=minilm, late=True, max_tokens=9, overlap=2)
+
+
+def test_cutting_is_a_step_like_others(chunks: dd.DataFrame, minilm: str) -> None:
+    """With its model, columns and rows; a row of the result is said to be a chunk."""
+    text = _explained(chunks[chunks.lang == "en"][["id", "embedding"]])
+    assert _steps(text) == [
+        "read a pandas frame in memory: columns id, lang, text",
+        "keep rows where (lang == 'en')",
+        "keep columns id, text",
+        f"run LateChunkEmbedder on text -> {CUT}, embedding, a row for each chunk",
+        "keep columns id, embedding",
+    ]
+    details = [line.strip() for line in text.splitlines()]
+    assert any(line.startswith(f"model {minilm} at revision local-") for line in details)
+    assert "384 x float32, mean pooling, normalize" in details
+    assert "chunks of at most 9 tokens, at most 2 shared with the next, cut at sentences" in details
+    assert details.count("over columns id, text") == 1
+    assert "over rows where (lang == 'en')" in details
+    assert "not run: the model" not in text
+
+
+def test_unwanted_vectors_are_said_not_to_be_computed(chunks: dd.DataFrame, minilm: str) -> None:
+    """The texts are cut all the same, even if only an input column is wanted."""
+    text = _explained(chunks[["id"]])
+    assert f"run Chunker on text -> {CUT}, a row for each chunk" in text
+    assert f"tokenizer of {minilm} at revision local-" in text
+    assert "    model " not in text
+    message = "not run: the model of LateChunkEmbedder on text -> embedding, no result column"
+    assert text.count(message) == 1
+
+
+def test_text_that_is_not_kept_after_all_is_no_operator_left_out(
+    embedded: dd.DataFrame, minilm: str
+) -> None:
+    chunked = embedded[["id", "text"]].ml.chunk(model=minilm, max_tokens=9, keep_text=True)
+    assert "not run: Chunker" not in _explained(chunked[["chunk"]])
+
+
+def test_conditions_on_chunks_and_on_their_texts(chunks: dd.DataFrame, minilm: str) -> None:
+    """Each is told where it runs, also the one that the second model's rows are left by."""
+    both = chunks[["id", "lang", "chunk", "chunk_index"]].ml.embed("chunk", model=minilm)
+    kept = (both.lang == "en") & (both.chunk_index == 0) & both.embedding.notnull()
+    text = _explained(both[kept][["id", "embedding"]])
+    assert _steps(text)[1:] == [
+        "keep rows where (lang == 'en')",
+        "keep columns id, text",
+        f"run Chunker on text -> {CUT}, a row for each chunk",
+        "keep rows where (chunk_index == 0)",
+        "keep columns id, chunk",
+        "run Embedder on chunk -> embedding",
+        "keep columns id, embedding",
+        "keep rows where notnull(embedding)",
+    ]
+    assert "over rows where (chunk_index == 0) and (lang == 'en')" in text
+
+
+def test_counting_and_looking(chunks: dd.DataFrame) -> None:
+    """What `head` and the index need of the rows is said as well."""
+    first = _steps(_explained(chunks[["id"]].head(3, compute=False)))
+    assert first[1] == "keep the first 3 rows of each partition"
+    assert first[2].startswith("run Chunker")
+    last = _steps(_explained(chunks[["id"]].tail(2, compute=False)))
+    assert last[1] == "keep the last 2 rows of each partition"
+    assert _steps(_explained(chunks.index))[-1] == "keep the index"
 
 
 def test_a_removed_operator_is_said_to_be_removed(embedded: dd.DataFrame) -> None:

@@ -360,7 +360,8 @@ def test_no_head(tmp_path):
     [
         ({}, "either question="),
         ({"question": "a", "question_column": "b"}, "either question="),
-        ({"question": 3}, "question must be a str"),
+        ({"question": 3}, "question must be a string"),
+        ({"question": "\ud800"}, "question cannot be encoded as UTF-8"),
         ({"question": "a", "top_k": 0}, "top_k"),
         ({"question": "a", "max_answer_length": None}, "max_answer_length"),
         ({"question": "a", "null_answer": 1}, "null_answer must be one of True"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+
 import contract
 import headed
 import numpy as np
@@ -345,8 +347,9 @@ def test_long_prompts_lose_their_beginning(folders, reference, name, path):
 
 def test_candidates_that_leave_no_room(folders):
     """A candidate as long as a sequence may be fails its row with its number of tokens."""
-    scorer = Scorer(folders("llama"), candidates=CANDIDATES, max_length=4, on_error="null")
-    out = scorer(frame(["Return:", None]))
+    scorer = Scorer(folders("llama"), candidates_column="c", max_length=4, on_error="null")
+    lists = pd.Series([["it returns a list"], None], dtype=object)
+    out = scorer(frame(["Return:", None], c=lists))
     assert out["output"].isna().all()
     assert "tokens, which leave none of 4 for its prompt" in out["output_error"][0]
     assert pd.isna(out["output_error"][1])
@@ -387,6 +390,30 @@ def test_encoder_decoder(folders, reference, monkeypatch, name, end, shares):
             assert_close(out["s"][row][candidate], chosen.double().sum().item())
         results.add(round(out["output_score"][row], 3))
     assert len(results) == len(ROWS) - 1
+
+
+@pytest.mark.parametrize("truncation_side", ["right", "left"])
+@pytest.mark.parametrize("name", ["t5", "bart"])
+def test_encoder_loses_what_its_tokenizer_cuts(folders, reference, tmp_path, name, truncation_side):
+    """A long input is cut as transformers' tokenizer cuts it: at its end, unless it says left."""
+    folder = folders(name)
+    model, _ = reference(folder)
+    if truncation_side == "left":
+        folder = shutil.copytree(folder, tmp_path / name)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, truncation_side="left")
+        tokenizer.save_pretrained(folder)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.truncation_side == truncation_side
+    text = "Parse the arguments of a command and return them. " * 8 + "Answer:"
+    out = Scorer(folder, candidates=CANDIDATES, max_length=24, scores="s")(frame([text]))
+    given = tokenizer(text, truncation=True, max_length=24, return_tensors="pt")["input_ids"]
+    assert given.shape == (1, 24)
+    for candidate in CANDIDATES:
+        ids = tokenizer(candidate)["input_ids"]
+        with torch.inference_mode():
+            logits = model(input_ids=given, labels=torch.tensor([ids])).logits
+        chosen = torch.log_softmax(logits[0], -1)[range(len(ids)), ids]
+        assert_close(out["s"][0][candidate], chosen.double().sum().item())
 
 
 def test_next_tokens_of_a_decoder(folders, reference):
@@ -508,6 +535,9 @@ def test_next_tokens(folders, reference, name, path):
         ({"top_k_next": 0}, ValueError, "positive"),
         ({"prompt": "{", "candidates": ("a",)}, ValueError, "template"),
         ({"separator": None}, TypeError, "separator"),
+        ({"candidates": ("a", "\ud800")}, ValueError, "a candidate cannot be encoded as UTF-8"),
+        ({"prompt": "\ud800{text}"}, ValueError, "prompt cannot be encoded as UTF-8"),
+        ({"candidates_column": ["a"]}, TypeError, "candidates_column must be the name"),
     ],
     ids=repr,
 )
@@ -521,10 +551,11 @@ def test_bad_arguments(options, error, message):
     ("name", "options", "message"),
     [
         ("bert", {}, "reads texts from both sides"),
-        ("distilbert", {"candidates": ("a",)}, "no AutoModelForCausalLM"),
+        ("distilbert", {"candidates": ("a",)}, "reads texts from both sides"),
         ("t5", {}, "give candidates"),
         ("llama", {"top_k_next": 10_000}, "top_k_next must be at most"),
         ("llama", {"stride": 64}, "less than the 64 tokens"),
+        ("gpt2", {"candidates": ("a",), "candidate_end": True}, "no token for the end of a"),
     ],
 )
 def test_unfit_checkpoints(folders, tmp_path, name, options, message):

@@ -104,6 +104,7 @@ def test_any_sequence_of_numbers(kind) -> None:
         (7, {}, TypeError, "prototypes must map names to vectors|not iterable"),
         ({"a": [1.0], "b": [1.0, 2.0]}, {}, ValueError, "must be of one dimension"),
         ({"a": []}, {}, ValueError, "must be of one dimension"),
+        ([("a", [1.0]), ("a", [2.0])], {}, ValueError, "different names, got .'a', 'a'"),
         ({"a": [1.0]}, {"measure": "manhattan"}, ValueError, "measure must be one of"),
         ({"a": [1.0]}, {"revision": "local-1"}, ValueError, "revision is of a file"),
     ],
@@ -111,6 +112,12 @@ def test_any_sequence_of_numbers(kind) -> None:
 def test_bad_arguments(prototypes, options, error, message) -> None:
     with pytest.raises(error, match=message):
         Similarity(prototypes, **options)
+
+
+def test_prototypes_of_another_dimension() -> None:
+    message = "'embedding' holds vectors of dimension 6; for the prototypes they must be of dimen"
+    with pytest.raises(ValueError, match=message):
+        Similarity({"a": [1.0]})(vector_frame())
 
 
 def test_after_an_embedder(tmp_path, rows_through_model) -> None:

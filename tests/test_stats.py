@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +14,8 @@ import pandas as pd
 import pytest
 import tiny
 import torch
-from distributed import Client, LocalCluster
+from clusters import cluster
+from distributed import Client
 from transformers import AutoModel, AutoTokenizer, MistralConfig
 
 import dask_embed as de
@@ -57,22 +56,6 @@ def recorded(model: str, client: Any = None) -> pd.DataFrame:
     found = de.stats(client)
     assert list(found.columns) == COLUMNS
     return found[found["model"] == model].reset_index(drop=True)
-
-
-@contextmanager
-def cluster(workers: int, threads: int, *, processes: bool) -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            processes=processes,
-            host="127.0.0.1" if processes else None,
-            scheduler_port=0,
-            dashboard_address="127.0.0.1:0",
-        ) as local,
-        Client(local) as client,
-    ):
-        yield client
 
 
 @pytest.fixture

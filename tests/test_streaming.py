@@ -118,7 +118,7 @@ def test_a_text_that_is_not_tokenized_is_null(
     result, counts = run(embedder, wanted)
     failed = [text is not None and "poison" in text for text in wanted]
     assert result["embedding_error"].notna().tolist() == failed
-    assert set(result["embedding_error"].dropna()) == {"it cannot be tokenized: too bitter"}
+    assert set(result["embedding_error"].dropna()) == {"it cannot be encoded: too bitter"}
     expected = [None if bad else text for bad, text in zip(failed, wanted, strict=True)]
     assert_right(result["embedding"], embedder, expected)
     assert counts["rows"] == sum(text is not None for text in wanted)
@@ -143,7 +143,7 @@ def test_a_panic_of_the_tokenizer_is_a_failed_row(
     embedder = make(folders, on_error="null")
     result, _ = run(embedder, ["good", "poison", "better"])
     assert_right(result["embedding"], embedder, ["good", None, "better"])
-    assert result["embedding_error"][1] == "it cannot be tokenized: index out of bounds"
+    assert result["embedding_error"][1] == "it cannot be encoded: index out of bounds"
     kind = KeyboardInterrupt
     with pytest.raises(KeyboardInterrupt):
         run(embedder, ["good", "poison", "better"])
@@ -151,7 +151,7 @@ def test_a_panic_of_the_tokenizer_is_a_failed_row(
 
 def test_a_text_that_is_not_tokenized_is_named(folders: Folders, chunks: list[int]) -> None:
     frame = pd.DataFrame({"text": ["good", None, "poison", "", "poison"]}, index=[*"abcde"])
-    problem = r"row 2 of the partition \(index 'c'\): it cannot be tokenized: too bitter \(2 such"
+    problem = r"row 2 of the partition \(index 'c'\): it cannot be encoded: too bitter \(2 such"
     with pytest.raises(ValueError, match=problem):
         make(folders)(frame)
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,8 +20,8 @@ import psutil
 import pytest
 import tiny
 import torch
+from clusters import cluster
 from dask.system import CPU_COUNT
-from distributed import Client, LocalCluster
 
 import dask_embed as de
 from dask_embed.inference.lanes import Lanes, lanes_of
@@ -39,22 +38,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def _unload() -> Iterator[None]:
     yield
     de.unload()
-
-
-@contextmanager
-def cluster(workers: int, threads: int, *, processes: bool) -> Iterator[Client]:
-    with (
-        LocalCluster(
-            n_workers=workers,
-            threads_per_worker=threads,
-            processes=processes,
-            host="127.0.0.1" if processes else None,
-            scheduler_port=0,
-            dashboard_address="127.0.0.1:0",
-        ) as local,
-        Client(local) as client,
-    ):
-        yield client
 
 
 def threads_of_the_lanes() -> tuple[int, int, int, int]:

@@ -190,12 +190,21 @@ def test_a_hypothesis_without_room_for_the_text(checkpoint, reference):
     )
     out = cut(pd.DataFrame({"text": texts}))
     assert_same_value(values_of(out["all"])[:1], in_order(expected, labels), ATOL)
-    narrow = ZeroShotClassifier(
-        folder, labels=labels, max_length=tokens - 1, on_error="null", scores="all"
+    narrow = ZeroShotClassifier(folder, labels=labels, max_length=tokens - 1, on_error="null")
+    with pytest.raises(ValueError, match=rf"max_length must be at least {tokens} tokens"):
+        narrow(pd.DataFrame({"text": texts}))
+
+
+def test_a_label_longer_than_the_model_reads(checkpoint):
+    """Without max_length the rows say so."""
+    labels = ["the mean of data and the tables of it " * 8, "x"]
+    out = ZeroShotClassifier(checkpoint(), labels=labels, on_error="null")(
+        pd.DataFrame({"text": ["a", None]})
     )
-    out = narrow(pd.DataFrame({"text": texts}))
     assert out["label"].isna().tolist() == [True, True]
-    assert "cannot be tokenized" in values_of(out["label_error"])[1]
+    errors = values_of(out["label_error"])
+    assert errors[0].startswith("it cannot be encoded: ")
+    assert errors[1] is None
 
 
 @pytest.mark.parametrize("top_k", [None, 2])
@@ -309,6 +318,10 @@ def test_on_long_error(checkpoint):
         ({"labels": ["a"], "hypothesis_template": "{} is {}"}, "a sentence with one {}"),
         ({"labels": ["a"], "hypothesis_template": "It is {label}"}, "a sentence with one {}"),
         ({"labels": ["a"], "hypothesis_template": 3}, "a sentence with one {}"),
+        ({"labels": ["a"], "hypothesis_template": "{0[x]}"}, "a sentence with one {}"),
+        ({"labels": ["ab", "ac"], "hypothesis_template": "{:.1}"}, "a sentence of its own"),
+        ({"labels": ["\ud800"]}, "a hypothesis cannot be encoded as UTF-8"),
+        ({"labels": ["a"], "threshold": float("nan")}, "threshold must be a finite number"),
         ({"labels": ["a"], "multi_label": 1}, "multi_label must be one of True, False"),
         ({"labels": ["a"], "entailment_id": True}, "entailment_id must be the number of a label"),
         ({"labels": ["a"], "top_k": 2}, "top_k must be at most 1"),

@@ -203,7 +203,8 @@ class VectorContract:
     def test_wrong_columns(self, operator, make):
         """Another dimension, packed signs, text or no such column: an error before any work."""
         narrow = vector_frame(VECTORS[:, :4])
-        with pytest.raises(ValueError, match=rf"'embedding' holds vectors of 4 .* {DIMENSION}"):
+        message = rf"'embedding' holds vectors of dimension 4; .* {DIMENSION}"
+        with pytest.raises(ValueError, match=message):
             operator(make(narrow))
         with pytest.raises(TypeError, match=r"'embedding' has dtype .* vectors are needed"):
             operator(make(narrow.assign(embedding="text")))

@@ -6,22 +6,23 @@ import contextlib
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.text.tokenization import TokenLists
 
 if TYPE_CHECKING:
-    from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
+    from dask_embed.text.tokenization import TextTokenizer
+
+T = TypeVar("T", bound=Hashable)
 
 _meter: ContextVar[Meter | None] = ContextVar("dask_embed_meter", default=None)
 
 
 class SharedTokens:
-    """Token lists of the texts of one partition, for the operators that run on it.
+    """Tokens of the texts of one partition, for operators on it that have the same tokenizer.
 
     Parameters
     ----------
@@ -30,51 +31,45 @@ class SharedTokens:
 
     Notes
     -----
-    It holds each distinct text's tokens, 4 bytes a token and about 200 bytes a text, until the
-    last operator has run. May be used from several threads.
+    It holds each distinct text's tokens until the last operator has run: 4 bytes a token and
+    about 200 bytes a text, with offsets 17 to 25 bytes a token more. May be used from several
+    threads.
     """
 
     def __init__(self, users: int) -> None:
         self._users = users
         self._lock = threading.Lock()
-        self._known: dict[Hashable, dict[str, np.ndarray]] = {}
+        self._known: dict[Hashable, dict[Any, Any]] = {}
 
     def begin(self) -> None:
         """Note that the next of the operators starts to run."""
         self._users -= 1
 
-    def lists(
-        self, key: Hashable, texts: Sequence[str], tokenize: Callable[[Sequence[str]], TokenLists]
-    ) -> TokenLists:
-        """Return the token lists of `texts`, those from `tokenize` that are not known yet.
+    def of(
+        self, key: Hashable, texts: Sequence[T], tokenize: Callable[[list[T]], Sequence[Any]]
+    ) -> list[Any]:
+        """Return what `tokenize` gives for each of `texts`, calling it for those not known yet.
 
         Parameters
         ----------
         key : hashable
-            Equal for equal ways to tokenize.
-        texts : sequence of str
+            Equal for equal ways to use the tokenizer.
+        texts : sequence of hashable
+            Texts, or pairs of them.
         tokenize : callable
-            ``(texts) -> TokenLists``.
+            Distinct texts to as many results.
         """
         with self._lock:
             known = self._known.setdefault(key, {})
             found = {text: known[text] for text in texts if text in known}
         missing = [text for text in dict.fromkeys(texts) if text not in found]
         if missing:
-            tokens = tokenize(missing)
-            fresh = {text: tokens[place] for place, text in enumerate(missing)}
+            fresh = dict(zip(missing, tokenize(missing), strict=True))
             if self._users:
                 with self._lock:
                     known.update(fresh)
             found |= fresh
-        return _joined([found[text] for text in texts])
-
-
-def _joined(lists: list[np.ndarray]) -> TokenLists:
-    offsets = np.zeros(len(lists) + 1, np.int64)
-    np.cumsum([len(ids) for ids in lists], out=offsets[1:])
-    values = np.concatenate(lists) if lists else np.zeros(0, np.int32)
-    return TokenLists(values, offsets)
+        return [found[text] for text in texts]
 
 
 @contextlib.contextmanager
@@ -94,26 +89,40 @@ def count_tokenized(texts: int) -> None:
         meter.count(tokenized=texts)
 
 
-def tokenize_once(runner: Runner, texts: Sequence[str], max_length: int | None) -> TokenLists:
+def shared_tokens() -> SharedTokens | None:
+    """Return the tokens that the operator of this thread shares with others, None without any."""
+    meter = _meter.get()
+    return None if meter is None else meter.shared
+
+
+def tokenize_once(tokenizer: TextTokenizer, texts: Sequence[str]) -> TokenLists:
     """Return the token lists of `texts`, from another operator of the partition where it has them.
 
     Parameters
     ----------
-    runner : Runner
-        The tokenizer is its own.
+    tokenizer : TextTokenizer
     texts : sequence of str
-    max_length : int, optional
-        Cut after this many tokens.
     """
-    tokenizer = runner.tokenizer(max_length)
 
-    def tokenize(missing: Sequence[str]) -> TokenLists:
-        count_tokenized(len(missing))
-        return tokenizer(missing)
+    def tokenize(some: Sequence[str]) -> TokenLists:
+        count_tokenized(len(some))
+        return tokenizer(some)
 
-    meter = _meter.get()
-    if meter is None or meter.shared is None:
+    def each(missing: list[str]) -> list[np.ndarray]:
+        tokens = tokenize(missing)
+        return [tokens[row] for row in range(len(tokens))]
+
+    shared = shared_tokens()
+    if shared is None:
         return tokenize(texts)
-    loaded = runner.loaded
-    key = (tokenizer_fingerprint(loaded.spec, loaded.checkpoint), max_length)
-    return meter.shared.lists(key, texts, tokenize)
+    return joined(shared.of(("texts", tokenizer.max_length), texts, each))
+
+
+def joined(lists: Sequence[np.ndarray], types: Sequence[np.ndarray] | None = None) -> TokenLists:
+    """Return lists of ids, and of token types where there are any, as one."""
+    offsets = np.zeros(len(lists) + 1, np.int64)
+    np.cumsum([len(ids) for ids in lists], out=offsets[1:])
+    values = np.concatenate([np.zeros(0, np.int32), *lists])
+    if types is None:
+        return TokenLists(values, offsets)
+    return TokenLists(values, offsets, np.concatenate([np.zeros(0, np.int8), *types]))

@@ -157,12 +157,15 @@ class Stream:
     def _plan(self, lengths: np.ndarray, lanes: int) -> list[np.ndarray]:
         """Cut batches under the budget, small enough that every lane gets one."""
         budget = self.runner.budget.tokens(self._tokens_per_batch)
+        parts = 1
         if self.runner.shares and lanes > 1:
-            share = -(-int(lengths.sum()) // lanes)
-            budget = min(budget, max(share, _SMALLEST_SHARE))
+            total = int(lengths.sum())
+            rounds = -(-total // (lanes * budget))
+            parts = max(1, min(lanes * rounds, total // _SMALLEST_SHARE))
         return plan_batches(
             lengths,
             max_tokens=budget,
+            parts=parts,
             max_rows=self.batching.max_rows,
             padded=not self.runner.runs_packed(int(lengths.max(initial=0))),
             quadratic=self.runner.budget.quadratic,
@@ -189,7 +192,7 @@ class Stream:
         if len(rows) > 1:
             half = len(rows) // 2
             return self._encode(rows[:half]) + self._encode(rows[half:])
-        failed = {int(rows[0]): f"it cannot be tokenized: {problem}"}
+        failed = {int(rows[0]): f"it cannot be encoded: {problem}"}
         return [Encoded(rows[:0], TokenLists.of([]), failures=failed)]
 
     def _rows(self, lanes: int) -> Iterator[np.ndarray]:

@@ -18,7 +18,7 @@ from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
 
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_metadata
-from dask_embed.expr import AppendColumns, Quantize
+from dask_embed.expr import OperatorRows, Quantize
 from dask_embed.operators.together import parts_of
 
 METADATA_KEY = "dask_embed"
@@ -63,8 +63,9 @@ def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any
     Notes
     -----
     Vector columns stay Arrow fixed-size lists of float32: pandas gives arrays, DuckDB and
-    Polars give their array types. The file metadata ``dask_embed`` is json: per vector column
-    the model, its revision, dimension, pooling, and this library's version.
+    Polars give their array types. The file metadata ``dask_embed`` is json: this library's
+    version, and per column that an operator made what made it: the model, its revision, for
+    vectors dimension and pooling, for chunks their limit and boundaries.
     """
     path = os.fspath(path)
     if not overwrite and not options.get("append"):
@@ -124,11 +125,12 @@ def _provenance(frame: Any) -> dict[str, Any]:
     """Describe each result column of `frame` that an operator of its expression made."""
     from dask_embed import __version__
 
-    columns = {}
-    for node in frame.expr.find_operations(AppendColumns):
+    columns: dict[str, dict[str, Any]] = {}
+    for node in frame.expr.find_operations(OperatorRows):
         for operator in parts_of(node.operator):
             made = [name for name in operator.result_columns if name in frame.columns]
-            columns.update({name: operator.provenance() for name in made})
+            # The last to make a column comes first; an earlier one had its name and was cut away.
+            columns = {name: operator.provenance() for name in made} | columns
     for node in frame.expr.find_operations(Quantize):
         if node.column in columns:
             columns[node.column]["precision"] = node.precision

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dask_embed.models.quantize import shared_with_copies
 from dask_embed.models.sources import ADAPTER_WEIGHTS, require_adapter
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ def twin(model: PreTrainedModel, attention: str | None) -> PreTrainedModel:
     attention : str or None
         The implementation that the twin has; `model` may have been switched to another.
     """
-    tensors = (*model.parameters(), *model.buffers())
-    copied = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors})
+    copied = copy.deepcopy(model, shared_with_copies(model))
     if attention is not None and copied.config._attn_implementation != attention:
         copied.set_attn_implementation(attention)
     return copied

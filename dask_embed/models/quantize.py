@@ -1,8 +1,9 @@
-"""Weights of linear layers in 8 or 4 bits, through torchao."""
+"""Weights of linear layers in 8 or 4 bits, through torchao or as transformers is told to."""
 
 from __future__ import annotations
 
 import json
+import logging
 from typing import Any
 
 import torch
@@ -12,6 +13,23 @@ from dask_embed.models.spec import Model
 
 # Values of a row of weights that share a scale in int4; rows that are no multiple stay whole.
 GROUP = 32
+
+
+class _Once(logging.Filter):
+    """Let each message through once: bitsandbytes repeats one at every matrix product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._seen: set[str] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        message = record.getMessage()
+        first = message not in self._seen
+        self._seen.add(message)
+        return first
+
+
+_ONCE = _Once()
 
 
 def quantize(model: torch.nn.Module, bits: str) -> None:
@@ -40,6 +58,7 @@ def quantization_config(spec: Model, dtype: torch.dtype) -> Any:
 
     That is how accelerate, which places the weights, and other packages than torchao want it.
     """
+    logging.getLogger("bitsandbytes.autograd._functions").addFilter(_ONCE)
     if spec.quantization is None:
         return None
     if spec.quantization not in WEIGHT_BITS:
@@ -52,6 +71,21 @@ def quantization_config(spec: Model, dtype: torch.dtype) -> Any:
 
     on = "cuda" if torch.cuda.is_available() else "cpu"
     return TorchAoConfig(_settings(spec.quantization, (torch.device(on), dtype)))
+
+
+def shared_with_copies(model: torch.nn.Module) -> dict[int, Any]:
+    """Return what copies of a model have in common with it, as the memo of `copy.deepcopy`.
+
+    That is every tensor, and what bitsandbytes keeps beside them: scales and, once a layer ran,
+    the only reference by which it finds its weights.
+    """
+    kept = [*model.parameters(), *model.buffers()]
+    for module in model.modules():
+        if type(module).__module__.startswith("bitsandbytes."):
+            kept += [
+                vars(module)[name] for name in ("state", "quant_state") if name in vars(module)
+            ]
+    return {id(each): each for each in kept}
 
 
 def _settings(bits: str, weight_type: tuple[torch.device, torch.dtype]) -> Any:

@@ -71,7 +71,7 @@ class Model:
         Weights of linear layers in fewer bits (torchao). On a GPU with bfloat16 int4 takes half a
         byte per weight, elsewhere a whole one. A mapping is any quantization configuration of
         transformers, ``{"quant_method": "bitsandbytes", "load_in_4bit": True}``, which has to be
-        installed. It is kept as json text.
+        installed; bitsandbytes runs on CPUs, too. It is kept as json text.
     device_map : str or mapping, optional
         ``"auto"``, another strategy of accelerate, or the device of each part (``{"": "cpu"}``):
         for models larger than a GPU. `device` has no effect then.

@@ -19,8 +19,8 @@ class Task:
     auto_class : str
         Class of transformers that loads it.
     ending : str
-        End of the architecture names that have the head, empty where weights of the bare
-        transformer do (a language model whose head is its embedding).
+        End of the architecture names that have the head, empty where there are many such names:
+        of language models.
     """
 
     auto_class: str
@@ -67,12 +67,33 @@ def require_head(task: str, checkpoint: Checkpoint, model: Model) -> None:
             f"{needed.auto_class}"
         )
     saved = list(getattr(config, "architectures", None) or [])
-    bare = saved and needed.ending and not any(name.endswith(needed.ending) for name in saved)
-    if bare and not brings_a_head(model):
-        raise ValueError(
-            f"model {model.name!r} was saved as {', '.join(saved)}; a checkpoint of a class that "
-            f"ends with {needed.ending!r} is needed"
-        )
+    if not saved or brings_a_head(model) or any(_has_head(needed, config, name) for name in saved):
+        return
+    what = f"that ends with {needed.ending!r}" if needed.ending else f"of {needed.auto_class}"
+    raise ValueError(
+        f"model {model.name!r} was saved as {', '.join(saved)}; a checkpoint of a class "
+        f"{what} is needed"
+    )
+
+
+def _has_head(task: Task, config: Any, saved: str) -> bool:
+    """Return whether weights that were saved as a class of this name may have the head of `task`.
+
+    The head of a language model may be its embedding, which the bare transformer has too; models
+    for masked tokens put a layer of their own before it.
+    """
+    from transformers import MODEL_FOR_MASKED_LM_MAPPING
+    from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
+
+    if task.ending:
+        return saved.endswith(task.ending)
+    plain = MODEL_MAPPING_NAMES.get(config.model_type, ())
+    others = tuple(each.ending for each in TASKS.values() if each.ending)
+    if saved not in ((plain,) if isinstance(plain, str) else plain) and not saved.endswith(others):
+        return True
+    if type(config) in MODEL_FOR_MASKED_LM_MAPPING and not config.is_encoder_decoder:
+        return False
+    return bool(getattr(config.get_text_config(), "tie_word_embeddings", True))
 
 
 def _require_factory_task(task: str, model: Model) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import pyarrow as pa
@@ -42,7 +43,7 @@ class FrameOperator(abc.ABC):
         one_of("on_error", self.on_error, ("raise", "null"))
         for name in self.output_columns:
             if not isinstance(name, str) or not name:
-                raise TypeError(f"output must be the name of the new column, got {name!r}")
+                raise TypeError(f"an output column must be a string that is not empty, got {name!r}")
         if len(set(self.output_columns)) != len(self.output_columns):
             raise ValueError(f"output columns must differ, got {list(self.output_columns)}")
 
@@ -142,6 +143,7 @@ class FrameOperator(abc.ABC):
             return
         row = min(errors)
         label = partition.index[row]
+        label = getattr(label, "item", lambda: label)()  # 3, not np.int64(3)
         raise ValueError(
             f"row {row} of the partition (index {label!r}): {errors[row]} "
             f"({len(errors)} such rows); on_error='null' keeps the others"
@@ -210,6 +212,14 @@ class ColumnOperator(FrameOperator):
     def read(self, series: Any) -> Any:
         """Return what `run` needs of an input column, an object with `errors` by row."""
         return read_text(series)
+
+    def tokens_key(self) -> Hashable:
+        """Return what operators must have in common to share the tokens of a partition.
+
+        These are the columns, the tokenizer, and all that decides which sequences are made of a
+        row. None, which is the default, shares nothing.
+        """
+        return None
 
     @property
     def subject(self) -> str:

@@ -103,6 +103,15 @@ class Chunker(FrameOperator):
         """All columns that are appended, known without reading files."""
         return tuple(self._names())
 
+    @property
+    def result_columns(self) -> tuple[str, ...]:
+        """Columns that are appended, errors not included; known without reading files."""
+        return tuple(name for name in self.output_columns if name != self._error_column)
+
+    @property
+    def _error_column(self) -> str | None:
+        return f"{self.output}_error" if self.on_error == "null" else None
+
     def types(self) -> dict[str, pa.DataType]:
         """Return name and Arrow type of every column that is appended.
 
@@ -123,7 +132,7 @@ class Chunker(FrameOperator):
             f"{name}_end": pa.int64(),
             f"{name}_tokens": pa.int32(),
         }
-        return {**types, f"{name}_error": pa.string()} if self.on_error == "null" else types
+        return {**types, self._error_column: pa.string()} if self._error_column else types
 
     def rules(self) -> Rules:
         """Return how texts are cut."""
@@ -163,9 +172,35 @@ class Chunker(FrameOperator):
         return dataclasses.replace(self, model=pinned_tokenizer(self.spec))
 
     def lazily(self, frame: Any) -> Any:
-        return frame.map_partitions(
-            chunk_partition, self, meta=self.meta(frame._meta), enforce_metadata=False
-        )
+        from dask_embed.chunk_expr import chunk_lazily
+
+        return chunk_lazily(frame, self)
+
+    def keeping(self, wanted: set[str]) -> Chunker:
+        """Return the operator that gives the same rows where only columns `wanted` are read."""
+        if self.keep_text and self.column not in wanted:
+            return dataclasses.replace(self, keep_text=False)
+        return self
+
+    def plan(self) -> list[str]:
+        """Return in a few lines what is computed, for `dask_embed.explain`."""
+        return [f"tokenizer of {self.spec.name} at revision {self.spec.revision}", self._cuts()]
+
+    def _cuts(self) -> str:
+        shared = f", at most {self.overlap} shared with the next" if self.overlap else ""
+        return f"chunks of at most {self._most_tokens()} tokens{shared}, cut at {self.boundaries}"
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what a reader of the result has to know to compute it again, as json values."""
+        return {
+            "operator": type(self).__name__,
+            "input": list(self.input_columns),
+            "model": self.spec.name,
+            "revision": self.spec.revision,
+            "max_tokens": self._most_tokens(),
+            "overlap": self.overlap,
+            "boundaries": self.boundaries,
+        }
 
     def meta(self, frame: Frame) -> Frame:
         """Return the result's empty frame, from the checkpoint's small files alone."""
@@ -216,8 +251,3 @@ class Chunker(FrameOperator):
 
     def kept(self, frame: Any) -> Any:
         return frame if self.keep_text else frame.drop(columns=[self.column])
-
-
-def chunk_partition(partition: Any, operator: Chunker) -> Any:
-    """Return the chunks of one partition."""
-    return operator.apply(partition)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -111,6 +111,10 @@ class Classifier(LabelOperator):
             super().encode(runner, [rows[place] for place in paired.tolist()]),
         ]
         return _merged([single, paired], parts)
+
+    def tokens_key(self) -> Hashable:
+        key = super().tokens_key()
+        return key if self.pair is None else (key, "alone where the pair is empty")
 
     def forward(self, model: Any, tokens: TokenLists) -> Any:
         logits = model.logits(tokens, self.padding_side or model.loaded.tokenizer.padding_side)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dask_embed._validation import meant, one_of, positive_integer
+from dask_embed._validation import meant, one_of, positive_integer, usable_text
 from dask_embed.columns import Result, TextColumn
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
@@ -100,9 +100,8 @@ class Embedder(ModelOperator):
         if not isinstance(self.normalize, bool):
             one_of("normalize", self.normalize, ("auto", True, False))
         for name in ("prompt", "prompt_name"):
-            value = getattr(self, name)
-            if not isinstance(value, str | None):
-                raise TypeError(f"{name} must be a string, got {value!r}")
+            if getattr(self, name) is not None:
+                usable_text(name, getattr(self, name))
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError(
                 f"give prompt or prompt_name, not both: {self.prompt!r}, {self.prompt_name!r}"
@@ -189,6 +188,11 @@ class Embedder(ModelOperator):
         if self.pooling == ("none",):
             return embed_tokens(self, columns[0], on_device=on_device, meter=meter)
         return embed_vectors([self], columns[0], on_device=on_device, meter=meter)
+
+    def tokens_key(self) -> Hashable:
+        key = super().tokens_key()
+        prompt = self.prompt_text(read_checkpoint(self.spec)) or ""
+        return key if not prompt and self.max_chars is None else (key, prompt, self.max_chars)
 
     def forward_key(self) -> Hashable:
         """Return what embedders must have in common for one forward pass to serve them all.

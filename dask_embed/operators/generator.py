@@ -17,6 +17,8 @@ from dask_embed.operators.generator_checks import ENGINES, check_engine, require
 from dask_embed.operators.language_model import LanguageModelOperator
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dask_embed.inference.generation.engines import Engine
     from dask_embed.inference.generation.prompts import PromptTokenizer
     from dask_embed.inference.rows import Chunk, Row
@@ -180,6 +182,13 @@ no_repeat_ngram_size
         states = pa.list_(pa.list_(pa.float32(), checkpoint.hidden_size))
         types = (pa.string(), pa.string(), pa.int32(), states)
         return dict(zip(self.result_columns, types, strict=False))
+
+    def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        chat = self.chat is True or (self.chat == "auto" and bool(tokenizer.chat_template))
+        return 0 if chat else super().special_tokens(tokenizer)  # a chat template writes its own
+
+    def needed_tokens(self, checkpoint: Checkpoint) -> dict[str, int]:
+        return {} if checkpoint.config.is_encoder_decoder else {"new": self.max_new_tokens}
 
     def describe(self, checkpoint: Checkpoint) -> str:
         what = f"column {self.column!r}" if self.prompt is None else repr(self.prompt)

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from dask_embed._validation import one_of, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tasks import require_head
 from dask_embed.operators.model import ModelOperator
+from dask_embed.operators.model_limits import require_room
 from dask_embed.text.prompts import PromptTemplate
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dask_embed.inference.rows import Row
     from dask_embed.inference.runner import Runner
 
@@ -27,6 +31,8 @@ class LanguageModelOperator(ModelOperator):
         The column of prompts.
     prompt : str, optional
         A template of the prompt with names of columns in braces, instead of `column`.
+    add_special_tokens : bool
+        Put the tokenizer's special tokens around the prompt.
 
     Raises
     ------
@@ -36,9 +42,13 @@ class LanguageModelOperator(ModelOperator):
 
     column: str = "text"
     prompt: str | None = None
+    add_special_tokens: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        one_of("add_special_tokens", self.add_special_tokens, (True, False))
+        if self.prompt is not None:
+            usable_text("prompt", self.prompt)
         if not self.input_columns:
             raise ValueError(
                 f"prompt must name at least one column in braces ('{{text}}'); got {self.prompt!r}"
@@ -53,14 +63,20 @@ class LanguageModelOperator(ModelOperator):
         if self.prompt is None:
             return [row[0] for row in rows]
         template = PromptTemplate(self.prompt)
-        return [template.format(dict(zip(template.columns, row, strict=True))) for row in rows]
+        # rows may go on with other columns
+        return [template.format(dict(zip(template.columns, row, strict=False))) for row in rows]
 
     def types(self) -> dict[str, pa.DataType]:
         checkpoint = read_checkpoint(self.spec)
-        require_head(language_task(checkpoint), checkpoint, self.spec)
         require_left_to_right(checkpoint, self.spec.name)
+        require_head(language_task(checkpoint), checkpoint, self.spec)
         self.limit(checkpoint)
-        return self.output_types(checkpoint)
+        types = self.output_types(checkpoint)
+        require_room(self, checkpoint)
+        return types
+
+    def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return tokenizer.num_special_tokens_to_add(pair=False) if self.add_special_tokens else 0
 
     def runner(self) -> Runner:
         from dask_embed.inference.runner import runner_for

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from dask_embed.text.encoding import Origins
 
 
+_CHUNKER_FIELDS = dataclasses.fields(Chunker)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LateChunkEmbedder(Chunker):
     """Cut each text into rows, and append a vector to each that has seen the whole text.
@@ -96,6 +99,21 @@ class LateChunkEmbedder(Chunker):
             )
         self._shared(checkpoint)
         return {**super().types(), **vectors}
+
+    def keeping(self, wanted: set[str]) -> Chunker:
+        kept = super().keeping(wanted)
+        # A text that the model fails on is among the errors; a subclass may cut in its own way.
+        if wanted & {self.embedding, self._error_column} or type(self) is not LateChunkEmbedder:
+            return kept
+        return Chunker(**{each.name: getattr(kept, each.name) for each in _CHUNKER_FIELDS})
+
+    def plan(self) -> list[str]:
+        return [*self._embedder.plan(), self._cuts()]
+
+    def provenance(self) -> dict[str, Any]:
+        embedding = self._embedder.provenance()
+        shared = self._shared(read_checkpoint(self.spec))
+        return {**embedding, **super().provenance(), "context": shared}
 
     def results(self, chunks: Chunks, meter: Meter, partition: Any) -> dict[str, Result]:
         runner = self._embedder.runner()

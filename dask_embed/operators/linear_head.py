@@ -168,7 +168,8 @@ class LinearHead(VectorOperator):
         one_of_two = rows == 1 and len(labels) == 2 and self.activation in ("auto", "softmax")
         if len(labels) != rows and not one_of_two:
             raise ValueError(
-                f"{self.source} has {rows} rows but there are {len(labels)} labels: {labels!r:.200}"
+                f"{self.source} needs as many labels as its weight has rows, {rows}; got "
+                f"{len(labels)}: {labels!r:.200}"
             )
         return dataclasses.replace(layer, labels=labels)
 
@@ -200,9 +201,8 @@ def _read_layer(files: tuple[Path, ...], revision: str) -> _Layer:
     config = read_json(files[1]) if len(files) > 1 else {}
     shape = shapes[weight]
     problem = config.get("problem_type")
-    return _Layer(
-        files[0], weight, bias, (shape[0], shape[1]), _labels(shape[0], metadata, config), problem
-    )
+    labels = _labels(files[0], shape[0], metadata, config)
+    return _Layer(files[0], weight, bias, (shape[0], shape[1]), labels, problem)
 
 
 def _tensor_names(file: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[str, str | None]:
@@ -228,11 +228,24 @@ def _tensor_names(file: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[str, 
     return weight, bias
 
 
-def _labels(rows: int, metadata: dict[str, str], config: dict[str, Any]) -> tuple[str, ...]:
+def _labels(
+    file: Path, rows: int, metadata: dict[str, str], config: dict[str, Any]
+) -> tuple[str, ...]:
     if "labels" in metadata:
-        return _checked_labels(json.loads(metadata["labels"]))
+        try:
+            return _checked_labels(json.loads(metadata["labels"]))
+        except json.JSONDecodeError:
+            written = metadata["labels"]
+            raise ValueError(
+                f"labels in the metadata of {str(file)!r} must be a json list, got {written!r:.200}"
+            ) from None
     names = config.get("id2label")
     if names:
+        if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
+            raise ValueError(
+                f"id2label in the config.json beside {str(file)!r} must map numbers to names, got "
+                f"{names!r:.200}"
+            )
         return tuple(str(names[key]) for key in sorted(names, key=int))
     return tuple(f"LABEL_{number}" for number in range(rows))
 

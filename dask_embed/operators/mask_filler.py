@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer
+from dask_embed._validation import one_of, positive_integer, usable_text
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.tokenizers import tokenizer_of
 from dask_embed.operators.model import ModelOperator
@@ -85,6 +85,8 @@ class MaskFiller(ModelOperator):
         given = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
         if not given or not all(isinstance(target, str) and target for target in given):
             raise ValueError(f"targets must be one or more words, got {self.targets!r}")
+        for target in given:
+            usable_text("a target", target)
         object.__setattr__(self, "targets", given)
 
     @property
@@ -102,6 +104,9 @@ class MaskFiller(ModelOperator):
             _target_ids(tokenizer, self.targets)
         fills = pa.list_(FILL)
         return {self.output: fills if self.masks == "one" else pa.list_(fills)}
+
+    def needed_tokens(self, checkpoint: Checkpoint) -> dict[str, int]:
+        return {"for the mask": 1}
 
     def describe(self, checkpoint: Checkpoint) -> str:
         if self.targets is not None:
@@ -141,6 +146,9 @@ class MaskFiller(ModelOperator):
         return dataclasses.replace(
             encoded, rows=encoded.rows[kept], tokens=tokens, failures=failures
         )
+
+    def tokens_key(self) -> Hashable:
+        return super().tokens_key()  # `encode` leaves out rows, and no tokens of a row
 
     def forward(self, model: _Filler, tokens: TokenLists) -> list[tuple[np.ndarray, np.ndarray]]:
         side = self.padding_side or model.tokenizer.padding_side

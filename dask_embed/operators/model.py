@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,9 +15,14 @@ from dask_embed.columns import Result, TextColumn
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import require_head
+from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.operators.base import ColumnOperator
+from dask_embed.operators.model_limits import require_room
+from dask_embed.text.encoding import SequenceSettings, tokens_kept
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
@@ -127,6 +132,15 @@ class ModelOperator(ColumnOperator):
         limit = self.limit(runner.loaded.checkpoint)
         return encode_rows(runner, rows, limit, on_long=self.on_long)
 
+    def tokens_key(self) -> Hashable:
+        """See `ColumnOperator`. An `encode` of your own shares nothing without a key of its own."""
+        limit = self.limit(read_checkpoint(self.spec))
+        return self._tokens_key(SequenceSettings(tokens_kept(limit, self.on_long)))
+
+    def _tokens_key(self, sequences: Hashable) -> Hashable:
+        fingerprint = tokenizer_fingerprint(self.spec, read_checkpoint(self.spec))
+        return (self.input_columns, fingerprint, sequences)
+
     def forward(self, model: Any, tokens: TokenLists) -> Any:
         """Return the results of a batch, one per sequence.
 
@@ -213,7 +227,9 @@ class ModelOperator(ColumnOperator):
         checkpoint = read_checkpoint(self.spec)
         require_head(self.task, checkpoint, self.spec)
         self.limit(checkpoint)
-        return self.output_types(checkpoint)
+        types = self.output_types(checkpoint)
+        require_room(self, checkpoint)
+        return types
 
     def plan(self) -> list[str]:
         parts = [f"model {self.spec.name} at revision {self.spec.revision}"]
@@ -264,6 +280,14 @@ class ModelOperator(ColumnOperator):
             return self.max_length
         limits = [limit, checkpoint.max_seq_length or checkpoint.tokenizer_limit]
         return min((value for value in limits if value is not None), default=None)
+
+    def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        """Return how many special tokens a sequence has: by default a pair's for two columns."""
+        return tokenizer.num_special_tokens_to_add(pair=len(self.input_columns) == 2)
+
+    def needed_tokens(self, checkpoint: Checkpoint) -> dict[str, int]:
+        """Return what else `max_length` must hold: what it is, in words, to number of tokens."""
+        return {}
 
     def characters(self, row: Row) -> int:
         """Return how many characters of a row are tokenized, which says where chunks end."""

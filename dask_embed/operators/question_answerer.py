@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer
+from dask_embed._validation import one_of, positive_integer, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.operators.model import ModelOperator
-from dask_embed.text.encoding import SequenceTokenizer, TextCutter, check_stride, encode_spans
+from dask_embed.operators.model_limits import most_tokens, require_window
+from dask_embed.text.cutting import TextCutter
+from dask_embed.text.encoding import (
+    SequenceSettings,
+    SequenceTokenizer,
+    check_stride,
+    encode_spans,
+    tokens_kept,
+)
 from dask_embed.text.spans import Text, best_spans, null_token, softmax
 
 if TYPE_CHECKING:
@@ -110,8 +118,8 @@ class QuestionAnswerer(ModelOperator):
                 "give either question= (one for all rows) or question_column=; got "
                 f"{self.question!r} and {self.question_column!r}"
             )
-        if self.question is not None and not isinstance(self.question, str):
-            raise TypeError(f"question must be a str, got {self.question!r}")
+        if self.question is not None:
+            usable_text("question", self.question)
         positive_integer("top_k", self.top_k)
         positive_integer("max_answer_length", self.max_answer_length, allow_none=False)
         for name in ("null_answer", "align_to_words", "question_first"):
@@ -129,9 +137,7 @@ class QuestionAnswerer(ModelOperator):
         return (self.output, *(f"{self.output}_{name}" for name in _FIELDS))
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
-        limit = self.limit(checkpoint)
-        if self.stride is not None and self.stride >= limit:
-            raise ValueError(f"stride must be less than max_length, {limit}; got {self.stride}")
+        require_window(self, self.stride, self.limit(checkpoint))
         types = [pa.string(), *_FIELDS.values()]
         if self.top_k is not None:
             types = [pa.list_(dtype) for dtype in types]
@@ -143,6 +149,16 @@ class QuestionAnswerer(ModelOperator):
         if self.max_length is not None:
             return self.max_length
         return _MAX_LENGTH if limit is None else min(limit, _MAX_LENGTH)
+
+    def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return tokenizer.num_special_tokens_to_add(pair=True)
+
+    def needed_tokens(self, checkpoint: Checkpoint) -> dict[str, int]:
+        if self.on_long == "error" and self.question:
+            return {"of the question": most_tokens(self.spec, [self.question]), "of the text": 1}
+        if self.stride is not None:
+            return {}  # a stride without room says so itself
+        return {"that windows share": self._stride(self.limit(checkpoint)), "of the text": 1}
 
     def describe(self, checkpoint: Checkpoint) -> str:
         limit = self.limit(checkpoint)
@@ -175,6 +191,11 @@ class QuestionAnswerer(ModelOperator):
             asked = questions(asked)
         pair = (asked, texts) if self.question_first else (texts, asked)
         return encode_spans(sequences, *pair, most=most)
+
+    def tokens_key(self) -> Hashable:
+        # the stride says how much is kept of a question
+        settings = self._settings(read_checkpoint(self.spec))
+        return self._tokens_key((settings, self.question, self.question_first))
 
     def forward(self, model: Runner, tokens: TokenLists) -> list[np.ndarray]:
         """Return for each sequence its start and end logits, shape (tokens, 2)."""
@@ -258,22 +279,23 @@ class QuestionAnswerer(ModelOperator):
         stride = self._stride(limit)
         around = runner.loaded.tokenizer.num_special_tokens_to_add(pair=True)
         room = limit - around - stride - 1
-        if room < 0:
+        if room < 0 and self.on_long == "truncate":
             raise ValueError(
                 f"stride must be less than {limit - around}, the tokens of a window (max_length "
                 f"{limit}, {around} of them special); got {stride}"
             )
-        whole = self.on_long == "error"
-        settings: dict[str, Any] = {
-            "truncation": "only_second" if self.question_first else "only_first",
-            "stride": stride,
-            "windows": True,
-        }
-        if whole:  # one token more tells what is too long from what just fits
-            settings, limit = {"truncation": "longest_first"}, limit + 1
-        settings |= {"offsets": True, "words": self.align_to_words}
-        key = ("answers", limit, stride, self.question_first, self.align_to_words, whole)
+        settings = self._settings(runner.loaded.checkpoint)
         return (
             runner.own_tokenizer(("questions", room), lambda own: TextCutter(own, room)),
-            runner.own_tokenizer(key, lambda own: SequenceTokenizer(own, limit, **settings)),
+            runner.own_tokenizer(settings, settings.build),
         )
+
+    def _settings(self, checkpoint: Checkpoint) -> SequenceSettings:
+        limit = self.limit(checkpoint)
+        whole = SequenceSettings(
+            tokens_kept(limit, self.on_long), offsets=True, words=self.align_to_words
+        )
+        if self.on_long == "error":
+            return whole
+        cut = "only_second" if self.question_first else "only_first"
+        return dataclasses.replace(whole, truncation=cut, stride=self._stride(limit), windows=True)

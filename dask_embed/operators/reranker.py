@@ -5,20 +5,22 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from dask_embed._validation import meant, one_of
+from dask_embed._validation import meant, one_of, usable_text
 from dask_embed.columns.types import vector_type
-from dask_embed.models.checkpoint import Checkpoint
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import read_json
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.labels import stacked
 from dask_embed.operators.model import ModelOperator
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stream import Encoded
@@ -101,9 +103,8 @@ class Reranker(ModelOperator):
             )
         one_of("activation", self.activation, ("auto", *ACTIVATIONS))
         for name in ("query", "prompt", "prompt_name"):
-            value = getattr(self, name)
-            if not isinstance(value, str | None):
-                raise TypeError(f"{name} must be a string, got {value!r}")
+            if getattr(self, name) is not None:
+                usable_text(name, getattr(self, name))
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError(
                 f"give prompt or prompt_name, not both: {self.prompt!r}, {self.prompt_name!r}"
@@ -126,8 +127,6 @@ class Reranker(ModelOperator):
         return f"{name} of {len(labels_of(checkpoint))} logits, query {asked:.60}"
 
     def provenance(self) -> dict[str, Any]:
-        from dask_embed.models.checkpoint import read_checkpoint
-
         checkpoint = read_checkpoint(self.spec)
         return {
             **super().provenance(),
@@ -149,6 +148,10 @@ class Reranker(ModelOperator):
             pairs = [(prompt + self.query, text) for (text,) in rows]
         return super().encode(runner, pairs)
 
+    def tokens_key(self) -> Hashable:
+        prompt = self._prompt(read_checkpoint(self.spec))
+        return (super().tokens_key(), prompt, self.query)
+
     def forward(self, model: Any, tokens: TokenLists) -> Any:
         runner, activation = model
         side = self.padding_side or runner.loaded.tokenizer.padding_side
@@ -163,6 +166,9 @@ class Reranker(ModelOperator):
         flat = pa.array(scores.reshape(-1))
         mask = pa.array(~valid)
         return {self.output: pa.FixedSizeListArray.from_arrays(flat, count, mask=mask)}
+
+    def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return tokenizer.num_special_tokens_to_add(pair=True)
 
     def _activation(self, checkpoint: Checkpoint) -> str:
         """Return the path of the class that turns logits into scores."""

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer
+from dask_embed._validation import one_of, positive_integer, usable_text
 from dask_embed.columns import TextColumn
-from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
-from dask_embed.models.tasks import require_head
-from dask_embed.operators.model import ModelOperator
+from dask_embed.models.checkpoint import Checkpoint
+from dask_embed.operators.language_model import LanguageModelOperator
+from dask_embed.operators.scorer_checks import needed_tokens, require_predictions, token_counts
 from dask_embed.operators.scorer_columns import (
     check_candidates,
     fixed_candidates,
     read_candidates,
 )
 from dask_embed.operators.scorer_results import choices, likelihoods, next_tokens, structs
-from dask_embed.text.prompts import PromptTemplate
+from dask_embed.text.encoding import SequenceSettings
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.scoring.score import Scoring
@@ -34,7 +36,7 @@ _NEXT = [("token", pa.int32()), ("token_str", pa.string()), ("logprob", pa.float
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Scorer(ModelOperator):
+class Scorer(LanguageModelOperator):
     """Append how likely a language model takes texts to be; lazy on a Dask DataFrame.
 
     With `candidates` or `candidates_column` each of them is scored behind the prompt, with
@@ -79,7 +81,8 @@ class Scorer(ModelOperator):
         Give so many of the likeliest tokens behind the prompt.
     max_length : int, optional
         Most tokens of prompt and candidate together, of each for encoders with a decoder. A
-        longer prompt loses tokens at its beginning, special tokens aside.
+        longer prompt loses its beginning, because its end is what is continued; for encoders with
+        a decoder its end, unless their tokenizer truncates on the left. Special tokens stay.
     on_long : {"truncate", "error"}
         Whether a longer row is cut (a text without candidates: runs in windows), or cannot be
         used.
@@ -117,8 +120,6 @@ class Scorer(ModelOperator):
     Source: ``_score_batch`` of alfred; the guide of transformers on perplexity.
     """
 
-    column: str = "text"
-    prompt: str | None = None
     candidates: tuple[str, ...] | None = None
     candidates_column: str | None = None
     separator: str = " "
@@ -126,7 +127,6 @@ class Scorer(ModelOperator):
     scores: str | None = None
     probabilities: str | None = None
     candidate_end: bool | None = None
-    add_special_tokens: bool = True
     stride: int | None = None
     top_k_next: int | None = None
 
@@ -136,10 +136,12 @@ class Scorer(ModelOperator):
         positive_integer("stride", self.stride)
         positive_integer("top_k_next", self.top_k_next)
         one_of("normalize", self.normalize, ("sum", "mean"))
-        one_of("add_special_tokens", self.add_special_tokens, (True, False))
         one_of("candidate_end", self.candidate_end, (None, True, False))
-        if not isinstance(self.separator, str):
-            raise TypeError(f"separator must be a string, got {self.separator!r}")
+        usable_text("separator", self.separator)
+        if not isinstance(self.candidates_column, str | None):
+            raise TypeError(
+                f"candidates_column must be the name of a column, got {self.candidates_column!r}"
+            )
         given = ("candidates", "candidates_column", "top_k_next")
         modes = [name for name in given if getattr(self, name) is not None]
         if len(modes) > 1:
@@ -153,14 +155,10 @@ class Scorer(ModelOperator):
         names = self.input_columns
         if len(set(names)) != len(names):
             raise ValueError(f"prompt and candidates must be of different columns, got {names}")
-        if not names:
-            raise ValueError(
-                f"prompt must name at least one column in braces ('{{text}}'); got {self.prompt!r}"
-            )
 
     @property
     def input_columns(self) -> tuple[str, ...]:
-        own = (self.column,) if self.prompt is None else PromptTemplate(self.prompt).columns
+        own = super().input_columns
         return own if self.candidates_column is None else (*own, self.candidates_column)
 
     @property
@@ -173,7 +171,7 @@ class Scorer(ModelOperator):
         return (self.output, f"{self.output}_score", f"{self.output}_probability", *optional)
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
-        self._require_predictions(checkpoint)
+        require_predictions(self, checkpoint)
         if self.top_k_next is not None:
             return {self.output: pa.list_(pa.struct(_NEXT))}
         types = [pa.float64(), pa.int32(), pa.float64()]
@@ -183,17 +181,6 @@ class Scorer(ModelOperator):
                 each = pa.struct([(text, pa.float32()) for text in self.candidates])
             types = [pa.string(), pa.float32(), pa.float32(), each, each]
         return dict(zip(self.result_columns, types, strict=False))
-
-    def types(self) -> dict[str, pa.DataType]:
-        checkpoint = read_checkpoint(self.spec)
-        require_head(_task(checkpoint), checkpoint, self.spec)
-        self.limit(checkpoint)
-        return self.output_types(checkpoint)
-
-    def runner(self) -> Runner:
-        from dask_embed.inference.runner import runner_for
-
-        return runner_for(self.spec, _task(read_checkpoint(self.spec)))
 
     def check_column(self, series: Any) -> None:
         if series.name == self.candidates_column:
@@ -241,7 +228,7 @@ class Scorer(ModelOperator):
             cuts=self.on_long == "truncate",
             encodes=checkpoint.config.is_encoder_decoder,
         )
-        prompts = self._prompts(rows)
+        prompts = self.prompts(rows)
         if self.top_k_next is not None:
             return encoding.encode_prompts(tokenizer, prompts, limits)
         if not self._has_candidates:
@@ -251,6 +238,11 @@ class Scorer(ModelOperator):
         return encoding.encode_candidates(
             scoring_of(runner), tokenizer, prompts, candidates, limits
         )
+
+    def tokens_key(self) -> Hashable:
+        whole = SequenceSettings(None, special=False)  # a prompt, whatever is scored behind it
+        key = self._tokens_key(whole if self.prompt is None else (whole, self.prompt))
+        return key if self.candidates_column is None else None
 
     def forward(self, model: Scoring, tokens: TokenLists) -> Any:
         side = self.padding_side or model.padding_side
@@ -281,42 +273,13 @@ class Scorer(ModelOperator):
         # of a column they are a tuple where other columns have a string
         return row[-1] if self.candidates is None else self.candidates  # type: ignore[return-value]
 
-    def _prompts(self, rows: list[Row]) -> list[str]:
-        if self.prompt is None:
-            return [row[0] for row in rows]
-        template = PromptTemplate(self.prompt)
-        return [template.format(dict(zip(template.columns, row, strict=False))) for row in rows]
+    def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return token_counts(self)[0]
 
-    def _require_predictions(self, checkpoint: Checkpoint) -> None:
-        """Raise ValueError unless the model predicts what is asked for."""
-        from transformers import MODEL_FOR_MASKED_LM_MAPPING
+    def needed_tokens(self, checkpoint: Checkpoint) -> dict[str, int]:
+        return {} if self.scores_texts else needed_tokens(self, checkpoint)
 
-        config = checkpoint.config
-        name = self.spec.name
-        if config.is_encoder_decoder:
-            if not self._has_candidates and self.top_k_next is None:
-                raise ValueError(
-                    f"model {name!r} has an encoder, so it scores answers to a text and not the "
-                    "text itself; give candidates, or choose a causal language model"
-                )
-        elif type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(
-            config, "is_decoder", False
-        ):
-            raise ValueError(
-                f"model {name!r} ({config.model_type}) reads texts from both sides, so it predicts "
-                "no next token; a causal language model is needed"
-            )
-        words = getattr(checkpoint.text_config, "vocab_size", None)
-        if self.top_k_next is not None and words is not None and self.top_k_next > words:
-            raise ValueError(
-                f"top_k_next must be at most {words}, the vocabulary; got {self.top_k_next}"
-            )
-        limit = self.limit(checkpoint)
-        if self.stride is not None and limit is not None and self.stride >= limit:
-            raise ValueError(
-                f"stride must be less than the {limit} tokens of a window; got {self.stride}"
-            )
-
-
-def _task(checkpoint: Checkpoint) -> str:
-    return "seq2seq-lm" if checkpoint.config.is_encoder_decoder else "causal-lm"
+    @property
+    def scores_texts(self) -> bool:
+        """Whether it scores texts themselves, and nothing behind them."""
+        return not self._has_candidates and self.top_k_next is None

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dask_embed._validation import usable_text
 from dask_embed.columns import TextColumn
 from dask_embed.columns.types import unusable_text
 
@@ -33,6 +34,8 @@ def fixed_candidates(candidates: Any) -> tuple[str, ...] | None:
         raise ValueError(f"candidates must be strings that are not empty, got {candidates!r}")
     if len(set(candidates)) != len(candidates):
         raise ValueError(f"candidates must differ, got {candidates!r}")
+    for text in candidates:
+        usable_text("a candidate", text)
     return tuple(candidates)
 
 

@@ -177,15 +177,18 @@ def _plain(prototypes: Any) -> str | tuple[tuple[str, tuple[float, ...]], ...]:
         return str(prototypes)
     given = prototypes.items() if isinstance(prototypes, Mapping) else prototypes
     try:
-        arrays = {name: np.asarray(vector, np.float32) for name, vector in given}
+        pairs = [(name, np.asarray(vector, np.float32)) for name, vector in given]
+        arrays = dict(pairs)
     except (TypeError, ValueError):
-        arrays = {}
+        pairs, arrays = [], {}
     usable = [isinstance(name, str) and array.ndim == 1 for name, array in arrays.items()]
     if not arrays or not all(usable) or not all(np.isfinite(a).all() for a in arrays.values()):
         raise TypeError(
             "prototypes must map names to vectors of finite numbers, or be a safetensors file; "
             f"got {prototypes!r:.200}"
         )
+    if len(arrays) < len(pairs):
+        raise ValueError(f"prototypes must have different names, got {[name for name, _ in pairs]}")
     dimensions = {name: len(array) for name, array in arrays.items()}
     if len(set(dimensions.values())) != 1 or 0 in dimensions.values():
         raise ValueError(f"prototypes must be of one dimension, got {dimensions!r:.300}")

@@ -9,39 +9,32 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_device
-from dask_embed.models.checkpoint import read_checkpoint
-from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.operators.base import ColumnOperator, Frame
-from dask_embed.operators.classifier import Classifier
 from dask_embed.operators.embedder import Embedder
-from dask_embed.operators.model import ModelOperator
 
 if TYPE_CHECKING:
     from dask_embed.inference.stats import Meter
 
-# How operators tokenize that take each text of their one column as it is.
-_WHOLE_TEXTS = (ModelOperator.encode, Classifier.encode)
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Together(ColumnOperator):
-    """Operators on one text column that share its tokens, and where they can the forward pass.
+    """Operators on the same text that share its tokens, and where they can the forward pass.
 
     The optimizer makes it; see `dask_embed.expr.Settled`.
 
     Parameters
     ----------
-    parts : tuple of ModelOperator
+    parts : tuple of ColumnOperator
         With an equal `tokens_key`. Columns are appended in their order, each with its own
         treatment of rows that cannot be used.
 
     Notes
     -----
     Besides what its parts hold one after the other, a worker holds the tokens of the partition's
-    distinct texts: 4 bytes a token and about 200 bytes a text.
+    distinct texts; see `dask_embed.inference.sharing.SharedTokens`.
     """
 
-    parts: tuple[ModelOperator, ...] = dataclasses.field(kw_only=False)
+    parts: tuple[ColumnOperator, ...] = dataclasses.field(kw_only=False)
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -70,9 +63,9 @@ class Together(ColumnOperator):
             "parts": [part.provenance() for part in self.parts],
         }
 
-    def passes(self) -> list[list[ModelOperator]]:
+    def passes(self) -> list[list[ColumnOperator]]:
         """Return the parts, those beside each other that one forward pass serves."""
-        passes: dict[Hashable, list[ModelOperator]] = {}
+        passes: dict[Hashable, list[ColumnOperator]] = {}
         for number, part in enumerate(self.parts):
             key = None
             if isinstance(part, Embedder) and type(part).run is Embedder.run:
@@ -111,7 +104,7 @@ class Together(ColumnOperator):
 
 
 def _run(
-    parts: Sequence[ModelOperator], columns: list[Any], partition: Any, meter: Meter
+    parts: Sequence[ColumnOperator], columns: list[Any], partition: Any, meter: Meter
 ) -> dict[str, Result]:
     """Return the results of parts that one forward pass serves, error columns included."""
     unusable = parts[0]._unusable(columns)
@@ -140,19 +133,15 @@ def together(first: ColumnOperator, second: ColumnOperator) -> Together | None:
     keys = {tokens_key(part) for part in parts}
     if len(keys) > 1 or None in keys:
         return None
-    return _of(parts)
-
-
-def _of(parts: Sequence[ColumnOperator]) -> Together:
-    return Together(tuple(part for part in parts if isinstance(part, ModelOperator)))
+    return Together(parts)
 
 
 def keeping(operator: ColumnOperator, wanted: set[str]) -> ColumnOperator:
     """Return the operator without the parts of which no result is wanted."""
-    parts = [part for part in parts_of(operator) if wanted.intersection(part.output_columns)]
+    parts = tuple(part for part in parts_of(operator) if wanted.intersection(part.output_columns))
     if len(parts) == len(parts_of(operator)):
         return operator
-    return parts[0] if len(parts) == 1 else _of(parts)
+    return parts[0] if len(parts) == 1 else Together(parts)
 
 
 def parts_of(operator: ColumnOperator) -> tuple[ColumnOperator, ...]:
@@ -163,25 +152,12 @@ def parts_of(operator: ColumnOperator) -> tuple[ColumnOperator, ...]:
 def tokens_key(operator: ColumnOperator) -> Hashable:
     """Return what operators must have in common to share the tokens of a partition.
 
-    None where an operator makes its sequences in a way of its own.
+    None where an operator shares none, or reads or encodes in a way of its own: a key that it
+    inherits does not speak of that.
     """
-    if not isinstance(operator, ModelOperator) or len(operator.input_columns) != 1:
-        return None
-    own = (
-        type(operator).encode not in _WHOLE_TEXTS,
-        type(operator).read is not ColumnOperator.read,
-        type(operator).apply is not ColumnOperator.apply,
-    )
-    if any(own):
-        return None
-    checkpoint = read_checkpoint(operator.spec)
-    before: tuple[str, int | None] = ("", None)
-    if isinstance(operator, Embedder):
-        before = (operator.prompt_text(checkpoint) or "", operator.max_chars)
-    return (
-        operator.input_columns,
-        tokenizer_fingerprint(operator.spec, checkpoint),
-        operator.limit(checkpoint),
-        operator.on_long,
-        before,
-    )
+    for kind in type(operator).__mro__:
+        if "tokens_key" in vars(kind):
+            return operator.tokens_key()
+        if not {"apply", "read", "encode"}.isdisjoint(vars(kind)):
+            return None
+    return None

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import meant, one_of
-from dask_embed.models.checkpoint import Checkpoint
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.model import ModelOperator
-from dask_embed.text.encoding import SequenceTokenizer, check_stride, encode_spans
+from dask_embed.operators.model_limits import require_window
+from dask_embed.text.encoding import (
+    SequenceSettings,
+    SequenceTokenizer,
+    check_stride,
+    encode_spans,
+    tokens_kept,
+)
 from dask_embed.text.entities import LabelScheme, Tagged, follows_no_space, words
 from dask_embed.text.windows import every_token_once, merged
 
@@ -104,9 +111,7 @@ class TokenClassifier(ModelOperator):
                 raise ValueError(
                     f"ignore_labels must be of {names}, got {name!r}{meant(name, names)}"
                 )
-        limit = self.limit(checkpoint)
-        if self.stride is not None and limit is not None and self.stride >= limit:
-            raise ValueError(f"stride must be less than max_length, {limit}; got {self.stride}")
+        require_window(self, self.stride, self.limit(checkpoint))
         return {self.output: pa.list_(pa.struct(self._fields))}
 
     def describe(self, checkpoint: Checkpoint) -> str:
@@ -132,6 +137,9 @@ class TokenClassifier(ModelOperator):
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
         most = self.limit(runner.loaded.checkpoint) if self.on_long == "error" else None
         return encode_spans(self._tokenizer(runner), [row[0] for row in rows], most=most)
+
+    def tokens_key(self) -> Hashable:
+        return self._tokens_key(self._settings(read_checkpoint(self.spec)))
 
     def forward(self, model: _Labeller, tokens: TokenLists) -> list[Any]:
         """Return for each sequence its probabilities, or of each token the best and its label."""
@@ -217,14 +225,15 @@ class TokenClassifier(ModelOperator):
         return labels if self.aggregation == "none" else LabelScheme(labels).groups
 
     def _tokenizer(self, runner: Runner) -> SequenceTokenizer:
-        limit = self.limit(runner.loaded.checkpoint)
-        # one token more tells what is too long from what just fits
-        cut = limit + 1 if limit is not None and self.on_long == "error" else limit
-        return runner.own_tokenizer(
-            ("tokens", cut, self.stride),
-            lambda own: SequenceTokenizer(
-                own, cut, stride=self.stride or 0, windows=self.stride is not None, offsets=True
-            ),
+        settings = self._settings(runner.loaded.checkpoint)
+        return runner.own_tokenizer(settings, settings.build)
+
+    def _settings(self, checkpoint: Checkpoint) -> SequenceSettings:
+        return SequenceSettings(
+            tokens_kept(self.limit(checkpoint), self.on_long),
+            stride=self.stride or 0,
+            windows=self.stride is not None,
+            offsets=True,
         )
 
 

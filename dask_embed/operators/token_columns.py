@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
+from dask_embed.inference.sharing import tokenize_once
+
 if TYPE_CHECKING:
     from dask_embed.inference.rows import Row
     from dask_embed.text.encoding import Origins
@@ -26,7 +28,7 @@ class OneList:
     def __call__(
         self, texts: list[str], pairs: list[str] | None
     ) -> tuple[np.ndarray, TokenLists, list[Origins] | None]:
-        return np.arange(len(texts)), self.lists(texts), None
+        return np.arange(len(texts)), tokenize_once(self.lists, texts), None
 
 
 @dataclasses.dataclass(frozen=True)

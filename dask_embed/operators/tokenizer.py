@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,17 +12,21 @@ import pyarrow as pa
 
 from dask_embed._validation import one_of, positive_integer
 from dask_embed.columns import Result, TextColumn
+from dask_embed.inference.sharing import tokenizing_for
 from dask_embed.models.spec import Model
+from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.models.tokenizers import (
     in_halves,
     own_tokenizer,
     pinned_tokenizer,
     slices,
+    tokenizer_checkpoint,
     tokenizer_of,
 )
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.model import distinct_rows
 from dask_embed.operators.token_columns import OFFSET, OneList, RowEncoder
+from dask_embed.text.encoding import SequenceSettings, tokens_kept
 
 if TYPE_CHECKING:
     from dask_embed.inference.stats import Meter
@@ -162,12 +167,13 @@ class Tokenizer(ColumnOperator):
         self, columns: list[TextColumn], *, on_device: bool, meter: Meter
     ) -> tuple[dict[str, Result], dict[int, str]]:
         distinct, inverse = distinct_rows(columns)
-        encode = own_tokenizer(self.spec, self._settings, self._encoder)
+        key = (self._settings, self.on_long, self.pair is not None)
+        encode = own_tokenizer(self.spec, key, self._encoder)
         parts = [[pa.array([], dtype) for dtype in self.types().values()]]
         back = np.full(len(distinct) + 1, -1)  # the last stands for nulls
         failed: dict[int, str] = {}
         count = 0
-        with meter.seconds("tokenize"):
+        with meter.seconds("tokenize"), tokenizing_for(meter):
             for places in slices([sum(map(len, row)) for row in distinct]):
                 for some, encoded in in_halves(encode, distinct, places, failed):
                     kept = [some[row] for row in encoded.rows]
@@ -207,29 +213,27 @@ class Tokenizer(ColumnOperator):
         """Return the operator with its model resolved to a folder or commit."""
         return dataclasses.replace(self, model=pinned_tokenizer(self.spec))
 
+    def tokens_key(self) -> Hashable:
+        checkpoint = tokenizer_checkpoint(self.spec)
+        fingerprint = tokenizer_fingerprint(self.spec, checkpoint)
+        return (self.input_columns, fingerprint, self._settings)
+
     @property
-    def _settings(self) -> tuple[Any, ...]:
-        columns = (self.pair is not None, self.offsets is not None, self.special_tokens)
-        cut = (self.max_length, self.on_long, self.truncation, self.windows, self.stride)
-        return (*columns, *cut)
-
-    def _encoder(self, tokenizer: Any) -> RowEncoder:
-        from dask_embed.text.encoding import SequenceTokenizer
-        from dask_embed.text.tokenization import TextTokenizer
-
-        cut = self.max_length
-        if cut is not None and self.on_long == "error":
-            cut += 1  # one token more tells what is too long from what just fits
-        limit = self.max_length if self.on_long == "error" else None
-        if self.special_tokens and not self.windows and self.offsets is None and not self.pair:
-            return RowEncoder(OneList(TextTokenizer(tokenizer, cut)), limit)
-        sequences = SequenceTokenizer(
-            tokenizer,
-            cut,
-            truncation=self.truncation,
+    def _settings(self) -> SequenceSettings:
+        return SequenceSettings(
+            tokens_kept(self.max_length, self.on_long),
+            truncation="longest_first" if self.pair is None else self.truncation,
             stride=self.stride,
             windows=self.windows,
             offsets=self.offsets is not None,
             special=self.special_tokens,
         )
-        return RowEncoder(sequences, limit, windows=self.windows)
+
+    def _encoder(self, tokenizer: Any) -> RowEncoder:
+        from dask_embed.text.tokenization import TextTokenizer
+
+        settings = self._settings
+        limit = self.max_length if self.on_long == "error" else None
+        if self.pair is None and settings == SequenceSettings(settings.max_length):
+            return RowEncoder(OneList(TextTokenizer(tokenizer, settings.max_length)), limit)
+        return RowEncoder(settings.build(tokenizer), limit, windows=self.windows)

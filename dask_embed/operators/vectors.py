@@ -94,7 +94,13 @@ class VectorOperator(ColumnOperator):
     def types(self) -> dict[str, pa.DataType]:
         types = [pa.string(), pa.float32()]
         if self.scores is not None:
-            types.append(pa.struct([(name, pa.float32()) for name in self.names()]))
+            names = list(self.names())
+            if len(set(names)) < len(names):
+                raise ValueError(
+                    f"scores={self.scores!r} has one field a name, but of {names!r:.200} two are "
+                    "equal; leave it out, or give other names"
+                )
+            types.append(pa.struct([(name, pa.float32()) for name in names]))
         return dict(zip(self.result_columns, types, strict=True))
 
     def check_column(self, series: Any) -> None:
@@ -105,8 +111,8 @@ class VectorOperator(ColumnOperator):
         packed = stored in (pa.int8(), pa.uint8()) and given * 8 == needed
         hint = "; packed signs (precision 'binary', 'ubinary') cannot be used" if packed else ""
         raise ValueError(
-            f"column {series.name!r} holds vectors of {given} dimensions but {self.source} is "
-            f"for {needed}{hint}"
+            f"column {series.name!r} holds vectors of dimension {given}; for {self.source} they "
+            f"must be of dimension {needed}{hint}"
         )
 
     def read(self, series: Any) -> VectorColumn:

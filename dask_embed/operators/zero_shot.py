@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of
-from dask_embed.models.checkpoint import Checkpoint
+from dask_embed._validation import one_of, usable_text
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.labels import LabelOperator, softmax, stacked
+from dask_embed.operators.model_limits import most_tokens
+from dask_embed.text.encoding import SequenceSettings, tokens_kept
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stream import Encoded
@@ -119,14 +123,11 @@ class ZeroShotClassifier(LabelOperator):
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
         from dask_embed.inference.stream import Encoded
-        from dask_embed.text.encoding import SequenceTokenizer, too_long
+        from dask_embed.text.encoding import too_long
 
         limit = self.limit(runner.loaded.checkpoint)
-        # one token more tells what is too long from what just fits
-        cut = limit + 1 if limit is not None and self.on_long == "error" else limit
-        tokenizer = runner.own_tokenizer(
-            ("premises", cut), lambda own: SequenceTokenizer(own, cut, truncation="only_first")
-        )
+        settings = self._settings(runner.loaded.checkpoint)
+        tokenizer = runner.own_tokenizer(settings, settings.build)
         hypotheses = _hypotheses(self.hypothesis_template, self.labels)
         count = len(hypotheses)
         _, tokens, _ = tokenizer(
@@ -138,6 +139,22 @@ class ZeroShotClassifier(LabelOperator):
         failures = {int(owners[place]): text for place, text in too_long(tokens, limit).items()}
         kept = np.flatnonzero(~np.isin(owners, list(failures)))
         return Encoded(owners[kept], tokens.take(kept), failures=failures)
+
+    def tokens_key(self) -> Hashable:
+        hypotheses = frozenset(_hypotheses(self.hypothesis_template, self.labels))
+        return self._tokens_key((self._settings(read_checkpoint(self.spec)), hypotheses))
+
+    def _settings(self, checkpoint: Checkpoint) -> SequenceSettings:
+        cut = tokens_kept(self.limit(checkpoint), self.on_long)
+        return SequenceSettings(cut, truncation="only_first")
+
+    def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        return tokenizer.num_special_tokens_to_add(pair=True)
+
+    def needed_tokens(self, checkpoint: Checkpoint) -> dict[str, int]:
+        hypotheses = _hypotheses(self.hypothesis_template, self.labels)
+        longest = most_tokens(self.spec, hypotheses)
+        return {"of the longest hypothesis": longest, "of the text": 1}
 
     def characters(self, row: Row) -> int:
         return len(self.labels) * super().characters(row)
@@ -194,13 +211,20 @@ def _hypotheses(template: Any, labels: Sequence[str]) -> list[str]:
     """Return the template with each of the labels in it."""
     try:
         sentences = [template.format(label) for label in labels]
-    except (AttributeError, IndexError, KeyError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"hypothesis_template must be a sentence with one {{}} for the label, got "
             f"{template!r} ({error})"
         ) from None
+    for sentence in sentences:
+        usable_text("a hypothesis", sentence)
     if sentences[0] == template:
         raise ValueError(
             f"hypothesis_template must hold {{}} in place of the label, got {template!r}"
+        )
+    if len(set(sentences)) < len(sentences):
+        raise ValueError(
+            f"hypothesis_template must give each label a sentence of its own, got {template!r} "
+            f"for {list(labels)}"
         )
     return sentences

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Hashable, Sequence
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_embed.inference.sharing import count_tokenized, tokenize_once
+from dask_embed.inference.sharing import count_tokenized, joined, shared_tokens, tokenize_once
 from dask_embed.text.tokenization import TokenLists
 
 if TYPE_CHECKING:
@@ -43,6 +43,27 @@ class Origins:
         return len(self.parts)
 
 
+# The sequences of a row: the ids, token types and origins of each.
+_Row = list[tuple[np.ndarray, np.ndarray | None, Origins | None]]
+
+
+@dataclass(frozen=True)
+class SequenceSettings:
+    """How a `SequenceTokenizer` makes sequences: its parameters."""
+
+    max_length: int | None
+    truncation: str = "longest_first"
+    stride: int = 0
+    windows: bool = False
+    offsets: bool = False
+    words: bool = False
+    special: bool = True
+
+    def build(self, tokenizer: PreTrainedTokenizerBase) -> SequenceTokenizer:
+        """Return what makes them with a tokenizer of its own."""
+        return SequenceTokenizer(tokenizer, **asdict(self))
+
+
 class SequenceTokenizer:
     """Turn texts or pairs into sequences exactly as the checkpoint's tokenizer does when called.
 
@@ -73,7 +94,8 @@ class SequenceTokenizer:
 
     Notes
     -----
-    May be called from several threads.
+    May be called from several threads. What it makes is kept for other operators that run on the
+    partition with the same settings, where there are any.
     """
 
     def __init__(
@@ -112,6 +134,10 @@ class SequenceTokenizer:
         if tokenizer.is_fast:
             self._arguments["return_overflowing_tokens"] = windows
             self._arguments["return_offsets_mapping"] = offsets
+        settings = SequenceSettings(
+            max_length, truncation, stride, windows, offsets, words, special
+        )
+        self._key: Hashable = (settings, tokenizer.truncation_side)
 
     def __call__(
         self, texts: Sequence[str], pairs: Sequence[str] | None = None
@@ -119,9 +145,18 @@ class SequenceTokenizer:
         """Return the row of each sequence, its tokens and, if asked for, where they come from."""
         if not texts:
             return np.zeros(0, np.int64), TokenLists.of([]), [] if self._offsets else None
-        second = None if pairs is None else list(pairs)
-        self._require_special_tokens(pair=second is not None)
+        self._require_special_tokens(pair=pairs is not None)
+        shared = shared_tokens()
+        if shared is None:
+            return self._tokenized(texts, pairs)
+        rows: Sequence[Any] = texts if pairs is None else list(zip(texts, pairs, strict=True))
+        return self._joined(shared.of(self._key, rows, self._of_each))
+
+    def _tokenized(
+        self, texts: Sequence[str], pairs: Sequence[str] | None
+    ) -> tuple[np.ndarray, TokenLists, list[Origins] | None]:
         count_tokenized(len(texts))
+        second = None if pairs is None else list(pairs)
         with self._lock:
             encoded = self._tokenizer(list(texts), second, **self._arguments)
         types = encoded["token_type_ids"] if self._types else None
@@ -131,6 +166,25 @@ class SequenceTokenizer:
         if self._offsets:
             origins = [self._origins(encoding) for encoding in encoded.encodings]
         return np.asarray(rows, np.int64), tokens, origins
+
+    def _of_each(self, rows: list[Any]) -> list[_Row]:
+        """Return the sequences of each of some texts or pairs."""
+        alone = isinstance(rows[0], str)
+        texts, pairs = (rows, None) if alone else zip(*rows, strict=True)
+        owners, tokens, origins = self._tokenized(texts, pairs)
+        found: list[_Row] = [[] for _ in rows]
+        for place, owner in enumerate(owners.tolist()):
+            span = slice(*tokens.offsets[place : place + 2])
+            types = None if tokens.types is None else tokens.types[span]
+            found[owner].append((tokens.values[span], types, origins and origins[place]))
+        return found
+
+    def _joined(self, rows: Sequence[_Row]) -> tuple[np.ndarray, TokenLists, list[Origins] | None]:
+        """Return the sequences of all rows."""
+        owners = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+        ids, types, origins = zip(*itertools.chain.from_iterable(rows), strict=True)
+        tokens = joined(ids, types if self._types else None)
+        return owners, tokens, list(origins) if self._offsets else None
 
     def _require_special_tokens(self, *, pair: bool) -> None:
         """Raise where truncation would cut special tokens, which the tokenizers do in silence."""
@@ -152,41 +206,6 @@ class SequenceTokenizer:
             _or_minus_one(encoding.sequence_ids, np.int8),
             _or_minus_one(encoding.word_ids, np.int64) if self._words else None,
         )
-
-
-class TextCutter:
-    """Cut texts to a number of tokens, without special tokens.
-
-    Parameters
-    ----------
-    tokenizer : PreTrainedTokenizerBase
-        One in Rust, of its own.
-    most : int
-        Most tokens of a text.
-    """
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, most: int) -> None:
-        self._tokenize = SequenceTokenizer(tokenizer, None, offsets=True, special=False)
-        self._most = most
-
-    def __call__(self, texts: Sequence[str]) -> list[str]:
-        """Return the texts, each the longest beginning, up to a token, of no more tokens."""
-        distinct = list(dict.fromkeys(texts))
-        _, tokens, origins = self._tokenize(distinct)
-        assert origins is not None, "the tokenizer was asked for offsets"
-        cut = {
-            text: text if length <= self._most else self._cut(text, found)
-            for text, length, found in zip(distinct, tokens.lengths.tolist(), origins, strict=True)
-        }
-        return [cut[text] for text in texts]
-
-    def _cut(self, text: str, origins: Origins) -> str:
-        """Cut after a token; what is left may have more tokens than before, then after less."""
-        for count in range(self._most, 0, -1):
-            beginning = text[: origins.offsets[count - 1, 1]]
-            if self._tokenize([beginning])[1].lengths[0] <= self._most:
-                return beginning
-        return ""
 
 
 def encode_spans(
@@ -266,16 +285,23 @@ def encode_rows(
     """
     from dask_embed.inference.stream import Encoded
 
-    # one token more tells what is too long from what just fits
-    cut = max_length + 1 if max_length is not None and on_long == "error" else max_length
+    cut = tokens_kept(max_length, on_long)
     if rows and len(rows[0]) == 2:
         tokenizer = runner.own_tokenizer(("pairs", cut), lambda own: SequenceTokenizer(own, cut))
         _, tokens, _ = tokenizer([row[0] for row in rows], [row[1] for row in rows])
     else:
-        tokens = tokenize_once(runner, [row[0] for row in rows], cut)
+        tokens = tokenize_once(runner.tokenizer(cut), [row[0] for row in rows])
     failures = too_long(tokens, max_length) if on_long == "error" else {}
     kept = np.array([row for row in range(len(rows)) if row not in failures], np.int64)
     return Encoded(kept, tokens.take(kept) if failures else tokens, failures=failures)
+
+
+def tokens_kept(max_length: int | None, on_long: str) -> int | None:
+    """Return after how many tokens a row is cut, None where nothing limits them.
+
+    With ``on_long="error"`` one more tells what is too long from what just fits.
+    """
+    return max_length + 1 if max_length is not None and on_long == "error" else max_length
 
 
 def too_long(tokens: TokenLists, max_length: int | None) -> dict[int, str]:

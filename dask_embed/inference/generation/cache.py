@@ -20,6 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from dask_embed.inference.attention import NotPackableError, packed_attention, packed_batch
+from dask_embed.models.quantize import shared_with_copies
 
 DECODING_ATTENTION = "dask_embed_decoding"
 
@@ -75,6 +76,11 @@ class Row:
     def made(self) -> int:
         """How many tokens are new."""
         return self.length - self.prompt
+
+    @property
+    def room(self) -> int:
+        """How many more there may be."""
+        return len(self.ids) - self.length
 
 
 class Cohort:
@@ -180,10 +186,9 @@ class Cohort:
         """Give memory back once half of the rows ended."""
         rows = len(self.rows)
         if rows and self.cost >= 2 * rows * self._capacity:
-            self._states = {
-                layer: (keys[:rows].clone(), values[:rows].clone())
-                for layer, (keys, values) in self._states.items()
-            }
+            for layer in self._states:  # one at a time, so that little is held twice
+                keys, values = self._states[layer]
+                self._states[layer] = (keys[:rows].clone(), values[:rows].clone())
 
 
 # ------------------------------------------------------------------------- attention of a pass
@@ -277,7 +282,6 @@ def decoding_twin(model: torch.nn.Module) -> Any:
     It shares every tensor but has a configuration of its own, so that other threads may go on
     using `model` as it is.
     """
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    twin: Any = copy.deepcopy(model, shared)
+    twin: Any = copy.deepcopy(model, shared_with_copies(model))
     twin.set_attn_implementation(DECODING_ATTENTION)
     return twin

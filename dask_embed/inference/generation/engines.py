@@ -13,6 +13,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.generation.text import Generated, TextGeneration
+from dask_embed.models.quantize import shared_with_copies
 from dask_embed.models.registry import get_or_build
 from dask_embed.text.tokenization import TokenLists
 
@@ -63,13 +64,14 @@ def _build(runner: Runner, name: str) -> Engine:
     if name == "continuous":
         return ContinuousBatching(model, loaded.tokenizer)
     packs = name == "auto" and loaded.spec.attention == "auto"
-    return TextGeneration(model, loaded.tokenizer, packs=packs)
+    usage = runner.budget.usage
+    activations = 0.0 if usage is None else usage.per_token
+    return TextGeneration(model, loaded.tokenizer, packs=packs, activations=activations)
 
 
 def _twin(model: Any) -> Any:
     """Return a model with the tensors of `model` and a configuration of its own."""
-    shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
-    return copy.deepcopy(model, shared)
+    return copy.deepcopy(model, shared_with_copies(model))
 
 
 class ContinuousBatching:

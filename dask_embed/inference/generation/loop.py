@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 
 from dask_embed.inference.generation.cache import Cohort, Row, decoding_pass, prompt_pass
 from dask_embed.inference.generation.plan import Plan
+from dask_embed.inference.memory import Budget, is_out_of_memory, release
 
 # Prompt tokens of one pass: more would leave the caches of a CPU.
 _PROMPT_TOKENS = {"cpu": 2048}
@@ -43,47 +43,92 @@ class Decoder:
         self._rows = _ROWS.get(self._device.type, _ROWS_OTHERWISE)
         self._prompt_tokens = _PROMPT_TOKENS.get(self._device.type, _PROMPT_TOKENS_OTHERWISE)
 
-    def run(self, rows: Sequence[Row], plan: Plan, budget: int | None, *, hidden: bool) -> None:
+    def run(
+        self, rows: Sequence[Row], plan: Plan, budget: Budget, most: int, *, hidden: bool
+    ) -> None:
         """Extend every row until it ends.
+
+        Where memory runs out, half as much is under way from then on; the others go on later
+        from the tokens that they have.
 
         Parameters
         ----------
         rows : sequence of Row
         plan : Plan
-        budget : int or None
-            Tokens, prompts and room for new ones, for which there may be memory at a time. One
-            row is under way even if it takes more.
+        budget : Budget
+            Says how many tokens, prompts and room for new ones, there is memory for at a time.
+            One row is under way even if it takes more.
+        most : int
+            At most so many tokens.
         hidden : bool
             Keep the hidden states from which tokens were chosen.
+
+        Raises
+        ------
+        MemoryError, RuntimeError
+            If a row does not fit in memory alone.
         """
-        waiting = deque(sorted(rows, key=lambda row: -row.length))
+        waiting = _longest_first(rows)
         cohorts: list[Cohort] = []
+        limit, highest = budget.tokens(most), 0
         while waiting or cohorts:
-            under_way = sum(len(cohort.rows) for cohort in cohorts)
-            begin: list[Cohort] = []
-            if waiting and under_way <= self._rows * _REFILL:
-                begin = self._admitted(waiting, cohorts, plan, budget)
-            for cohort in begin:
-                self._extend([cohort], plan, *self.prompts(cohort, hidden=hidden))
-            cohorts = [cohort for cohort in cohorts + begin if cohort.rows]
-            if cohorts:
-                self._extend(cohorts, plan, *self.step(cohorts, hidden=hidden))
-                cohorts = [cohort for cohort in cohorts if cohort.rows]
+            begin = self._admitted(waiting, cohorts, plan, limit)
+            cohorts += begin
+            cost = sum(cohort.cost for cohort in cohorts)
+            highest = max(highest, cost)
+            back = self._attempt(begin, cohorts, plan, hidden=hidden)
+            cohorts = [cohort for cohort in cohorts if cohort.rows and not back]
+            if back:
+                del begin  # nothing may hold states when memory is given back
+                release(self._device)
+                budget.did_not_fit(cost)
+                limit, highest = budget.tokens(most), 0
+                waiting = _longest_first([*back, *waiting])
+        budget.did_fit(highest)
 
     def _admitted(
-        self, waiting: deque[Row], cohorts: list[Cohort], plan: Plan, budget: int | None
+        self, waiting: deque[Row], cohorts: list[Cohort], plan: Plan, limit: int
     ) -> list[Cohort]:
         """Take the rows that may begin now off those that wait."""
+        under_way = sum(len(cohort.rows) for cohort in cohorts)
+        if under_way > self._rows * _REFILL:
+            return []
         room = plan.settings.max_new_tokens
-        free = math.inf if budget is None else budget - sum(cohort.cost for cohort in cohorts)
-        rows = self._rows - sum(len(cohort.rows) for cohort in cohorts)
+        free = limit - sum(cohort.cost for cohort in cohorts)
         taken: list[Row] = []
-        while waiting and len(taken) < rows:
-            free -= waiting[0].length + room
+        while waiting and len(taken) < self._rows - under_way:
+            longest = taken[0].length if taken else waiting[0].length
+            free -= min(longest, _longest_beside(waiting[0])) + room
             if free < 0 and (cohorts or taken):
                 break
             taken.append(waiting.popleft())
-        return [Cohort(part, room) for part in similar(taken, self._prompt_tokens)]
+        return [
+            Cohort(part, max(row.room for row in part))
+            for part in similar(taken, self._prompt_tokens)
+        ]
+
+    def _attempt(
+        self, begin: Sequence[Cohort], cohorts: Sequence[Cohort], plan: Plan, *, hidden: bool
+    ) -> list[Row]:
+        """Run the prompts of cohorts that begin, then a step of all that have rows left.
+
+        Returns
+        -------
+        list of Row
+            Where memory did not suffice, the rows that have to begin again from their tokens.
+        """
+        try:
+            for cohort in begin:
+                self._extend([cohort], plan, *self.prompts(cohort, hidden=hidden))
+            left = [cohort for cohort in cohorts if cohort.rows]
+            if left:
+                self._extend(left, plan, *self.step(left, hidden=hidden))
+        except Exception as error:
+            back = [row for cohort in cohorts for row in cohort.rows if not row.finish]
+            if not is_out_of_memory(error) or len(back) < 2:
+                raise
+            return back
+        return []
 
     def _extend(
         self,
@@ -155,13 +200,19 @@ def similar(rows: Sequence[Row], tokens: int) -> Iterator[list[Row]]:
     together: list[Row] = []
     held = 0
     for row in rows:
-        if together and (
-            row.length * (1 + _RELATIVE_SLACK) + _SLACK < together[0].length
-            or held + row.length > tokens
-        ):
+        if together and (_longest_beside(row) < together[0].length or held + row.length > tokens):
             yield together
             together, held = [], 0
         together.append(row)
         held += row.length
     if together:
         yield together
+
+
+def _longest_beside(row: Row) -> int:
+    """Return the length of the longest row with which `row` shares tensors."""
+    return int(row.length * (1 + _RELATIVE_SLACK)) + _SLACK
+
+
+def _longest_first(rows: Iterable[Row]) -> deque[Row]:
+    return deque(sorted(rows, key=lambda row: -row.length))

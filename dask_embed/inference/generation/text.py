@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from dask_embed.inference.generation.plan import Plan, numbers
 from dask_embed.inference.generation.probe import judge_decoder, judge_padding
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.generation.settings import GenerationSettings
+from dask_embed.inference.generation.states import states_budget
+from dask_embed.inference.memory import is_out_of_memory, release
 from dask_embed.text.tokenization import TokenLists
 
 __all__ = ["Generated", "GenerationSettings", "TextGeneration"]
@@ -59,6 +62,14 @@ class TextGeneration:
     packs : bool
         Use the decoding loop where it is right for the model; otherwise all that runs is
         `model.generate`.
+    activations : float
+        Bytes that a token takes while its forward pass runs, beside its keys and values.
+
+    Attributes
+    ----------
+    budget : Budget
+        Of tokens under way: on a GPU as many as free memory has room for, less after some did
+        not fit.
 
     Notes
     -----
@@ -68,9 +79,15 @@ class TextGeneration:
     """
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, *, packs: bool = True
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        packs: bool = True,
+        activations: float = 0.0,
     ) -> None:
         self._model: Any = model
+        self.budget = states_budget(model, activations)
         self.tokenizer = tokenizer
         self._packs = packs
         self._reference = Reference(model)
@@ -101,7 +118,8 @@ class TextGeneration:
         hidden : bool
             Return hidden states, too; not for beams.
         budget : int, optional
-            Sum of `cost` of the rows under way at a time; others wait. All at once by default.
+            Most of the summed `cost` of the rows under way at a time; others wait. Fewer where
+            memory asks for it.
 
         Raises
         ------
@@ -152,6 +170,7 @@ class TextGeneration:
         hidden: bool,
         budget: int | None,
     ) -> None:
+        most = sys.maxsize if budget is None else budget
         others = rows
         if not self.why_not_packed(plan.settings):
             decoder, up_to, _ = self._judged()
@@ -160,37 +179,54 @@ class TextGeneration:
             decoder.run(
                 [row for row, fit in zip(rows, fits, strict=True) if fit],
                 plan,
-                budget,
+                self.budget,
+                most,
                 hidden=hidden,
             )
             others = [row for row, fit in zip(rows, fits, strict=True) if not fit]
-        for together in self._batches(others, prompts, plan, budget):
-            places = np.asarray([row.index for row in together])
-            self._reference.run(prompts.take(places), together, plan, hidden=hidden)
+        self._run_reference(others, prompts, plan, most, hidden)
 
-    def _batches(
-        self, rows: list[Row], prompts: TokenLists, plan: Plan, budget: int | None
-    ) -> list[list[Row]]:
-        """Split rows into those that `generate` may be given at a time."""
-        if not rows:
-            return []
+    def _run_reference(
+        self, rows: list[Row], prompts: TokenLists, plan: Plan, most: int, hidden: bool
+    ) -> None:
+        """Run rows by `generate`, in smaller batches where one did not fit in memory."""
+        lengths = prompts.lengths
+        waiting = sorted(rows, key=lambda row: -int(lengths[row.index]))
+        share = len(rows) > 1 and self._batches(plan)
+        while waiting:
+            cost = self.cost(int(lengths[waiting[0].index]), plan.settings)
+            count = max(1, self.budget.tokens(most) // cost) if share else 1
+            together = waiting[:count]
+            if share != "padded":
+                first = lengths[together[0].index]
+                together = [row for row in together if lengths[row.index] == first]
+            cost *= len(together)
+            if self._attempt(prompts, together, plan, hidden):
+                self.budget.did_fit(cost)
+                waiting = waiting[len(together) :]
+            else:
+                release(self._model.device)
+                self.budget.did_not_fit(cost)
+
+    def _attempt(self, prompts: TokenLists, rows: list[Row], plan: Plan, hidden: bool) -> bool:
+        """Extend rows by `generate`; return whether memory sufficed."""
+        places = np.asarray([row.index for row in rows])
+        try:
+            self._reference.run(prompts.take(places), rows, plan, hidden=hidden)
+        except Exception as error:
+            if not is_out_of_memory(error) or len(rows) < 2:
+                raise
+            return False
+        return True
+
+    def _batches(self, plan: Plan) -> str:
+        """Return which rows `generate` may be given at a time: ``"padded"``, ``"equal"``, none."""
         known = plan.knows_processors and plan.knows_criteria
         if not known or plan.mode not in _BATCH_MODES:
-            return [[row] for row in rows]
+            return ""
         encodes = bool(self._model.config.is_encoder_decoder)
         pads = (encodes or not plan.reads_tokens) and self._judged_padding()
-        lengths = prompts.lengths
-        batches: list[list[Row]] = []
-        for row in sorted(rows, key=lambda row: -int(lengths[row.index])):
-            length = int(lengths[row.index])
-            if batches:
-                longest = int(lengths[batches[-1][0].index])
-                cost = self.cost(longest, plan.settings) * (len(batches[-1]) + 1)
-                if (pads or longest == length) and (budget is None or cost <= budget):
-                    batches[-1].append(row)
-                    continue
-            batches.append([row])
-        return batches
+        return "padded" if pads else "equal"
 
     def _row(self, index: int, prompt: np.ndarray, plan: Plan, seed: int) -> Row:
         room = plan.settings.max_new_tokens

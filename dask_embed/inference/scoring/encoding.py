@@ -71,6 +71,7 @@ class ScoringTokenizer:
         self._plain = SequenceTokenizer(tokenizer, None, special=False)
         self._whole = SequenceTokenizer(tokenizer, None)
         self._encodes = encodes
+        self._cuts_end = encodes and tokenizer.truncation_side == "right"
         self._ends = ends
         self._end: int | None = tokenizer.eos_token_id
         if ends and not encodes and self._end is None:
@@ -88,10 +89,14 @@ class ScoringTokenizer:
         return [tokens[row] for row in range(len(tokens))]
 
     def prompt(self, ids: np.ndarray, room: int | None) -> np.ndarray:
-        """Return a prompt with its special tokens, cut on the left to `room` tokens."""
+        """Return a prompt with its special tokens, cut to `room` tokens.
+
+        A decoder goes on from the end of a prompt, so that its beginning is cut; what an encoder
+        reads is cut where its tokenizer cuts texts.
+        """
         if room is not None:
             kept = max(room - len(self.before) - len(self.after), 0)
-            ids = ids[max(len(ids) - kept, 0) :]
+            ids = ids[:kept] if self._cuts_end else ids[max(len(ids) - kept, 0) :]
         prompt = np.concatenate([self.before, ids, self.after])
         if len(prompt):
             return prompt

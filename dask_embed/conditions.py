@@ -1,0 +1,68 @@
+"""The conditions of a filter: which columns each reads, and whether it is of one row alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+from dask.dataframe.dask_expr._expr import (
+    And,
+    AssignIndex,
+    Elemwise,
+    Expr,
+    Index,
+    Projection,
+    RenameSeries,
+    ResetIndex,
+)
+
+# Element-wise for Dask, but a filter finds rows by their labels.
+_OTHER_LABELS = (AssignIndex, RenameSeries, ResetIndex)
+
+
+def conditions_of(predicate: Expr) -> list[Expr]:
+    """Return the conditions that all have to hold."""
+    if isinstance(predicate, And):
+        return conditions_of(predicate.left) + conditions_of(predicate.right)
+    return [predicate]
+
+
+def all_of(conditions: list[Expr]) -> Expr:
+    """Return the predicate that all `conditions` hold."""
+    return functools.reduce(And, conditions)
+
+
+def reads_any(expression: Expr, source: Expr, columns: set[str]) -> bool:
+    """Return whether `expression` reads one of `columns`, or all columns, of `source`."""
+    if expression._name == source._name:
+        return True
+    for node in _walk(expression, {source._name}):
+        reads_source = any(operand._name == source._name for operand in node.dependencies())
+        if not reads_source or isinstance(node, Index):
+            continue
+        if not isinstance(node, Projection) or columns.intersection(node.columns):
+            return True
+    return False
+
+
+def is_rowwise(expression: Expr, sources: tuple[Expr, ...]) -> bool:
+    """Return whether `expression` computes each row from the same row of `sources` alone.
+
+    The row has its label in the index, too.
+    """
+    names = {source._name for source in sources}
+    return all(
+        isinstance(node, Elemwise) and not isinstance(node, _OTHER_LABELS) and node.dependencies()
+        for node in _walk(expression, names)
+    )
+
+
+def _walk(expression: Expr, stop: set[str]) -> Iterator[Expr]:
+    stack, seen = [expression], set(stop)
+    while stack:
+        node = stack.pop()
+        if node._name in seen:
+            continue
+        seen.add(node._name)
+        yield node
+        stack.extend(node.dependencies())
