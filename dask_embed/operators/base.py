@@ -43,7 +43,7 @@ class FrameOperator(abc.ABC):
         one_of("on_error", self.on_error, ("raise", "null"))
         for name in self.output_columns:
             if not isinstance(name, str) or not name:
-                raise TypeError(f"an output column must be a string that is not empty, got {name!r}")
+                raise TypeError(f"an output column must be a non-empty string, got {name!r}")
         if len(set(self.output_columns)) != len(self.output_columns):
             raise ValueError(f"output columns must differ, got {list(self.output_columns)}")
 
