@@ -25,6 +25,7 @@ import dask_embed as de
 from dask_embed.inference.generation import TextGeneration
 from dask_embed.inference.generation.engines import engine_of
 from dask_embed.inference.generation.loop import Decoder
+from dask_embed.inference.generation.prompts import PromptRules, PromptTokenizer
 from dask_embed.inference.runner import runner_for
 from dask_embed.inference.stats import totals
 from dask_embed.models import registry
@@ -296,6 +297,23 @@ def test_long_message_loses_its_beginning_and_the_template_stays(folder, referen
     assert out == [(alone.text(written), len(written))]
 
 
+@pytest.mark.parametrize("side", ["left", None])
+def test_which_end_of_a_long_message_a_model_reads(folder, reference, side):
+    """Decoders the end, encoders (no side of their own) the beginning."""
+    alone, message = reference("chat"), "so many words " * 20 + "the end"
+    rules = PromptRules(most=40, side=side, chat=True)
+    own = transformers.AutoTokenizer.from_pretrained(folder("chat"))
+    tokens, failures = PromptTokenizer(own, rules)([message, "Hi"])
+    assert not failures
+    parts = [message[-n:] if side else message[:n] for n in range(1, len(message))]
+    chats = alone.tokenizer(
+        [f"<user>{part}\n<assistant>" for part in parts], add_special_tokens=False
+    )
+    fitting = [ids for ids in chats["input_ids"] if len(ids) <= 40]
+    assert tokens[0].tolist() == fitting[-1]
+    assert len(fitting) < len(parts)
+
+
 def test_prompts_that_hold_their_special_tokens(folder, reference):
     alone = reference("llama")
     ids = alone.ids("a text", NEW, add_special_tokens=False)
@@ -542,6 +560,7 @@ def test_vllm_that_is_not_installed(folder):
         ({"max_new_tokens": 0}, "max_new_tokens must be at least 1; got 0"),
         ({"stop": "end"}, "stop must be a sequence of strings, not 'end'"),
         ({"temperature": -1}, "temperature must be above 0; got -1"),
+        ({"temperature": float("inf")}, "temperature must be finite; got inf"),
     ],
 )
 def test_arguments_are_checked(given, message):

@@ -375,6 +375,19 @@ def test_a_missing_package_is_named_on_the_client(
         de.Embedder(de.Model(folder("bert"), quantization=config), column="text")(ddf)
 
 
+def test_a_package_for_weights_that_were_saved_quantized_is_named_on_the_client(
+    folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "find_spec", lambda name: name != "gptqmodel" or None)
+    path = tmp_path / "saved"
+    shutil.copytree(folder("bert"), path)
+    config = json.loads((path / "config.json").read_text("utf8"))
+    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
+    (path / "config.json").write_text(json.dumps(config), "utf8")
+    with pytest.raises(ModuleNotFoundError, match=r"saved', which .*'gptq', needs .*gptqm"):
+        de.Embedder(path, column="text")(dd.from_pandas(FRAME, npartitions=1))
+
+
 def test_extras_that_messages_name_are_there() -> None:
     settings = configparser.ConfigParser()
     settings.read(Path(de.__file__).parents[1] / "setup.cfg")

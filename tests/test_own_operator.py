@@ -156,6 +156,17 @@ def test_hooks_that_are_missing(tiny_bert: str) -> None:
         Half(tiny_bert)(pd.DataFrame({"text": ["a"]}))
 
 
+def test_three_columns_need_an_encode(tiny_bert: str) -> None:
+    """The default takes one text or a pair, and must not drop the rest."""
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Three(Everything):
+        input_columns = property(lambda self: ("a", "b", "c"))
+
+    with pytest.raises(TypeError, match="Three reads 3 columns; encode takes one or a pair"):
+        Three(tiny_bert)
+
+
 def test_too_long_is_one_row(tiny_bert: str) -> None:
     """on_long="error" costs the row that is too long, and names the limit."""
     frame = pd.DataFrame({"text": ["one two", "one " * 20, "two"]})

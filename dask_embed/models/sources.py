@@ -102,6 +102,7 @@ def check_parts(model: Model, checkpoint: Checkpoint) -> None:
         If the adapter or the tokenizer is missing or does not fit.
     """
     require_packages(model)
+    _require_saved_method(model, checkpoint)
     if model.device_map is not None and model.device != "auto":
         raise ValueError(
             f"device_map={model.device_map!r} says where the weights go; leave device at 'auto', "
@@ -128,6 +129,18 @@ def require_packages(model: Model) -> None:
         _require_method(method)
         _require_package("accelerate", asking)
         _require_package(_PACKAGES.get(method), asking)
+
+
+def _require_saved_method(model: Model, checkpoint: Checkpoint) -> None:
+    """Raise unless weights that were saved quantized can be read."""
+    saved = getattr(checkpoint.config, "quantization_config", None)
+    if not isinstance(saved, dict) or model.quantization is not None:
+        return
+    # bitsandbytes once wrote no method
+    method = saved.get("quant_method", "bitsandbytes")
+    _require_method(method)
+    asking = f"model {model.name!r}, which was saved quantized by {method!r},"
+    _require_package(_PACKAGES.get(method), asking)
 
 
 def _require_method(method: str) -> None:

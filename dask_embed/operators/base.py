@@ -7,12 +7,14 @@ import dataclasses
 from collections.abc import Hashable
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
 import pyarrow as pa
 from dask.utils import is_dataframe_like
 
 from dask_embed._validation import meant, one_of
 from dask_embed.columns import (
     Result,
+    TextColumn,
     append_columns,
     check_text,
     empty_columns,
@@ -21,6 +23,7 @@ from dask_embed.columns import (
 )
 
 if TYPE_CHECKING:
+    from dask_embed.inference.rows import Row
     from dask_embed.inference.stats import Meter
 
 Frame = TypeVar("Frame")
@@ -279,3 +282,13 @@ class ColumnOperator(FrameOperator):
 def is_dask_frame(frame: Any) -> bool:
     """Return whether `frame` is a lazy Dask DataFrame."""
     return hasattr(frame, "_meta") and hasattr(frame, "expr") and is_dataframe_like(frame._meta)
+
+
+def distinct_rows(columns: list[TextColumn]) -> tuple[list[Row], np.ndarray]:
+    """Return the distinct rows of texts, and for each row its place among them, -1 for nulls."""
+    places: dict[Row, int] = {}
+    inverse = np.full(len(columns[0].values), -1)
+    for row, texts in enumerate(zip(*(column.values for column in columns), strict=True)):
+        if all(text is not None for text in texts):
+            inverse[row] = places.setdefault(texts, len(places))
+    return list(places), inverse

@@ -16,7 +16,7 @@ from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import require_head
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
-from dask_embed.operators.base import ColumnOperator
+from dask_embed.operators.base import ColumnOperator, distinct_rows
 from dask_embed.operators.model_limits import require_room
 from dask_embed.text.encoding import SequenceSettings, tokens_kept
 
@@ -79,6 +79,11 @@ class ModelOperator(ColumnOperator):
             positive_integer(name, getattr(self, name))
         one_of("on_long", self.on_long, ("truncate", "error"))
         one_of("padding_side", self.padding_side, (None, "left", "right"))
+        if len(self.input_columns) > 2 and type(self).encode is ModelOperator.encode:
+            raise TypeError(
+                f"{type(self).__name__} reads {len(self.input_columns)} columns; encode takes one "
+                "or a pair: define an encode that makes a sequence of more"
+            )
 
     @property
     def spec(self) -> Model:
@@ -308,13 +313,3 @@ class ModelOperator(ColumnOperator):
         if type(self).load is ModelOperator.load:
             return runner
         return get_or_build((runner, self), lambda: self.load(runner))
-
-
-def distinct_rows(columns: list[TextColumn]) -> tuple[list[Row], np.ndarray]:
-    """Return the distinct rows of texts, and for each row its place among them, -1 for nulls."""
-    places: dict[Row, int] = {}
-    inverse = np.full(len(columns[0].values), -1)
-    for row, texts in enumerate(zip(*(column.values for column in columns), strict=True)):
-        if all(text is not None for text in texts):
-            inverse[row] = places.setdefault(texts, len(places))
-    return list(places), inverse

@@ -23,8 +23,7 @@ from dask_embed.models.tokenizers import (
     tokenizer_checkpoint,
     tokenizer_of,
 )
-from dask_embed.operators.base import ColumnOperator
-from dask_embed.operators.model import distinct_rows
+from dask_embed.operators.base import ColumnOperator, distinct_rows
 from dask_embed.operators.token_columns import OFFSET, OneList, RowEncoder
 from dask_embed.text.encoding import SequenceSettings, tokens_kept
 

@@ -93,17 +93,26 @@ class PromptTokenizer:
         return render_chat(self._tokenizer, prompt, system=rules.system, **arguments)
 
     def _shortened(self, message: str, most: int) -> str:
-        """Return the longest end of a message whose chat fits: the template stays whole."""
-        dropped, enough = 0, len(message)
-        while dropped < enough:
-            middle = (dropped + enough) // 2
-            if self._chat_length(message[middle:]) <= most:
-                enough = middle
+        """Return as much of a message as fits in a chat whose template stays whole.
+
+        Decoders read its end, which they continue, encoders its beginning.
+        """
+        kept, at_most = 0, len(message)
+        while kept < at_most:
+            middle = (kept + at_most + 1) // 2
+            if self._chat_length(self._part(message, middle)) <= most:
+                kept = middle
             else:
-                dropped = middle + 1
-        if self._chat_length(message[enough:]) > most:
+                at_most = middle - 1
+        part = self._part(message, kept)
+        if not kept and self._chat_length(part) > most:
             raise ValueError(f"its chat has more than {most} tokens even without the prompt")
-        return message[enough:]
+        return part
+
+    def _part(self, message: str, characters: int) -> str:
+        cuts_left = self._tokenizer.truncation_side == "left"
+        first = len(message) - characters if cuts_left else 0
+        return message[first : first + characters]
 
     def _chat_length(self, message: str) -> int:
         return int(self._tokenize([self._rendered(message)])[1].lengths[0])

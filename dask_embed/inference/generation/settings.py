@@ -135,7 +135,8 @@ def _number(name: str, value: Any, zero: bool, most: float) -> float:
         raise TypeError(f"{name} must be a number, not {value!r}")
     if not (value >= 0 if zero else value > 0) or not value <= most or math.isinf(value):
         least = "at least 0" if zero else "above 0"
-        bounds = f"{least} and finite" if most == math.inf else f"{least} and at most {most:g}"
+        bounds = least if most == math.inf else f"{least} and at most {most:g}"
+        bounds = "finite" if math.isinf(value) else bounds
         raise ValueError(f"{name} must be {bounds}; got {value!r}")
     return float(value)
 
