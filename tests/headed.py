@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,3 +55,16 @@ def save(name: str, task: str, folder: Path, *, seed: int = 0, **settings: Any) 
     model.save_pretrained(folder)
     transformers.AutoTokenizer.from_pretrained(base).save_pretrained(folder)
     return folder
+
+
+def saver(root: Path) -> Callable[..., Path]:
+    """Return a function from architecture and task to its checkpoint under `root`, saved once."""
+
+    @functools.cache
+    def saved(name: str, task: str = "embed") -> Path:
+        folder = root / f"{name}-{task}"
+        return (
+            tiny.save(name, folder) if task == "embed" else save(name, task, folder, num_labels=3)
+        )
+
+    return saved

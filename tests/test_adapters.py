@@ -28,15 +28,7 @@ from dask_embed.text.tokenization import TokenLists
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-TEXTS = [
-    "Return the LINES of a file.",
-    tiny.corpus()[50],
-    "",
-    "x",
-    "Ünïcode, 日本語 and  two\n lines\tof it ",
-    tiny.corpus()[9],
-    "Return the LINES of a file.",
-]
+TEXTS = tiny.mixed_texts()
 LABELS = ("good", "so so", "bad", "unknown")
 BASES = {
     # name: architecture, task, task type of peft, layers that are adapted

@@ -47,17 +47,7 @@ FRAME = pd.DataFrame({"text": TEXTS})
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that saves a checkpoint once."""
-    root = tmp_path_factory.mktemp("bitsandbytes")
-
-    def save(name: str, task: str = "embed") -> Path:
-        target = root / f"{name}-{task}"
-        if target.exists():
-            return target
-        if task == "embed":
-            return tiny.save(name, target)
-        return headed.save(name, task, target, num_labels=3)
-
-    return save
+    return headed.saver(tmp_path_factory.mktemp("bitsandbytes"))
 
 
 def reference(path: Path, config: dict[str, Any], task: str = "embed") -> Any:

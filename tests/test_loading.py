@@ -32,32 +32,14 @@ from dask_embed.operators.classifier import Classifier
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-TEXTS = [
-    "Return the LINES of a file.",
-    tiny.corpus()[50],
-    "",
-    "x",
-    "Ünïcode, 日本語 and  two\n lines\tof it ",
-    tiny.corpus()[9],
-    "Return the LINES of a file.",
-]
+TEXTS = tiny.mixed_texts()
 FRAME = pd.DataFrame({"text": TEXTS})
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Return a function that saves a checkpoint once."""
-    root = tmp_path_factory.mktemp("loading")
-
-    def save(name: str, task: str = "embed") -> Path:
-        target = root / f"{name}-{task}"
-        if target.exists():
-            return target
-        if task == "embed":
-            return tiny.save(name, target)
-        return headed.save(name, task, target, num_labels=3)
-
-    return save
+    return headed.saver(tmp_path_factory.mktemp("loading"))
 
 
 def embed(model: Any) -> np.ndarray:

@@ -398,7 +398,7 @@ NOT_GOOD = [
             ({"column": "txt"}, "'txt' is not in the dataframe .did you mean 'text'"),
             ({"column": "id"}, "'id' has dtype int64, text is needed"),
             ({"output": "id"}, "'id' already exists"),
-            ({"output": 3}, "name of the new column, got 3"),
+            ({"output": 3}, "output column must be a non-empty string, got 3"),
             ({"on_error": "drop"}, "'raise', 'null'; got 'drop'"),
         )
     ),
@@ -438,7 +438,13 @@ NOT_GOOD = [
     _bad("ZeroShotClassifier", "nli", "all different; got", labels=["x", "x"]),
     _bad("ZeroShotClassifier", "nli", "got 'x'", labels="x"),
     _bad("MaskFiller", "fill-mask", "targets must be one or more words, got 5", targets=5),
-    _bad("LinearHead", "head.safetensors", "3 rows .* 1 labels", column="vector", labels=["x"]),
+    _bad(
+        "LinearHead",
+        "head.safetensors",
+        "has rows, 3; got 1",
+        column="vector",
+        labels=["x"],
+    ),
     _bad("LateChunkEmbedder", "embed", "'chunk' is the name of another", embedding="chunk"),
 ]
 

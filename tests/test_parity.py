@@ -350,7 +350,8 @@ def scorer(root: Path, name: str) -> Measured:
     task, auto = ("seq2seq-lm", "Seq2SeqLM") if encodes else ("causal-lm", "CausalLM")
     folder = headed.save(name, task, root / f"score-{name}")
     model = getattr(transformers, f"AutoModelFor{auto}").from_pretrained(folder).eval()
-    loaded = model, transformers.AutoTokenizer.from_pretrained(folder, truncation_side="left")
+    side = "right" if encodes else "left"  # a decoder continues the end of a prompt
+    loaded = model, transformers.AutoTokenizer.from_pretrained(folder, truncation_side=side)
     rows = [text for text in texts() if text != ""]
     operator = de.Scorer(folder, candidates=test_scorer.CANDIDATES, scores="scores")
 
@@ -536,8 +537,8 @@ def page(root: Path) -> str:
         "zero-shot pipeline and of log-likelihoods.",
         "",
         "`runs` says how batches ran: packed (no padding), padded, or by length (only texts of one",
-        "length together). Texts that are too long lose their end; prompts of a Scorer, and of a",
-        "decoder, lose their beginning.",
+        "length together). Texts that are too long lose their end; prompts of a decoder lose their",
+        "beginning.",
         "",
         "`python tests/test_parity.py` writes this page, and a test fails where it differs from",
         f"what is measured. Versions: {versions}.",

@@ -68,6 +68,13 @@ def corpus() -> tuple[str, ...]:
     return tuple(sorted(set(found)))
 
 
+def mixed_texts() -> list[str]:
+    """Short and long, empty, one letter, more than ASCII, and a repeat."""
+    first = "Return the LINES of a file."
+    odd = "Ünïcode, 日本語 and  two\n lines\tof it "
+    return [first, corpus()[50], "", "x", odd, corpus()[9], first]
+
+
 @functools.cache
 def _train(kind: str, special: tuple[str, ...], lowercase: bool = True) -> str:
     """Return a trained tokenizer as json, the same in every process."""
