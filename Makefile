@@ -4,14 +4,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-alone lint notebooks benchmark newest clean
+.PHONY: demo test test-slow test-alone lint notebooks benchmark newest clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/dask-embed demo $(ARGS)
 
-# Two at a time, without those that measure time, memory or threads: they run alone.
+# Two at a time. Others take long, or measure time, memory or threads and run alone.
 test: $(VENV)/test.installed
-	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not alone" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not alone" $(ARGS)
+
+test-slow: $(VENV)/test.installed
+	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow and not alone" $(ARGS)
 
 test-alone: $(VENV)/test.installed
 	$(BIN)/python -m pytest -m alone $(ARGS)

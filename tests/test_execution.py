@@ -152,6 +152,7 @@ def run(embedder: de.Embedder, wanted: list[str | None]) -> tuple[pd.DataFrame, 
     return result, de.stats().iloc[before:].sum(numeric_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "error"),
     [(place, MEMORY_ERRORS[n % 3]) for n, place in enumerate(PLACES) if place != "packed"],

@@ -39,7 +39,7 @@ import dask_embed as de
 from dask_embed import operators
 from dask_embed.inference.runner import Runner
 
-pytestmark = pytest.mark.usefixtures("one_torch_thread")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_torch_thread")]
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "parity.md"

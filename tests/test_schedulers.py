@@ -113,6 +113,7 @@ def test_vectors_of_the_reference_on_a_cluster(client, minilm, docstrings, refer
     assert registry.loaded() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("npartitions", [1, 3, 8])
 @pytest.mark.parametrize("scheduler", ["synchronous", "threads", "processes"])
 def test_any_partitioning_on_any_scheduler(

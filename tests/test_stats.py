@@ -183,6 +183,7 @@ def test_in_process_workers_are_not_counted_twice(
             assert set(found.worker) == {""}
 
 
+@pytest.mark.slow
 def test_worker_processes_tell_theirs(model: str, frame: pd.DataFrame) -> None:
     """With their address; Dask's own metrics have the same numbers under our labels."""
     with cluster(2, 1, processes=True) as client:
