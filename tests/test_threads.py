@@ -69,6 +69,25 @@ def test_lanes_of_a_worker(workers: int, threads: int, processes: bool, expected
     assert (count, shared, alone) == (min(expected, CPU_COUNT), 1, min(expected, CPU_COUNT))
 
 
+def test_a_thread_that_begins_while_batches_run_has_all_cores() -> None:
+    """torch starts a thread with what was set last, so a batch's one thread must not be that."""
+    own = torch.get_num_threads()
+    begun: list[tuple[int, int]] = []
+
+    def begin() -> None:
+        begun.append((torch.get_num_threads(), lanes_of(torch.device("cpu")).count))
+
+    lanes = Lanes(torch.device("cpu"), 2)
+    with lanes.jobs() as jobs:
+        seen = [jobs.run(torch.get_num_threads, threads).result() for threads in (1, 2, 1)]
+        thread = threading.Thread(target=begin)
+        thread.start()
+        thread.join()
+    assert seen == [1, 2, 1]
+    assert begun == [(own, own)]
+    assert torch.get_num_threads() == own
+
+
 def test_outside_of_workers_torch_decides() -> None:
     own = torch.get_num_threads()
     assert threads_of_the_lanes() == (own, 1, own, own)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from dask_embed.models.process import math_threads
+from dask_embed.models.process import math_threads, set_math_threads
 
 T = TypeVar("T")
 _lock = threading.Lock()
@@ -53,18 +53,12 @@ class Lanes:
 
     @contextlib.contextmanager
     def jobs(self) -> Iterator[Jobs]:
-        """Give a place to submit to; on leaving, what has not begun is dropped.
-
-        The number of math threads that torch has in the calling thread is the same afterwards.
-        """
-        threads = torch.get_num_threads()
+        """Give a place to submit to; on leaving, what has not begun is dropped."""
         jobs = Jobs(self)
         try:
             yield jobs
         finally:
             jobs.drop()
-            if self._on_cpu:
-                torch.set_num_threads(threads)
 
     def submit(self, work: Callable[[], T], threads: int = 1) -> Future[T]:
         """Run `work` on a lane, with so many math threads."""
@@ -81,8 +75,7 @@ class Lanes:
             self._changed.wait_for(lambda: self._free >= threads)
             self._free -= threads
         try:
-            if torch.get_num_threads() != threads:
-                torch.set_num_threads(threads)  # of this thread
+            set_math_threads(threads)
             return work()
         finally:
             with self._changed:

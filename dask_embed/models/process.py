@@ -6,6 +6,8 @@ import ctypes
 import functools
 import os
 import platform
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from dask.system import CPU_COUNT
@@ -14,6 +16,7 @@ from dask_embed import config
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _LARGEST_OF_OLD_GLIBC = 32 * 2**20
+_setting = threading.Lock()
 
 
 def worker_threads() -> int | None:
@@ -39,9 +42,32 @@ def math_threads() -> int:
     """Return how many cores the models of this process may use.
 
     On a `distributed` worker, where Dask leaves torch with one thread, as many as the worker has
-    threads; elsewhere torch's own setting, by default all cores.
+    threads; elsewhere what torch was last set to in any thread, by default all cores.
     """
-    return worker_threads() or torch.get_num_threads()
+    return worker_threads() or _setting_of_new_threads()
+
+
+def set_math_threads(count: int) -> None:
+    """Let torch compute with `count` threads in the calling thread, and in no other.
+
+    `torch.set_num_threads` also says what threads begin with that first use torch afterwards, such
+    as those of Dask: with 1, they and models that run in them would be left with one core.
+    """
+    if torch.get_num_threads() == count:
+        return
+    with _setting, ThreadPoolExecutor(1) as another:
+        before = another.submit(torch.get_num_threads).result()
+        torch.set_num_threads(count)
+        another.submit(torch.set_num_threads, before).result()
+
+
+def _setting_of_new_threads() -> int:
+    counts: list[int] = []
+    with _setting:
+        another = threading.Thread(target=lambda: counts.append(torch.get_num_threads()))
+        another.start()
+        another.join()
+    return counts[0]
 
 
 def prepare_process(device: torch.device) -> None:
