@@ -200,7 +200,7 @@ from pathlib import Path
 import dask.dataframe as dd, pandas as pd, torch
 import dask_embed as de
 from dask_embed.inference.runner import Runner
-from dask_embed.models.process import trim
+from dask_embed.models.malloc import trim
 
 def status(name):
     return int(re.search(name + r":\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

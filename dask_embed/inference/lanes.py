@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from dask_embed.models.malloc import give_back_freed_memory
 from dask_embed.models.process import math_threads, set_math_threads
 
 T = TypeVar("T")
@@ -78,6 +79,7 @@ class Lanes:
             set_math_threads(threads)
             return work()
         finally:
+            give_back_freed_memory()
             with self._changed:
                 self._free += threads
                 self._changed.notify_all()

@@ -1,21 +1,16 @@
-"""Threads and memory of the process around the math: as many threads as cores, no page faults."""
+"""Threads of the process around the math: as many as cores."""
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import os
-import platform
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from dask.system import CPU_COUNT
 
-from dask_embed import config
+from dask_embed.models.malloc import keep_freed_memory
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_LARGEST_OF_OLD_GLIBC = 32 * 2**20
 _setting = threading.Lock()
 
 
@@ -75,32 +70,4 @@ def prepare_process(device: torch.device) -> None:
     if device.type == "cpu":
         # texts are tokenized on the threads that compute; another team would be too many
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-        _keep_freed_memory()
-
-
-@functools.cache
-def _keep_freed_memory() -> None:
-    """Tell malloc to keep what a batch frees, for the next batch.
-
-    By default each large activation is mapped anew and faulted in page by page. Dask's nanny
-    lowers the threshold further (``MALLOC_TRIM_THRESHOLD_``), which costs a third of the speed.
-    """
-    threshold = config.get("keep-freed-bytes")
-    libc = _glibc()
-    if libc is None or not threshold:
-        return
-    libc.mallopt(_M_TRIM_THRESHOLD, threshold)
-    if not libc.mallopt(_M_MMAP_THRESHOLD, threshold):
-        libc.mallopt(_M_MMAP_THRESHOLD, min(threshold, _LARGEST_OF_OLD_GLIBC))
-
-
-def trim() -> None:
-    """Give memory that malloc keeps back to the system."""
-    libc = _glibc()
-    if libc is not None:
-        libc.malloc_trim(0)
-
-
-@functools.cache
-def _glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+        keep_freed_memory()

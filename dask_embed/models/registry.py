@@ -62,7 +62,7 @@ def unload() -> int:
 def _release_memory() -> None:
     import torch
 
-    from dask_embed.models.process import trim
+    from dask_embed.models.malloc import trim
 
     trim()
     if torch.cuda.is_available():

@@ -1,0 +1,95 @@
+"""Freed memory stays for the next batch, but does not grow with the number of batches."""
+
+from __future__ import annotations
+
+import platform
+import threading
+from pathlib import Path
+
+import dask
+import numpy as np
+import pytest
+import torch
+
+from dask_embed.inference.lanes import Lanes
+from dask_embed.models import malloc
+
+MIB = 2**20
+needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+
+
+@pytest.fixture(autouse=True)
+def _as_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(malloc, "_least", float("inf"))
+
+
+def resident_after(sizes: list[int], monkeypatch: pytest.MonkeyPatch, kept: int) -> list[int]:
+    """Go through so many resident MiB; giving back leaves half. Return which gave back."""
+    given_back: list[int] = []
+    now = 0
+    monkeypatch.setattr(malloc, "_resident_bytes", lambda: now * MIB)
+
+    def trim() -> None:
+        nonlocal now
+        given_back.append(now)
+        now //= 2
+
+    monkeypatch.setattr(malloc, "trim", trim)
+    with dask.config.set({"embed.keep-freed-bytes": kept}):
+        for now in sizes:  # noqa: B007
+            malloc.give_back_freed_memory()
+    return given_back
+
+
+@needs_glibc
+@pytest.mark.parametrize(
+    ("sizes", "expected"),
+    [
+        ([100, 110, 120, 130], []),
+        ([100, 110, 133, 98], [133]),  # and from 66 on
+        ([100, 133, 98, 99], [133, 99]),
+        ([100, 60, 80, 93], [93]),  # what others gave back counts too
+        ([100, 140, 100, 140], [140, 140]),  # from 70 on 102 would be too many
+    ],
+)
+def test_memory_is_given_back_once_it_grew(
+    sizes: list[int], expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert resident_after(sizes, monkeypatch, 32 * MIB) == expected
+
+
+def test_nothing_is_done_where_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resident_after([100, 1000, 10000], monkeypatch, 0) == []
+
+
+def test_nothing_is_done_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Path, "read_bytes", _no_such_file)
+    assert malloc._resident_bytes() == 0
+
+
+def _no_such_file(path: Path) -> bytes:
+    raise FileNotFoundError(path)
+
+
+@needs_glibc
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux's /proc")
+def test_lanes_give_back_what_malloc_keeps() -> None:
+    """Holes between blocks that live on are such memory."""
+    malloc.keep_freed_memory()
+    lanes = Lanes(torch.device("cpu"), 1)
+    living: list[np.ndarray] = []
+
+    def leave_holes() -> int:
+        freed = []
+        for _ in range(200):
+            freed.append(np.ones(MIB, np.uint8))
+            living.append(np.ones(2**12, np.uint8))
+        del freed
+        return malloc._resident_bytes()
+
+    with lanes.jobs() as jobs:
+        jobs.run(threading.get_native_id).result()  # what there was at first
+        before = jobs.run(leave_holes).result()
+        after = jobs.run(malloc._resident_bytes).result()
+    assert len(living) == 200
+    assert after < before - 150 * MIB
