@@ -182,6 +182,19 @@ def test_unfit_files(tmp_path, tensors, options, message) -> None:
         LinearHead(tmp_path, **options)(dd.from_pandas(vector_frame(), npartitions=2))
 
 
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_numbers_that_are_not_finite(tmp_path, name) -> None:
+    """Told on the client; other tensors of the file do not matter."""
+    arrays = {"weight": np.ones((2, DIMENSION), "float32"), "bias": np.ones(2, "float32")}
+    other = {"other": np.full(3, np.nan, "float32")}
+    save_file(arrays | other, tmp_path / "w.safetensors")
+    LinearHead(tmp_path)(dd.from_pandas(vector_frame(), npartitions=2))
+    arrays[name].flat[1] = np.inf
+    save_file(arrays, tmp_path / "w.safetensors")
+    with pytest.raises(ValueError, match=f"tensor '{name}' of .* holds NaN or infinite numbers"):
+        LinearHead(tmp_path)(dd.from_pandas(vector_frame(), npartitions=2))
+
+
 @pytest.mark.parametrize(
     ("metadata", "config", "options", "message"),
     [

@@ -9,6 +9,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 import tiny
+import transformers
 
 import dask_embed as de
 from dask_embed.inference import runner
@@ -176,3 +177,22 @@ def test_the_tokenizer_is_read_only_where_it_matters(folders, monkeypatch):
     with pytest.raises(AttributeError):
         de.Embedder(folders("classify"), max_length=8).types()
     assert len(read) == 1
+
+
+@pytest.mark.usefixtures("_no_weights")
+@pytest.mark.parametrize(
+    ("operator", "name"),
+    [
+        (de.TokenClassifier, "CanineForTokenClassification"),
+        (de.QuestionAnswerer, "CanineForQuestionAnswering"),
+    ],
+)
+def test_tokenizers_in_python_have_no_spans(tmp_path, operator, name):
+    """They do not say where tokens come from."""
+    config = transformers.CanineConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4)
+    getattr(transformers, name)(config).save_pretrained(tmp_path)
+    transformers.CanineTokenizer(model_max_length=64).save_pretrained(tmp_path)
+    options = {"question": QUESTION} if operator is de.QuestionAnswerer else {}
+    message = f"{operator.__name__} needs a tokenizer in Rust .* is CanineTokenizer, in Python"
+    with pytest.raises(ValueError, match=message):
+        operator(str(tmp_path), **options)(dd.from_pandas(FRAME, npartitions=1))

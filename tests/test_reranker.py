@@ -284,7 +284,10 @@ def test_activations_that_are_not_torchs(saved_as):
     )
     pairs.edit_json(settings, activation_fn="torch.nn.functional.tanh")
     with pytest.raises(ValueError, match=r"class of torch modules, got 'torch.nn.functional.tanh'"):
-        Reranker(folder, query=QUERY)(FRAME)
+        Reranker(folder, query=QUERY)(ddf)
+    pairs.edit_json(settings, activation_fn="torch.nn.Tahn")
+    with pytest.raises(ValueError, match=r"class of torch modules, got 'torch.nn.Tahn'"):
+        Reranker(folder, query=QUERY)(ddf)
     pairs.edit_json(settings, activation_fn="transformers.activations.QuickGELUActivation")
     trusted = Reranker(de.Model(folder, trust_remote_code=True), query=QUERY)(FRAME)
     expected = predict(folder, query=QUERY, trust_remote_code=True)

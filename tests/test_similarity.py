@@ -114,6 +114,16 @@ def test_bad_arguments(prototypes, options, error, message) -> None:
         Similarity(prototypes, **options)
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_files_of_numbers_that_are_not_finite(tmp_path, number) -> None:
+    """Told on the client, with the name."""
+    vectors = {"north": np.ones(DIMENSION, "float32"), "east": np.ones(DIMENSION, "float32")}
+    vectors["east"][1] = number
+    save_file(vectors, tmp_path / "p.safetensors")
+    with pytest.raises(ValueError, match=r"tensor 'east' of .*p.safetensors' holds NaN or infinit"):
+        Similarity(tmp_path)(dd.from_pandas(vector_frame(), npartitions=2))
+
+
 def test_prototypes_of_another_dimension() -> None:
     message = "'embedding' holds vectors of dimension 6; for the prototypes they must be of dimen"
     with pytest.raises(ValueError, match=message):

@@ -44,6 +44,33 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
         return _loaded(model, checkpoint.root, checkpoint.revision)
 
 
+def require_rust(model: Model, needing: str) -> None:
+    """Raise unless the tokenizer of `model` says where tokens come from.
+
+    Parameters
+    ----------
+    model : Model
+    needing : str
+        What needs that, for the message.
+
+    Raises
+    ------
+    ValueError
+        If it is in Python.
+    """
+    if (
+        model.tokenizer is None
+        and (tokenizer_checkpoint(model).folder / "tokenizer.json").is_file()
+    ):
+        return  # without reading a vocabulary of many megabytes
+    tokenizer = tokenizer_of(model)
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"{needing} needs a tokenizer in Rust (tokenizer.json), which says where tokens come "
+            f"from; that of model {model.name!r} is {type(tokenizer).__name__}, in Python"
+        )
+
+
 def own_tokenizer(model: Model, key: Hashable, build: Callable[[Any], T]) -> T:
     """Return what `build` gave for `key` in this process, calling it at most once.
 

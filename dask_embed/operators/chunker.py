@@ -21,6 +21,7 @@ from dask_embed.models.tokenizers import (
     in_halves,
     own_tokenizer,
     pinned_tokenizer,
+    require_rust,
     slices,
     tokenizer_checkpoint,
     tokenizer_of,
@@ -136,12 +137,8 @@ class Chunker(FrameOperator):
 
     def rules(self) -> Rules:
         """Return how texts are cut."""
+        require_rust(self.spec, "chunking")
         tokenizer = tokenizer_of(self.spec)
-        if not tokenizer.is_fast:
-            raise ValueError(
-                "chunking needs a tokenizer in Rust (tokenizer.json), which says where tokens "
-                f"come from; that of model {self.spec.name!r} is {type(tokenizer).__name__}"
-            )
         limit = self._most_tokens()
         special = tokenizer.num_special_tokens_to_add(pair=False)
         if limit <= special + self.overlap:

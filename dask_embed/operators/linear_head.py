@@ -17,6 +17,7 @@ from dask_embed.operators.vectors import (
     VectorOperator,
     read_header,
     read_tensors,
+    require_finite,
     require_revision,
     safetensors_file,
 )
@@ -198,6 +199,7 @@ def _read_layer(files: tuple[Path, ...], revision: str) -> _Layer:
     """Read the layer; `revision` tells contents apart."""
     shapes, metadata = read_header(files[0])
     weight, bias = _tensor_names(files[0], shapes)
+    require_finite(files[0], [weight] if bias is None else [weight, bias])
     config = read_json(files[1]) if len(files) > 1 else {}
     shape = shapes[weight]
     problem = config.get("problem_type")

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dask_embed._validation import one_of, positive_integer, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.model_limits import most_tokens, require_window
 from dask_embed.text.cutting import TextCutter
@@ -137,6 +138,7 @@ class QuestionAnswerer(ModelOperator):
         return (self.output, *(f"{self.output}_{name}" for name in _FIELDS))
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
+        require_rust(self.spec, type(self).__name__)
         require_window(self, self.stride, self.limit(checkpoint))
         types = [pa.string(), *_FIELDS.values()]
         if self.top_k is not None:

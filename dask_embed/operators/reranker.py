@@ -116,7 +116,9 @@ class Reranker(ModelOperator):
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         self._prompt(checkpoint)
-        self._activation(checkpoint)
+        path = self._activation(checkpoint)
+        if path.startswith("torch.nn."):  # others may be installed on workers alone
+            _load_activation(path)
         _require_plain_pairs(checkpoint)
         count = len(labels_of(checkpoint))
         return {self.output: pa.float32() if count == 1 else vector_type(count)}

@@ -15,6 +15,7 @@ from dask_embed.operators.vectors import (
     VectorOperator,
     read_header,
     read_tensors,
+    require_finite,
     require_revision,
     safetensors_file,
 )
@@ -162,6 +163,7 @@ def _read_shapes(file: Path, revision: str) -> dict[str, tuple[int, ...]]:
         raise ValueError(
             f"prototypes must be vectors of one dimension; {str(file)!r} holds {shapes!r:.300}"
         )
+    require_finite(file, list(shapes))
     return dict(sorted(shapes.items()))
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dask_embed._validation import meant, one_of
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.model_limits import require_window
@@ -111,6 +112,7 @@ class TokenClassifier(ModelOperator):
                 raise ValueError(
                     f"ignore_labels must be of {names}, got {name!r}{meant(name, names)}"
                 )
+        require_rust(self.spec, type(self).__name__)
         require_window(self, self.stride, self.limit(checkpoint))
         return {self.output: pa.list_(pa.struct(self._fields))}
 

@@ -19,6 +19,7 @@ from dask_embed.models.tokenizers import (
     in_halves,
     own_tokenizer,
     pinned_tokenizer,
+    require_rust,
     slices,
     tokenizer_checkpoint,
     tokenizer_of,
@@ -141,12 +142,9 @@ class Tokenizer(ColumnOperator):
     def _check_tokenizer(self) -> None:
         """Raise ValueError if the checkpoint's tokenizer cannot do what is asked for."""
         tokenizer = tokenizer_of(self.spec)
-        needs_rust = [name for name in ("windows", "offsets") if getattr(self, name)]
-        if needs_rust and not tokenizer.is_fast:
-            raise ValueError(
-                f"{needs_rust[0]} needs a tokenizer in Rust (tokenizer.json); that of model "
-                f"{self.spec.name!r} is {type(tokenizer).__name__}, in Python"
-            )
+        for name in ("windows", "offsets"):
+            if getattr(self, name):
+                require_rust(self.spec, name)
         if self.max_length is None:
             return
         pair = self.pair is not None

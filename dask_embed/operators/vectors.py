@@ -245,6 +245,14 @@ def read_tensors(file: Path) -> dict[str, np.ndarray]:
         return {key: opened.get_tensor(key).float().numpy() for key in opened.keys()}  # noqa: SIM118
 
 
+def require_finite(file: Path, names: Sequence[str]) -> None:
+    """Raise ValueError unless these tensors of a safetensors file hold finite numbers only."""
+    tensors = read_tensors(file)
+    for name in names:
+        if not np.isfinite(tensors[name]).all():
+            raise ValueError(f"tensor {name!r} of {str(file)!r} holds NaN or infinite numbers")
+
+
 def read_header(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """Return the shapes of the tensors of a safetensors file, and its metadata.
 
