@@ -13,6 +13,7 @@ from dask.dataframe.dask_expr._expr import (
     Filter,
     Index,
     Projection,
+    _check_dependents_are_predicates,
     are_co_aligned,
     determine_column_projection,
     is_filter_pushdown_available,
@@ -68,8 +69,6 @@ class OperatorRows(Blockwise):
         """Filter before the operator by what does not read a result, after it by the rest."""
         before, after = self.split(parent.predicate, self)
         first = all_of(before).substitute(self, self.frame)
-        if not are_co_aligned(self.frame, first):
-            return None
         filtered = type(self)(Filter(self.frame, first), self.operator)
         if not after:
             return filtered
@@ -81,7 +80,8 @@ class OperatorRows(Blockwise):
         The rest must compute each row from results alone: a mean, say, has to see all rows.
         """
         before, after = self.split(predicate, *sources)
-        return bool(before) and all(is_rowwise(part, sources) for part in after)
+        aligned = bool(before) and are_co_aligned(self.frame, *before)
+        return aligned and all(is_rowwise(part, sources) for part in after)
 
     def split(self, predicate: Expr, *sources: Expr) -> tuple[list[Expr], list[Expr]]:
         """Part the conditions of `predicate` into those that read no result and the others."""
@@ -163,7 +163,8 @@ class SelectResult(Projection):
     """A column selection that stays above an operator, and lets filters through to it.
 
     It stays because the operator reads a column that the result does not keep. Dask's own
-    selections end a filter's way down.
+    selections end a filter's way down. A filter goes through where it can pass the operator, too:
+    else Dask would bring it up again, without end.
     """
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
@@ -176,6 +177,14 @@ class SelectResult(Projection):
             isinstance(self.frame, OperatorRows)
             and self.frame.can_split(parent.predicate, self, self.frame)
             and is_filter_pushdown_available(self, parent, dependents)
+            and self._is_all_that_reads(parent, dependents)
+        )
+
+    def _is_all_that_reads(self, parent: Filter, dependents: Any) -> bool:
+        """Return whether nothing but this selection and the filter's predicate reads the frame."""
+        others = dependents_of(self.frame, dependents) - {self._name}
+        return not others or _check_dependents_are_predicates(
+            self.frame, others, parent, dependents
         )
 
 
