@@ -47,11 +47,8 @@ class ChunkRows(OperatorRows):
             return self._end(parent, dependents)
         return None
 
-    def can_split(self, predicate: Expr, *sources: Expr) -> bool:
-        before, _ = self.split(predicate, *sources)
-        return super().can_split(predicate, *sources) and all(
-            is_rowwise(part, sources) for part in before
-        )
+    def _may_go_before(self, condition: Expr, sources: tuple[Expr, ...]) -> bool:
+        return super()._may_go_before(condition, sources) and is_rowwise(condition, sources)
 
     def _index(self, parent: Index, dependents: Any) -> Expr | None:
         """Make nothing but the index, which needs the rows all the same."""
@@ -86,6 +83,13 @@ class ChunkIndex(Index):
         if isinstance(rows, Filter):
             return Filter(ChunkIndex(rows.frame), rows.predicate)
         return None if rows is None else ChunkIndex(rows)
+
+    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
+        """Say so always: Dask joins two filters where neither goes further.
+
+        The second may be of rows that the first has left, and labels repeat: they would not fit.
+        """
+        return True
 
     def _filters_alone(self, parent: Filter, dependents: Any) -> bool:
         """Return whether a part of the filter can go below, and nothing else reads the chunks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dask.dataframe.dask_expr._expr import (
     And,
@@ -14,6 +14,7 @@ from dask.dataframe.dask_expr._expr import (
     Projection,
     RenameSeries,
     ResetIndex,
+    _DelayedExpr,
 )
 
 # Element-wise for Dask, but a filter finds rows by their labels.
@@ -45,19 +46,40 @@ def reads_any(expression: Expr, source: Expr, columns: set[str]) -> bool:
     return False
 
 
-def is_rowwise(expression: Expr, sources: tuple[Expr, ...]) -> bool:
+def is_rowwise(expression: Expr, sources: Iterable[Expr], *, scalars: bool = False) -> bool:
     """Return whether `expression` computes each row from the same row of `sources` alone.
 
-    The row has its label in the index, too.
+    The row has its label in the index, too. With `scalars` it may also read numbers that are
+    computed from all rows, such as a mean.
     """
     names = {source._name for source in sources}
+    if scalars:
+        names |= {node._name for node in _walk(expression, names) if node.ndim == 0}
     return all(
-        isinstance(node, Elemwise) and not isinstance(node, _OTHER_LABELS) and node.dependencies()
+        isinstance(node, _DelayedExpr)  # the values of `isin`
+        or (
+            (isinstance(node, Elemwise) and not isinstance(node, _OTHER_LABELS))
+            and node.dependencies()
+        )
         for node in _walk(expression, names)
     )
 
 
-def _walk(expression: Expr, stop: set[str]) -> Iterator[Expr]:
+def reads_index(expression: Expr, sources: Iterable[Expr]) -> bool:
+    """Return whether `expression` reads the index of one of `sources`, or of what is below."""
+    return any(isinstance(node, Index) for node in _walk(expression, (s._name for s in sources)))
+
+
+def of_same_rows(node: Expr) -> Iterator[Expr]:
+    """Yield `node` and all that it computes each of its rows from the same row of."""
+    yield node
+    if isinstance(node, Elemwise) and not isinstance(node, _OTHER_LABELS):
+        for below in node.dependencies():
+            if below.ndim > 0:
+                yield from of_same_rows(below)
+
+
+def _walk(expression: Expr, stop: Iterable[str]) -> Iterator[Expr]:
     stack, seen = [expression], set(stop)
     while stack:
         node = stack.pop()

@@ -20,7 +20,14 @@ from dask.dataframe.dask_expr._expr import (
 )
 from dask.dataframe.dask_expr._reductions import ApplyConcatApply
 
-from dask_embed.conditions import all_of, conditions_of, is_rowwise, reads_any
+from dask_embed.conditions import (
+    all_of,
+    conditions_of,
+    is_rowwise,
+    of_same_rows,
+    reads_any,
+    reads_index,
+)
 from dask_embed.operators.ranges import CALIBRATED
 from dask_embed.operators.together import keeping, parts_of, together
 from dask_embed.quantization import joined_ranges, partition_ranges, quantize_partition
@@ -81,7 +88,22 @@ class OperatorRows(Blockwise):
         """
         before, after = self.split(predicate, *sources)
         aligned = bool(before) and are_co_aligned(self.frame, *before)
-        return aligned and all(is_rowwise(part, sources) for part in after)
+        return (
+            aligned
+            and all(is_rowwise(part, sources) for part in after)
+            and all(self._may_go_before(part, sources) for part in before)
+        )
+
+    def _may_go_before(self, condition: Expr, sources: tuple[Expr, ...]) -> bool:
+        """Return whether a condition that reads no result holds of the same rows further down.
+
+        Dask joins filters that meet, and takes the index of filtered rows for a filtered index.
+        What cumulates, or reads the index, would then be of rows that the lower filter takes away.
+        """
+        rows = list(of_same_rows(self.frame))
+        if any(isinstance(node, Filter) for node in rows) and reads_index(condition, sources):
+            return False
+        return is_rowwise(condition, [*sources, *rows], scalars=True)
 
     def split(self, predicate: Expr, *sources: Expr) -> tuple[list[Expr], list[Expr]]:
         """Part the conditions of `predicate` into those that read no result and the others."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -113,6 +114,7 @@ EXPRESSIONS = {
     "filter by text": (lambda f: f[f.text.str.len() > 30][["chunk"]], LONG, False),
     "filter by index": (lambda f: f[f.index.to_series() < 6], 6, True),
     "two filters": (stacked, 4, True),
+    "one of several": (lambda f: f[f.lang.isin(["en"])], ENGLISH, True),
     "filter by result": (lambda f: f[f.chunk_index > 0][["id"]], ROWS, False),
     "filter by vector": (lambda f: f[f.embedding.notnull()][["id"]], ROWS, True),
     "result, then input": (stacked_on_a_result, ENGLISH, False),
@@ -351,6 +353,60 @@ def test_a_task_is_named_after_its_operator(out, pdf, model):
     assert plain._name.startswith("chunker-")
 
 
+def test_two_results_and_a_merge(out, eager):
+    """The plan of chunks and a part of them comes to an end."""
+
+    def both(frame):
+        return frame[["id", "chunk"]], frame[frame.weight > 3][["id", "lang"]]
+
+    for result, expected in zip(dask.compute(*both(out)), both(eager), strict=True):
+        assert_same_frame(result, expected)
+    (left, right), (expected_left, expected_right) = both(out), both(eager)
+    order = ["id", "chunk"]
+    merged = left.merge(right, on="id").compute().sort_values(order, ignore_index=True)
+    expected = expected_left.merge(expected_right, on="id")
+    assert_same_frame(merged, expected.sort_values(order, ignore_index=True))
+
+
+def test_filters_by_the_index_and_another(pdf, model):
+    """Before and after; labels repeat, as every chunk has that of its text."""
+    chunker = de.Chunker(model, max_tokens=8)
+    embedder = de.Embedder(model, column="chunk")
+
+    def by_index_last(frame):
+        known = frame[frame.lang.isin(["en", "de"])]
+        return known[known.index.to_series() > 5]
+
+    def by_index_first(frame):
+        later = frame[frame.index.to_series() > 5]
+        return later[later.chunk_tokens > 6]
+
+    lazy = chunker(dd.from_pandas(pdf, npartitions=2, sort=False))
+    eager = chunker(pdf)
+    assert_same_frame(by_index_last(embedder(lazy)).compute(), by_index_last(embedder(eager)))
+    expected = by_index_first(eager)
+    assert_same_frame(by_index_first(lazy).compute(), expected)
+    assert len(by_index_first(lazy)) == len(expected) > 0
+
+
+FILTERS = {
+    "result": lambda f: f[f.chunk_tokens > 6],
+    "other result": lambda f: f[f.chunk_index > 0],
+    "input": lambda f: f[f.weight > 2],
+    "index": lambda f: f[f.index.to_series() > 5],
+    "mean": lambda f: f[f.weight > f.weight.mean()],
+}
+
+
+@pytest.mark.parametrize("second", FILTERS)
+@pytest.mark.parametrize("first", FILTERS)
+def test_number_of_chunks_behind_two_filters(out, eager, first, second):
+    expected = FILTERS[second](FILTERS[first](eager))
+    lazy = FILTERS[second](FILTERS[first](out))
+    assert len(lazy) == len(expected) > 0
+    assert_same_frame(lazy.compute(), expected)
+
+
 STEPS = {
     "lang": lambda f, _: f[f.lang == "en"],
     "id": lambda f, n: f[f.id > n],
@@ -380,3 +436,6 @@ def test_any_sequence(out, eager, steps, kept, place):
             lazy, expected = lazy[columns], expected[columns]
         lazy, expected = STEPS[name](lazy, value), STEPS[name](expected, value)
     assert_same_frame(lazy[kept].compute(), expected[kept])
+    whole, part = dask.compute(lazy, lazy[lazy.id > place * 4][kept])
+    assert_same_frame(whole, expected)
+    assert_same_frame(part, expected[expected.id > place * 4][kept])
