@@ -1,4 +1,4 @@
-"""Register the accessor ``.ml`` with every dataframe library, as soon as it is imported."""
+"""Tell other libraries of this package, as soon as they are imported: ``.ml``, settings."""
 
 from __future__ import annotations
 
@@ -8,10 +8,18 @@ import wrapt
 
 
 def register() -> None:
-    """Add the accessor to each library: now if it is imported, else when it is."""
+    """Add accessor and settings to each library: now if it is imported, else when it is."""
+    # not left to the first use, which may be in a block of dask.config.set that ends
+    wrapt.register_post_import_hook(_settings, "dask.config")
     wrapt.register_post_import_hook(_pandas, "pandas")
     wrapt.register_post_import_hook(_cudf, "cudf")
     wrapt.register_post_import_hook(_dask, "dask.dataframe")
+
+
+def _settings(module: Any) -> None:
+    from dask_embed.config import DEFAULTS
+
+    module.update_defaults(DEFAULTS)
 
 
 def _pandas(module: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -24,6 +24,24 @@ def positive_integer(name: str, value: Any, *, allow_none: bool = True) -> None:
         raise TypeError(f"{name} must be a positive integer, got {value!r}")
     if value < 1:
         raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+def integer_from_zero(name: str, value: Any) -> None:
+    """Raise unless `value` is zero or an integer above it."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be 0 or a positive integer, got {value!r}")
+    if value < 0:
+        raise ValueError(f"{name} must be 0 or a positive integer, got {value!r}")
+
+
+def known_options(name: str, given: Iterable[str], allowed: Sequence[str]) -> None:
+    """Raise TypeError unless all names of arguments are `allowed` for the function `name`."""
+    for option in given:
+        if option not in allowed:
+            raise TypeError(
+                f"{name} has no option {option!r}{meant(option, allowed)}; its options are "
+                f"{', '.join(allowed)}"
+            )
 
 
 def number_or_none(name: str, value: Any) -> None:

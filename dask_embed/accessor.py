@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import keyword
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dask_embed import operators
+from dask_embed._validation import known_options
 from dask_embed.operators import ColumnOperator
 
 Operator = TypeVar("Operator", bound=type[ColumnOperator])
@@ -16,6 +19,14 @@ class FrameAccessor:
 
     def __init__(self, frame: Any) -> None:
         self._frame = frame
+
+    def _append(self, operator: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        """Apply an operator, after a check of the names of its options."""
+        parameters = inspect.signature(operator).parameters.values()
+        if all(each.kind is not each.VAR_KEYWORD for each in parameters):
+            name = getattr(operator, "__name__", str(operator))
+            known_options(name, options, [each.name for each in parameters])
+        return operator(*args, **options)(self._frame)
 
     def embed(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append one embedding vector per text; lazy on a Dask DataFrame.
@@ -41,7 +52,7 @@ class FrameAccessor:
         TypeError, ValueError
             Before any work, if an argument, the column or the checkpoint does not fit.
         """
-        return operators.Embedder(model, column=column, **options)(self._frame)
+        return self._append(operators.Embedder, model, column=column, **options)
 
     def classify(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append the label of each text and its score; lazy on a Dask DataFrame.
@@ -55,7 +66,7 @@ class FrameAccessor:
         **options
             See `dask_embed.Classifier`.
         """
-        return operators.Classifier(model, column=column, **options)(self._frame)
+        return self._append(operators.Classifier, model, column=column, **options)
 
     def classify_zero_shot(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append the label, of any, that fits each text best; lazy on a Dask DataFrame.
@@ -69,7 +80,7 @@ class FrameAccessor:
         **options
             See `dask_embed.ZeroShotClassifier`.
         """
-        return operators.ZeroShotClassifier(model, column=column, **options)(self._frame)
+        return self._append(operators.ZeroShotClassifier, model, column=column, **options)
 
     def classify_tokens(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append the labelled spans of each text, such as names; lazy on a Dask DataFrame.
@@ -83,7 +94,7 @@ class FrameAccessor:
         **options
             See `dask_embed.TokenClassifier`.
         """
-        return operators.TokenClassifier(model, column=column, **options)(self._frame)
+        return self._append(operators.TokenClassifier, model, column=column, **options)
 
     def rerank(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append how well each text answers a query; lazy on a Dask DataFrame.
@@ -97,7 +108,7 @@ class FrameAccessor:
         **options
             See `dask_embed.Reranker`.
         """
-        return operators.Reranker(model, column=column, **options)(self._frame)
+        return self._append(operators.Reranker, model, column=column, **options)
 
     def fill_mask(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append the most likely tokens for the mask in each text; lazy on a Dask DataFrame.
@@ -111,7 +122,7 @@ class FrameAccessor:
         **options
             See `dask_embed.MaskFiller`.
         """
-        return operators.MaskFiller(model, column=column, **options)(self._frame)
+        return self._append(operators.MaskFiller, model, column=column, **options)
 
     def answer(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append the answer that each text gives to a question; lazy on a Dask DataFrame.
@@ -125,7 +136,7 @@ class FrameAccessor:
         **options
             `question` or `question_column`, and the others of `dask_embed.QuestionAnswerer`.
         """
-        return operators.QuestionAnswerer(model, column=column, **options)(self._frame)
+        return self._append(operators.QuestionAnswerer, model, column=column, **options)
 
     def score(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append how likely a language model takes texts to be; lazy on a Dask DataFrame.
@@ -139,7 +150,7 @@ class FrameAccessor:
         **options
             `candidates` or `candidates_column`, and the others of `dask_embed.Scorer`.
         """
-        return operators.Scorer(model, column=column, **options)(self._frame)
+        return self._append(operators.Scorer, model, column=column, **options)
 
     def generate(self, prompt: str | None = None, *, model: Any, **options: Any) -> Any:
         """Append the text that a model writes behind a prompt; lazy on a Dask DataFrame.
@@ -154,7 +165,7 @@ class FrameAccessor:
         **options
             `max_new_tokens`, `do_sample`, `stop`, `chat` and others of `dask_embed.Generator`.
         """
-        return operators.Generator(model, prompt=prompt, **options)(self._frame)
+        return self._append(operators.Generator, model, prompt=prompt, **options)
 
     def tokenize(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append the token ids of each text and their number; lazy on a Dask DataFrame.
@@ -168,7 +179,7 @@ class FrameAccessor:
         **options
             See `dask_embed.Tokenizer`.
         """
-        return operators.Tokenizer(model, column=column, **options)(self._frame)
+        return self._append(operators.Tokenizer, model, column=column, **options)
 
     def chunk(self, column: str = "text", *, model: Any, late: bool = False, **options: Any) -> Any:
         """Cut each text into rows of a limited number of tokens; lazy on a Dask DataFrame.
@@ -190,7 +201,7 @@ class FrameAccessor:
             Of the same kind with one row for each chunk; index and other columns are repeated.
         """
         operator = operators.LateChunkEmbedder if late else operators.Chunker
-        return operator(model, column=column, **options)(self._frame)
+        return self._append(operator, model, column=column, **options)
 
     def linear_head(self, column: str = "embedding", *, weights: Any, **options: Any) -> Any:
         """Append the label that a linear layer gives each vector; lazy on a Dask DataFrame.
@@ -204,7 +215,7 @@ class FrameAccessor:
         **options
             See `dask_embed.LinearHead`.
         """
-        return operators.LinearHead(weights, column=column, **options)(self._frame)
+        return self._append(operators.LinearHead, weights, column=column, **options)
 
     def similarity(self, column: str = "embedding", *, prototypes: Any, **options: Any) -> Any:
         """Append the nearest of fixed prototypes to each vector; lazy on a Dask DataFrame.
@@ -218,7 +229,7 @@ class FrameAccessor:
         **options
             See `dask_embed.Similarity`.
         """
-        return operators.Similarity(prototypes, column=column, **options)(self._frame)
+        return self._append(operators.Similarity, prototypes, column=column, **options)
 
 
 class DaskAccessor(FrameAccessor):
@@ -272,7 +283,7 @@ def register_operator(name: str, operator: Operator) -> Operator:
         raise ValueError(f"name {name!r} is taken by a method of .ml; choose another")
 
     def append(self: FrameAccessor, *args: Any, **options: Any) -> Any:
-        return operator(*args, **options)(self._frame)
+        return self._append(operator, *args, **options)
 
     append.__name__, append.__doc__ = name, operator.__doc__
     append._operator = operator  # type: ignore[attr-defined]

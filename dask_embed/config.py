@@ -2,17 +2,72 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import dask.config
 import yaml
 
-dask.config.update_defaults(
-    yaml.safe_load((Path(__file__).parent / "embed.yaml").read_text("utf8"))
-)
+from dask_embed._validation import meant
+
+# This module may be imported while Dask is: `dask_embed._registration` does so.
+DEFAULTS = yaml.safe_load((Path(__file__).parent / "embed.yaml").read_text("utf8"))
 
 
 def get(name: str) -> Any:
-    """Return the setting ``embed.<name>``."""
-    return dask.config.get(f"embed.{name}")
+    """Return the setting ``embed.<name>``: a number of bytes, or tokens by kind of device.
+
+    What the configuration does not hold is as packaged: `dask.config.set` drops the defaults when
+    its block ends, if they were merged within it.
+
+    Raises
+    ------
+    ValueError
+        If the value cannot be used.
+    """
+    import dask.config
+
+    default = DEFAULTS["embed"][name]
+    given = dask.config.get(f"embed.{name}", default)
+    return _tokens(name, given, default) if isinstance(default, dict) else _bytes(name, given)
+
+
+def check() -> None:
+    """Raise ValueError unless all settings can be used."""
+    for name in DEFAULTS["embed"]:
+        get(name)
+
+
+def _bytes(name: str, given: Any) -> int:
+    from dask.utils import parse_bytes
+
+    # "" and "MiB" are one byte and one MiB to Dask
+    is_size = isinstance(given, str) and any(map(str.isdigit, given))
+    if is_size or (isinstance(given, int | float) and not isinstance(given, bool)):
+        try:
+            parsed = parse_bytes(given)
+        except (ValueError, OverflowError):
+            parsed = -1
+        if parsed >= 0:
+            return parsed
+    raise ValueError(
+        f"embed.{name} must be a number of bytes, at least 0, such as 50331648 or '48MiB'; got "
+        f"{given!r}"
+    )
+
+
+def _tokens(name: str, given: Any, default: dict[str, int]) -> dict[str, int]:
+    if not isinstance(given, Mapping):
+        raise ValueError(
+            f"embed.{name} must map kinds of device ({', '.join(default)}) to positive integers; "
+            f"got {given!r}"
+        )
+    for device, tokens in given.items():
+        if device not in default:
+            raise ValueError(
+                f"embed.{name} must be of the kinds of device {', '.join(default)}; got "
+                f"{device!r}{meant(device, list(default))}"
+            )
+        if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
+            raise ValueError(f"embed.{name}.{device} must be a positive integer, got {tokens!r}")
+    return {**default, **given}

@@ -18,7 +18,6 @@ from dask.dataframe.dask_expr._expr import (
     determine_column_projection,
     is_filter_pushdown_available,
 )
-from dask.dataframe.dask_expr._reductions import ApplyConcatApply
 
 from dask_embed.conditions import (
     all_of,
@@ -28,9 +27,7 @@ from dask_embed.conditions import (
     reads_any,
     reads_index,
 )
-from dask_embed.operators.ranges import CALIBRATED
 from dask_embed.operators.together import keeping, parts_of, together
-from dask_embed.quantization import joined_ranges, partition_ranges, quantize_partition
 
 if TYPE_CHECKING:
     from dask_embed.operators.base import ColumnOperator, FrameOperator
@@ -253,78 +250,3 @@ def dependents_of(node: Expr, dependents: Any) -> set[str]:
     """Return the names of the expressions that read `node`."""
     found = [reference() for reference in dependents[node._name]]
     return {each._name for each in found if each is not None}
-
-
-def quantize_lazily(frame: Any, ranges: Any, column: str, precision: str) -> Any:
-    """Return the Dask DataFrame with a vector column in another precision.
-
-    Without `ranges`, precisions that need them are calibrated over the whole column.
-    """
-    if ranges is None and precision in CALIBRATED:
-        ranges = ranges_lazily(frame[[column]], column).expr
-    return new_collection(Quantize(frame, ranges, column, precision))
-
-
-def ranges_lazily(frame: Any, column: str) -> Any:
-    """Return the lowest and highest values of a vector column as a lazy Series."""
-    return new_collection(Ranges(frame, column))
-
-
-class Ranges(ApplyConcatApply):
-    """Lowest and highest value of each dimension of a vector column, over all partitions."""
-
-    _parameters = ["frame", "column"]  # noqa: RUF012
-
-    ndim = 0  # Dask broadcasts what has no dimension: frames that share it stay aligned
-
-    @property
-    def chunk_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
-        return {"column": self.column}
-
-    @staticmethod
-    def chunk(partition: Any, column: str) -> Any:
-        return partition_ranges(partition[column])
-
-    @classmethod
-    def combine(cls, parts: list[Any]) -> Any:
-        return joined_ranges(parts)
-
-    @classmethod
-    def aggregate(cls, parts: list[Any]) -> Any:
-        return joined_ranges(parts)
-
-    @functools.cached_property
-    def _meta(self) -> Any:
-        return partition_ranges(self.frame._meta[self.column])
-
-    def _divisions(self) -> tuple[None, None]:
-        return (None, None)
-
-
-class Quantize(Blockwise):
-    """`frame` with a vector column in another precision.
-
-    Not element-wise: with ranges that are calibrated every row depends on all of them, so no
-    filter may pass below.
-    """
-
-    _parameters = ["frame", "ranges", "column", "precision"]  # noqa: RUF012
-    operation = staticmethod(quantize_partition)
-
-    @functools.cached_property
-    def _meta(self) -> Any:
-        ranges = self.operand("ranges")
-        ranges = ranges._meta if isinstance(ranges, Expr) else ranges
-        return quantize_partition(self.frame._meta, ranges, self.column, self.precision)
-
-    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
-        if not isinstance(parent, Projection):
-            return None
-        wanted = wanted_columns(self, parent, dependents)
-        if self.column not in wanted:
-            return type(parent)(self.frame, *parent.operands[1:])
-        needed = [column for column in self.frame.columns if column in wanted]
-        if needed == self.frame.columns:
-            return None
-        narrowed = type(self)(Projection(self.frame, needed), *self.operands[1:])
-        return type(parent)(narrowed, *parent.operands[1:])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import socket
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -113,20 +114,41 @@ def stats(client: Any = None) -> pd.DataFrame:
         ``batches``, ``splits``, and ``tokenize_seconds``, ``forward_seconds``,
         ``convert_seconds`` and ``waiting_seconds``; see
         `dask_embed.inference.stats.PartitionStats`. Each process keeps its latest 10,000
-        partitions.
+        partitions. A worker that does not answer is left out, with a warning.
+
+    Raises
+    ------
+    ValueError
+        If the client is asynchronous.
     """
     from dask_embed.inference.stats import PartitionStats
 
     found = {_this_process(): ("", _records())}
     client = client or _current_client()
     if client is not None:
-        for address, (process, records) in client.run(_process_records).items():
+        for address, (process, records) in _answers(client).items():
             found.setdefault(process, (address, records))
     rows = [
         {"worker": worker, **record} for worker, records in found.values() for record in records
     ]
     names = ["worker", *(field.name for field in dataclasses.fields(PartitionStats))]
     return pd.DataFrame(rows, columns=names)
+
+
+def _answers(client: Any) -> dict[str, tuple[tuple[str, int], list[dict[str, Any]]]]:
+    """Return what `_process_records` gives on each worker, by its address."""
+    if client.asynchronous:
+        raise ValueError(
+            "stats waits for the workers, so it needs a synchronous client, got the asynchronous "
+            f"{client!r}; outside of its event loop call stats(client=distributed.Client(address))"
+        )
+    answers = client.run(_process_records, on_error="return")
+    for address, answer in answers.items():
+        if isinstance(answer, BaseException):
+            warnings.warn(
+                f"the statistics of worker {address} are left out: {answer!r}", stacklevel=3
+            )
+    return {a: answer for a, answer in answers.items() if not isinstance(answer, BaseException)}
 
 
 def _process_records() -> tuple[tuple[str, int], list[dict[str, Any]]]:

@@ -65,7 +65,7 @@ def quantize(frame: Any, column: str, precision: str, *, ranges: Any = None) -> 
         if ranges is None and precision in CALIBRATED:
             ranges = calibration_ranges(frame[column])
         return quantize_partition(frame, ranges, column, precision)
-    from dask_embed.expr import quantize_lazily
+    from dask_embed.quantize_expr import quantize_lazily
 
     return quantize_lazily(frame, ranges, column, precision)
 
@@ -84,7 +84,7 @@ def calibration_ranges(series: Any) -> np.ndarray:
         float32, shape (2, dimension); zeros where there is no vector.
     """
     if hasattr(series, "expr"):
-        from dask_embed.expr import ranges_lazily
+        from dask_embed.quantize_expr import ranges_lazily
 
         dimension = to_array(series._meta).shape[1]
         found = ranges_lazily(series.to_frame(), series.name).compute()

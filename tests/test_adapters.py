@@ -355,3 +355,15 @@ def test_without_peft_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyP
     )
     with pytest.raises(ModuleNotFoundError, match=r"package peft.*dask-embed\[adapters\]"):
         de.Embedder(model_with(root, "bert"), column="text")(pd.DataFrame({"text": TEXTS}))
+
+
+def test_a_damaged_adapter_is_named_on_the_client(root: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(adapter(root, "bert"), tmp_path / "adapter"))
+    weights = copied / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    spec = de.Model(str(base_folder(root, "bert")), adapter=copied)
+    frame = dd.from_pandas(pd.DataFrame({"text": TEXTS}), npartitions=1)
+    with pytest.raises(ValueError, match=r"of adapter .* is cut short") as caught:
+        de.Embedder(spec, column="text")(frame)
+    assert str(copied) in str(caught.value)
+    assert repr(weights.name) in str(caught.value)

@@ -341,6 +341,96 @@ def test_a_missing_pooler_is_no_error(bases: dict[str, Path], tmp_path: Path) ->
     assert_close(embed(folder), embed(bases["bert"]))
 
 
+def client(folder: Path) -> str:
+    """Return the message of the error on the client, of one line that names the folder."""
+    frame = dd.from_pandas(pd.DataFrame({"text": TEXTS}), npartitions=2)
+    with pytest.raises(ValueError, match="of checkpoint") as caught:
+        de.Embedder(str(folder), column="text")(frame)
+    message = str(caught.value)
+    assert str(folder) in message
+    assert "\n" not in message
+    return message
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "empty": (lambda whole: b"", "is cut short: 0 bytes of at least 8"),
+    "length": (lambda whole: whole[:7], "is cut short: 7 bytes of at least"),
+    "header": (lambda whole: whole[:500], "is cut short: 500 bytes of at least"),
+    "half": (lambda whole: whole[: len(whole) // 2], "is cut short: {half} bytes of {size};"),
+    "one byte": (lambda whole: whole[:-1], "is cut short: {less} bytes of {size};"),
+    "one more": (lambda whole: whole + b"0", "is too long: {more} bytes of {size};"),
+    "a pointer": (lambda whole: b"version https://git-lfs.github.com/spec/v1", "Git LFS"),
+    "no json": (lambda whole: whole[:8] + b"x" + whole[9:], "a header that is no index"),
+    "no index": (lambda whole: (2).to_bytes(8, "little") + b"[]", "a header that is no index"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_named_on_the_client(
+    bases: dict[str, Path], tmp_path: Path, damage: str
+) -> None:
+    folder = copy_of(bases["bert"], tmp_path / "copy")
+    whole = (folder / "model.safetensors").read_bytes()
+    change, message = DAMAGES[damage]
+    (folder / "model.safetensors").write_bytes(change(whole))
+    size = len(whole)
+    wanted = message.format(size=size, half=size // 2, less=size - 1, more=size + 1)
+    given = client(folder)
+    assert "'model.safetensors'" in given
+    assert wanted in given
+
+
+def test_a_damaged_shard_is_named_on_the_client(bases: dict[str, Path], tmp_path: Path) -> None:
+    folder = copy_of(bases["bert"], tmp_path / "copy")
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    places: dict[str, str] = {}
+    for number in range(2):
+        file = f"model-0000{number + 1}-of-00002.safetensors"
+        part = {name: weights[name] for name in names[number::2]}
+        save_file(part, folder / file, metadata={"format": "pt"})
+        places |= dict.fromkeys(part, file)
+    index = {"metadata": {}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "unused.safetensors").write_bytes(b"")
+    assert_close(embed(folder), embed(bases["bert"]))
+    shard = folder / "model-00002-of-00002.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-100])
+    assert f"'{shard.name}'" in client(folder)
+    assert f"{len(whole) - 100} bytes of {len(whole)}" in client(folder)
+    shard.unlink()
+    assert f"'{shard.name}'" in client(folder)
+    assert "is missing" in client(folder)
+
+
+def test_a_damaged_module_is_named_on_the_client(sentence_folder: Any, tmp_path: Path) -> None:
+    folder = copy_of(sentence_folder("dense-tanh"), tmp_path / "copy")
+    file = folder / "2_Dense" / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    assert "'2_Dense/model.safetensors'" in client(folder)
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "deleted"])
+def test_a_tokenizer_that_cannot_be_loaded_is_named(
+    bases: dict[str, Path], tmp_path: Path, damage: str
+) -> None:
+    folder = copy_of(bases["bert"], tmp_path / "copy")
+    file = folder / "tokenizer.json"
+    if damage == "deleted":
+        file.unlink()
+    else:
+        file.write_bytes(file.read_bytes()[:1000] if damage == "cut" else b"")
+    with pytest.raises(ValueError, match=r"the tokenizer of model .* cannot be loaded") as caught:
+        embed(folder)
+    message = str(caught.value)
+    assert str(folder) in message
+    assert "\n" not in message
+    assert len(message) < 600 + 2 * len(str(folder))
+    assert caught.value.__cause__ is not None
+
+
 def test_weights_of_another_shape_are_an_error(bases: dict[str, Path], tmp_path: Path) -> None:
     folder = copy_of(bases["bert"], tmp_path / "copy")
     edit_json(folder / "config.json", intermediate_size=40)

@@ -268,6 +268,9 @@ def test_rows_that_cannot_be_cut(folder):
     ("options", "message"),
     [
         ({"max_tokens": 2}, "max_tokens must be more than the 2 special tokens"),
+        ({"overlap": -1}, "overlap must be 0 or a positive integer, got -1"),
+        ({"overlap": False}, "overlap must be 0 or a positive integer, got False"),
+        ({"overlap": 1.5}, "overlap must be 0 or a positive integer, got 1.5"),
         ({"max_tokens": 9, "overlap": 7}, "overlap=7 together; got 9"),
         ({"max_tokens": 65}, "at most 64, the positions"),
         ({"boundaries": "lines"}, "boundaries must be one of"),
@@ -277,7 +280,7 @@ def test_rows_that_cannot_be_cut(folder):
 )
 def test_bad_arguments(folder, options, message):
     """They are errors on the client, before any work."""
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         Chunker(folder, **options)(dd.from_pandas(frame_of(), npartitions=2))
 
 

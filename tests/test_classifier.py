@@ -239,12 +239,21 @@ def test_threshold_of_several_labels_at_a_time(checkpoint, reference, top_k):
 
 def test_a_threshold_that_no_label_reaches(checkpoint):
     """Empty lists for several labels at a time, null for one of several; both have their type."""
-    multi = Classifier(checkpoint("bert", "multi"), threshold=1.1)(FRAME)
+    multi = Classifier(checkpoint("bert", "multi"), threshold=1)(FRAME)
     nulls = FRAME["text"].isna().tolist()
     assert values_of(multi["label"]) == [None if null else [] for null in nulls]
-    single = Classifier(checkpoint("bert"), threshold=1.1)(FRAME)
+    single = Classifier(checkpoint("bert"), threshold=1.0)(FRAME)
     assert single["label"].isna().all()
     assert single["label"].dtype == "str"
+
+
+def test_a_threshold_of_logits_is_any_number(checkpoint):
+    """They are no probabilities: the best ones of this model lie between -1 and 2."""
+    folder = checkpoint("bert")
+    every = Classifier(folder, function_to_apply="none", threshold=-1)(FRAME)
+    none = Classifier(folder, function_to_apply="none", threshold=2)(FRAME)
+    assert every["label"].isna().tolist() == FRAME["text"].isna().tolist()
+    assert none["label"].isna().all()
 
 
 def test_a_multi_label_model_without_a_threshold_gives_its_best_label(checkpoint):
@@ -385,6 +394,11 @@ def test_labels_without_a_name(tmp_path):
         ({"threshold": "high"}, "threshold must be a number, got 'high'"),
         ({"threshold": float("nan")}, "threshold must be a finite number, got nan"),
         ({"threshold": float("inf")}, "threshold must be a finite number, got inf"),
+        ({"threshold": 2}, "threshold must be from 0 to 1, as scores of softmax are; got 2"),
+        (
+            {"threshold": -0.1, "function_to_apply": "sigmoid"},
+            "threshold must be from 0 to 1, as scores of sigmoid are; got -0.1",
+        ),
         ({"function_to_apply": "sofmax"}, "did you mean 'softmax'"),
         ({"score": "label"}, "output columns must differ"),
         ({"scores": "label_score"}, "output columns must differ"),

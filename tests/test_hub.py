@@ -198,6 +198,115 @@ def test_trained_weights_of_a_large_file_change_the_fingerprint(tmp_path: Path) 
     assert fingerprint(tmp_path / "0") != fingerprint(tmp_path / "1")
 
 
+def test_a_linear_probe_saved_again_changes_the_fingerprint(tmp_path: Path) -> None:
+    """The head is a few numbers of a file of many: all are read, up to 64 MiB."""
+    import torch
+
+    weights = {"score.weight": torch.zeros(8, 384), "table": torch.zeros(28_000, 384)}
+    found = []
+    for value in (0.0, 1e-3):
+        weights["score.weight"][5, 200] = value
+        save_file(weights, tmp_path / "model.safetensors")
+        found.append(fingerprint(tmp_path))
+    assert found[0] != found[1]
+
+
+SIZES = {"scale": 1, "score.weight": 768, "bias": 5000, "query": 60_000, "table": 2_000_000}
+SIZES |= {"wide": 1_500_000, "up": 1_100_000}
+
+
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+@pytest.mark.parametrize("name", SIZES)
+def test_a_changed_value_of_any_tensor_changes_the_fingerprint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, place: str
+) -> None:
+    """Of tensors that are too large to be read whole, too."""
+    import torch
+
+    monkeypatch.setattr("dask_embed.models.hub._WHOLE_BYTES", 1 << 20)
+    weights = {name: torch.zeros(size) for name, size in SIZES.items()}
+    save_file(weights, tmp_path / "model.safetensors")
+    before = fingerprint(tmp_path)
+    size = SIZES[name]
+    weights[name][{"first": 0, "middle": size // 2, "last": size - 1}[place]] = 1e-3
+    save_file(weights, tmp_path / "model.safetensors")
+    assert fingerprint(tmp_path) != before
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_many_tensors_beyond_what_is_read_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shards: int
+) -> None:
+    """Every one of them is sampled; and another order of them in the file shows in its header."""
+    import torch
+
+    monkeypatch.setattr("dask_embed.models.hub._WHOLE_BYTES", 1 << 16)
+    monkeypatch.setattr("dask_embed.models.hub._BLOCKS", 12)
+    names = [f"layer.{number}" for number in range(15)]
+
+    def save(changed: str | None, first: float = 0.0) -> str:
+        for shard in range(shards):
+            weights = {name: torch.full((9000,), first) for name in names[shard::shards]}
+            if changed in weights:
+                weights[changed][4500] = 1e-3
+            save_file(weights, tmp_path / f"model-{shard}.safetensors")
+        return fingerprint(tmp_path)
+
+    assert len({save(name) for name in (None, *names)}) == 16
+
+
+def test_pickled_weights_are_told_apart_by_their_checksums(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr("dask_embed.models.hub._WHOLE_BYTES", 1 << 20)
+    weights = {"table": torch.zeros(8_000_000)}
+    weights |= {f"layer.{number}.bias": torch.zeros(8) for number in range(200)}
+    found = set()
+    for place in (None, 0, 1_000_003, 3_456_789, 7_999_999):
+        weights["table"].zero_()
+        if place is not None:
+            weights["table"][place] = 1e-3
+        torch.save(weights, tmp_path / "pytorch_model.bin")
+        found.add(fingerprint(tmp_path))
+    assert len(found) == 5
+
+
+def test_a_large_vocabulary_counts_in_full(tmp_path: Path) -> None:
+    words = [f"word{number:07}" for number in range(400_000)]
+    found = set()
+    for place in (None, 3, 123_457, 399_999):
+        changed = words if place is None else [*words[:place], "other000000", *words[place + 1 :]]
+        (tmp_path / "vocab.txt").write_text("\n".join(changed))
+        found.add(fingerprint(tmp_path))
+    assert len(found) == 4
+
+
+def test_an_unchanged_file_is_read_once(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And one that was saved again is read anew, though its size and time are as before."""
+    file = copied / "model.safetensors"
+    for path in copied.iterdir():
+        os.utime(path, (1_000_000_000, 1_000_000_000))
+    read: list[Path] = []
+    opened = Path.open
+
+    def counted(path: Path, *arguments: Any, **options: Any) -> Any:
+        read.append(path)
+        return opened(path, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", counted)
+    before = fingerprint(copied)
+    assert file in read
+    read.clear()
+    assert fingerprint(copied) == before
+    assert read == []
+    change_weight(file)
+    os.utime(file, (1_000_000_000, 1_000_000_000))
+    assert fingerprint(copied) != before
+    assert set(read) == {file}
+
+
 def test_another_revision_of_a_folder_is_an_error(bert: Path, copied: Path) -> None:
     pinned = de.Embedder(str(copied), column="text").pinned()
     assert pinned.model.revision == fingerprint(bert)

@@ -23,7 +23,7 @@ def _as_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(malloc, "_least", float("inf"))
 
 
-def resident_after(sizes: list[int], monkeypatch: pytest.MonkeyPatch, kept: int) -> list[int]:
+def resident_after(sizes: list[int], monkeypatch: pytest.MonkeyPatch, kept: int | str) -> list[int]:
     """Go through so many resident MiB; giving back leaves half. Return which gave back."""
     given_back: list[int] = []
     now = 0
@@ -60,6 +60,11 @@ def test_memory_is_given_back_once_it_grew(
 
 def test_nothing_is_done_where_malloc_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert resident_after([100, 1000, 10000], monkeypatch, 0) == []
+
+
+@needs_glibc
+def test_a_size_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert resident_after([100, 110, 133, 98], monkeypatch, "32MiB") == [133]
 
 
 def test_nothing_is_done_where_the_system_does_not_tell(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tiny
 
 import dask_embed as de
 
@@ -186,3 +189,112 @@ def test_only_what_is_asked_for_is_read_back(folder: Path) -> None:
     read = de.read_parquet(folder, columns=["id"], filters=[("id", "<", 5)]).compute()
     assert read.columns.tolist() == ["id"]
     assert sorted(read["id"]) == [0, 1, 2, 3, 4]
+
+
+# ------------------------------------------------------------------------------------- appending
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.save("bert", tmp_path_factory.mktemp("append") / "bert")
+
+
+@pytest.fixture(scope="module")
+def cased(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another model with vectors of as many values."""
+    return tiny.save("bert", tmp_path_factory.mktemp("append") / "cased", lowercase=False)
+
+
+def _numbers(start: int, stop: int) -> dd.DataFrame:
+    rows = range(start, stop)
+    texts = [f"Number {row}" for row in rows]
+    frame = pd.DataFrame({"id": rows, "text": texts, "odd": [row % 2 for row in rows]}, index=rows)
+    return dd.from_pandas(frame, npartitions=2)
+
+
+def _embedded(start: int, stop: int, model: Path, **settings: object) -> dd.DataFrame:
+    model = de.Model(str(model), device="cpu")
+    return _numbers(start, stop).ml.embed("text", model=model, **settings)
+
+
+@pytest.mark.parametrize("columns", [["id", "text", "odd", "embedding"], ["embedding", "id"]])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"write_index": False}, {"write_metadata_file": True}, {"partition_on": ["odd"]}],
+    ids=str,
+)
+def test_appended_vectors_are_read_with_those_before(
+    bert: Path, tmp_path: Path, options: dict[str, object], columns: list[str]
+) -> None:
+    if "partition_on" in options:
+        columns = [*dict.fromkeys([*columns, "odd"])]
+    for rows in ((0, 6), (100, 107)):
+        frame = _embedded(*rows, bert)[columns]
+        frame.ml.to_parquet(tmp_path / "out", append=True, **options)
+    whole = [_embedded(*rows, bert)[columns].compute() for rows in ((0, 6), (100, 107))]
+    expected = pd.concat(whole)
+    plain = pd.read_parquet(tmp_path / "out").sort_values("id")
+    read = de.read_parquet(tmp_path / "out").compute().sort_values("id")
+    for given in (plain, read):
+        assert set(given.columns) == set(columns)
+        assert given["id"].tolist() == expected["id"].tolist()
+    if options.get("write_index", True):
+        assert plain.index.tolist() == expected.index.tolist()
+    assert read["embedding"].dtype == expected["embedding"].dtype
+    vectors = np.stack(expected["embedding"])
+    np.testing.assert_allclose(np.stack(plain["embedding"]), vectors, atol=1e-6)
+    np.testing.assert_allclose(de.to_array(read["embedding"]), vectors, atol=1e-6)
+
+
+def test_a_copied_model_may_append(bert: Path, tmp_path: Path) -> None:
+    """Where the folder of a model lies does not change its vectors."""
+    copied = Path(shutil.copytree(bert, tmp_path / "copied"))
+    _embedded(0, 4, bert).ml.to_parquet(tmp_path / "out")
+    _embedded(10, 14, copied).ml.to_parquet(tmp_path / "out", append=True)
+    assert len(pd.read_parquet(tmp_path / "out")) == 8
+
+
+def test_another_model_must_not_append(bert: Path, cased: Path, tmp_path: Path) -> None:
+    _embedded(0, 4, bert).ml.to_parquet(tmp_path / "out")
+    frame = _embedded(10, 14, cased)
+    _refused(frame, tmp_path / "out", "'embedding'", str(bert), str(cased), "Embedder")
+
+
+@pytest.mark.parametrize("settings", [{"normalize": True}, {"pooling": "max"}, {"prompt": "a "}])
+def test_another_setting_must_not_append(
+    bert: Path, tmp_path: Path, settings: dict[str, object]
+) -> None:
+    _embedded(0, 4, bert).ml.to_parquet(tmp_path / "out")
+    [(name, value)] = settings.items()
+    shown = {"normalize": "normalized=True", "pooling": "pooling=['max']"}
+    shown = shown.get(name, f"{name}={value!r}")
+    _refused(_embedded(10, 14, bert, **settings), tmp_path / "out", "'embedding'", shown)
+
+
+def test_vectors_of_unknown_origin_must_not_append(bert: Path, tmp_path: Path) -> None:
+    """Neither to those of a model, nor the other way round; to one another they may."""
+    _embedded(0, 4, bert).ml.to_parquet(tmp_path / "told")
+    _refused(de.read_parquet(tmp_path / "told"), tmp_path / "told", "nothing in the frame")
+    de.read_parquet(tmp_path / "told").ml.to_parquet(tmp_path / "untold")
+    _refused(_embedded(10, 14, bert), tmp_path / "untold", "nothing in the files", str(bert))
+    untold = de.read_parquet(tmp_path / "untold")
+    untold.ml.to_parquet(tmp_path / "untold", append=True)
+    assert len(pd.read_parquet(tmp_path / "untold")) == 8
+
+
+def test_vectors_of_another_size_must_not_append(tmp_path: Path) -> None:
+    """Also where nothing says what made them."""
+    for size in (3, 4):
+        vectors = pd.array([np.ones(size, "f4")] * 2, pd.ArrowDtype(pa.list_(pa.float32(), size)))
+        frame = dd.from_pandas(pd.DataFrame({"v": vectors}), npartitions=1)
+        if size == 3:
+            frame.ml.to_parquet(tmp_path / "out")
+    _refused(frame, tmp_path / "out", "'v'", "[3]", "[4]")
+
+
+def _refused(frame: dd.DataFrame, path: Path, *named: str) -> None:
+    before = sorted(path.iterdir())
+    with pytest.raises(ValueError, match="append=True") as caught:
+        frame.ml.to_parquet(path, append=True, compute=False)
+    assert "\n" not in str(caught.value)
+    for part in (*named, str(path)):
+        assert part in str(caught.value)
+    assert sorted(path.iterdir()) == before

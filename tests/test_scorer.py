@@ -521,7 +521,7 @@ def test_next_tokens(folders, reference, name, path):
     ("options", "error", "message"),
     [
         ({"candidates": "yes"}, TypeError, "tuple of strings"),
-        ({"candidates": ("yes", 3)}, TypeError, "tuple of strings"),
+        ({"candidates": ("yes", 3)}, TypeError, "a candidate must be a string, got 3"),
         ({"candidates": ()}, ValueError, "not empty"),
         ({"candidates": ("yes", "")}, ValueError, "not empty"),
         ({"candidates": ("yes", "yes")}, ValueError, "must differ"),

@@ -100,7 +100,20 @@ def test_any_sequence_of_numbers(kind) -> None:
         ({"a": "text"}, {}, TypeError, "prototypes must map names to vectors"),
         ({3: [1.0]}, {}, TypeError, "prototypes must map names to vectors"),
         ({"a": [[1.0]]}, {}, TypeError, "prototypes must map names to vectors"),
-        ({"a": [np.nan]}, {}, TypeError, "prototypes must map names to vectors"),
+        (
+            {"north": [1.0, 2.0], "east": [np.nan, 8.125]},
+            {},
+            ValueError,
+            "^prototype 'east' holds NaN or infinite numbers$",
+        ),
+        ({"a": [np.inf]}, {"measure": "dot"}, ValueError, "^prototype 'a' holds NaN or infinite"),
+        (
+            {"a": [1.0], "zero": [0.0]},
+            {},
+            ValueError,
+            "^prototype 'zero' is zero, so it has no cos",
+        ),
+        ({"a": [1.0], "tiny": [1e-20]}, {}, ValueError, "^prototype 'tiny' is zero, so it has no"),
         (7, {}, TypeError, "prototypes must map names to vectors|not iterable"),
         ({"a": [1.0], "b": [1.0, 2.0]}, {}, ValueError, "must be of one dimension"),
         ({"a": []}, {}, ValueError, "must be of one dimension"),
@@ -122,6 +135,18 @@ def test_files_of_numbers_that_are_not_finite(tmp_path, number) -> None:
     save_file(vectors, tmp_path / "p.safetensors")
     with pytest.raises(ValueError, match=r"tensor 'east' of .*p.safetensors' holds NaN or infinit"):
         Similarity(tmp_path)(dd.from_pandas(vector_frame(), npartitions=2))
+
+
+def test_zero_prototypes(tmp_path) -> None:
+    """They have no cosine, also those of a file; dot product and distance they have."""
+    known = {"zero": np.zeros(DIMENSION, "float32"), **given_prototypes()}
+    save_file(known, tmp_path / "p.safetensors")
+    with pytest.raises(ValueError, match=r"tensor 'zero' of .*p.safetensors' is zero, so it has"):
+        Similarity(tmp_path)(dd.from_pandas(vector_frame(), npartitions=2))
+    for measure in ("dot", "euclidean"):
+        from_file = Similarity(tmp_path, measure=measure)(vector_frame())
+        given = Similarity(known, measure=measure)(vector_frame())
+        assert values_of(from_file["nearest_score"]) == values_of(given["nearest_score"])
 
 
 def test_prototypes_of_another_dimension() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import pytest
 import tiny
 import torch
 from clusters import cluster
-from distributed import Client
+from distributed import Client, LocalCluster
 from transformers import AutoModel, AutoTokenizer, MistralConfig
 
 import dask_embed as de
@@ -181,6 +183,55 @@ def test_in_process_workers_are_not_counted_twice(
             assert len(found) == 3
             assert found.rows.sum() == 5
             assert set(found.worker) == {""}
+
+
+ASKED: list[None] = []
+
+
+def one_fails() -> tuple[tuple[str, int], list[dict[str, Any]]]:
+    """What the first worker that is asked cannot tell."""
+    ASKED.append(None)
+    if len(ASKED) == 1:
+        raise OSError("no file handle is left")
+    return ("elsewhere", 1), [{"operator": "another", "rows": 11}]
+
+
+def test_a_worker_that_fails_is_left_out(
+    model: str, frame: pd.DataFrame, no_rayon: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And named; the others tell theirs."""
+    frame.ml.embed(model=model)
+    monkeypatch.setattr(sys.modules[__name__], "ASKED", [])
+    with cluster(2, 1, processes=False) as client:
+        workers = list(client.scheduler_info()["workers"])
+        monkeypatch.setattr("dask_embed.inspection._process_records", one_fails)
+        with pytest.warns(UserWarning, match="statistics of worker .* left out: OSError") as raised:
+            found = de.stats(client)
+    found = found[(found.model == model) | (found.operator == "another")]
+    assert found.rows.tolist() == [5, 11]
+    (left_out,) = [worker for worker in workers if worker in str(raised[0].message)]
+    assert found.worker.tolist() == ["", next(w for w in workers if w != left_out)]
+
+
+def test_an_asynchronous_client_is_refused(model: str) -> None:
+    """With what to do instead; nothing is left that was never awaited."""
+
+    async def ask() -> None:
+        async with (
+            LocalCluster(
+                n_workers=0,
+                processes=False,
+                asynchronous=True,
+                dashboard_address=None,
+                scheduler_port=0,
+            ) as local,
+            Client(local, asynchronous=True) as client,
+        ):
+            for given in (client, None):
+                with pytest.raises(ValueError, match=r"synchronous client, .*stats\(client="):
+                    de.stats(given)
+
+    asyncio.run(ask())
 
 
 @pytest.mark.slow

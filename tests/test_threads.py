@@ -146,6 +146,84 @@ def test_an_error_drops_what_has_not_begun() -> None:
     assert torch.get_num_threads() == own
 
 
+def test_a_lane_is_free_again_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch, a setting that cannot be used, or what gives memory back."""
+    lanes = Lanes(torch.device("cpu"), 1)
+    with dask.config.set({"embed.keep-freed-bytes": "much"}):
+        assert lanes.submit(lambda: 7).result(10) == 7
+    assert lanes._free == 1
+    monkeypatch.setattr("dask_embed.inference.lanes.give_back_freed_memory", lambda: 1 / 0)
+    assert lanes.submit(lambda: 7).result(10) == 7
+    with pytest.raises(TypeError):
+        lanes.submit(lambda: len(3)).result(10)
+    assert lanes._free == 1
+
+
+# -------------------------------------------------------------------------------------- processes
+FORKS = """
+import multiprocessing, sys, threading
+import numpy as np, pandas as pd, pyarrow as pa, torch
+import dask_embed as de
+from dask_embed.models import registry
+
+frame = pd.DataFrame({"text": [f"some words {i} " * 10 for i in range(100)]})
+near = de.Similarity({"a": [1.0, 0.0], "b": [0.0, 1.0]})
+vector = pd.Series([[1.0, 0.5]], dtype=pd.ArrowDtype(pa.list_(pa.float32())))
+
+def embedded():
+    return de.to_array(frame.ml.embed(model=sys.argv[1]).embedding)
+
+def nearest():
+    return near(pd.DataFrame({"embedding": vector}))["nearest"].tolist()
+
+def in_a_fork(work):
+    def child():
+        try:
+            found.put(work())
+        except Exception as error:
+            found.put(f"{type(error).__name__}: {error}")
+    context = multiprocessing.get_context("fork")
+    found = context.Queue()
+    process = context.Process(target=child, daemon=True)
+    process.start()
+    try:
+        return found.get(timeout=30)
+    finally:
+        process.kill()
+
+unused = in_a_fork(embedded)
+torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # by a team of threads
+expected = embedded()
+print(np.abs(unused - expected).max() < 1e-6)
+print(in_a_fork(embedded))
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with registry._lock:
+        held.set()
+        done.wait()
+
+threading.Thread(target=hold).start()
+held.wait()
+print(in_a_fork(nearest), in_a_fork(de.unload))
+done.set()
+print(de.unload() > 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_forked_processes(model: str) -> None:
+    """Before a model ran they work, afterwards they say why not; what needs none works always."""
+    command = [sys.executable, "-c", FORKS, model]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=150)
+    same, refused, others, unloaded = done.stdout.splitlines()[-4:]
+    assert same == "True"
+    assert refused.startswith("RuntimeError: this process was forked after a model ran in its pare")
+    assert refused.endswith("start workers with spawn or forkserver")
+    assert others == "['a'] 0"
+    assert unloaded == "True"
+
+
 # ------------------------------------------------------------------------------- threads that run
 class RunningThreads:
     """Sample which threads of some processes run or want to, this one left out."""

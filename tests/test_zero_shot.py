@@ -322,6 +322,8 @@ def test_on_long_error(checkpoint):
         ({"labels": ["ab", "ac"], "hypothesis_template": "{:.1}"}, "a sentence of its own"),
         ({"labels": ["\ud800"]}, "a hypothesis cannot be encoded as UTF-8"),
         ({"labels": ["a"], "threshold": float("nan")}, "threshold must be a finite number"),
+        ({"labels": ["a"], "threshold": 1.5}, "threshold must be from 0 to 1, .*; got 1.5"),
+        ({"labels": ["a", "b"], "threshold": -1}, "threshold must be from 0 to 1, .*; got -1"),
         ({"labels": ["a"], "multi_label": 1}, "multi_label must be one of True, False"),
         ({"labels": ["a"], "entailment_id": True}, "entailment_id must be the number of a label"),
         ({"labels": ["a"], "top_k": 2}, "top_k must be at most 1"),

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import torch
 
 from dask_embed.models.malloc import give_back_freed_memory
-from dask_embed.models.process import math_threads, set_math_threads
+from dask_embed.models.process import claim_process, math_threads, set_math_threads
 
 T = TypeVar("T")
 _lock = threading.Lock()
@@ -19,7 +19,14 @@ _lanes: dict[tuple[str, int], Lanes] = {}
 
 
 def lanes_of(device: torch.device) -> Lanes:
-    """Return this process's lanes of `device`: on a CPU as many as torch, or the worker, has."""
+    """Return this process's lanes of `device`: on a CPU as many as torch, or the worker, has.
+
+    Raises
+    ------
+    RuntimeError
+        In a process that was forked from one in which models ran.
+    """
+    claim_process()
     count = math_threads() if device.type == "cpu" else 1
     with _lock:
         key = (str(device), count)
@@ -79,10 +86,14 @@ class Lanes:
             set_math_threads(threads)
             return work()
         finally:
-            give_back_freed_memory()
-            with self._changed:
-                self._free += threads
-                self._changed.notify_all()
+            try:
+                # a setting that changed meanwhile is no reason to lose a batch
+                with contextlib.suppress(Exception):
+                    give_back_freed_memory()
+            finally:
+                with self._changed:
+                    self._free += threads
+                    self._changed.notify_all()
 
 
 class Jobs:

@@ -14,18 +14,55 @@ from typing import Any
 import dask.dataframe as dd
 import pandas as pd
 import pyarrow as pa
-from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
+import pyarrow.dataset as pa_dataset
+import pyarrow.parquet as pq
+from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine, _wrapped_fs
+from dask.utils import natural_sort_key
 
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_metadata
-from dask_embed.expr import OperatorRows, Quantize
+from dask_embed.expr import OperatorRows
 from dask_embed.operators.together import parts_of
+from dask_embed.quantize_expr import Quantize
 
 METADATA_KEY = "dask_embed"
+# Where a name may be that of a local folder or file, and what tells its content.
+_REVISIONS = {
+    "model": "revision",
+    "adapter": "adapter_revision",
+    "tokenizer": "tokenizer_revision",
+    "weights": "revision",
+    "prototypes": "revision",
+}
 
 
 class VectorEngine(ArrowDatasetEngine):
     """Dask's Arrow engine, with pandas metadata that every reader understands."""
+
+    @classmethod
+    def initialize_write(  # type: ignore[override]  # Dask names its arguments
+        cls,
+        df: Any,
+        fs: Any,
+        path: str,
+        append: bool = False,
+        schema: Any = "infer",
+        custom_metadata: Any = None,
+        **options: Any,
+    ) -> Any:
+        started = super().initialize_write(df, fs, path, schema=schema, **options)
+        if not append:
+            return started
+        written = _last_schema(fs, path)
+        if written is not None:
+            shared = [name for name in written.names if name in df.columns]
+            _require_same_origin(path, shared, written.metadata, custom_metadata)
+            _require_same_types(path, written, df)
+        # Dask compares names of types, and that of nested columns is ``object`` in files.
+        named = df.astype(dict.fromkeys(_nested_types(df), object))
+        # The schema is that of the frame as it is.
+        schema = started[-1]["schema"]
+        return super().initialize_write(named, fs, path, append=True, schema=schema, **options)
 
     @classmethod
     def _pandas_to_arrow_table(
@@ -59,6 +96,9 @@ def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any
     ------
     FileExistsError
         If the folder holds Parquet files and neither `overwrite` nor ``append`` is given.
+    ValueError
+        If ``append`` is given and the last file has other columns or types, or says that another
+        operator, model, revision or setting made a column.
 
     Notes
     -----
@@ -135,6 +175,70 @@ def _provenance(frame: Any) -> dict[str, Any]:
         if node.column in columns:
             columns[node.column]["precision"] = node.precision
     return {"version": __version__, "columns": columns}
+
+
+def _last_schema(filesystem: Any, path: str) -> pa.Schema | None:
+    """Return the schema of the file that was appended last, None of an empty folder."""
+    files = pa_dataset.dataset(path, filesystem=_wrapped_fs(filesystem), format="parquet").files
+    if not files:
+        return None
+    with filesystem.open(max(files, key=natural_sort_key), mode="rb") as file:
+        return pq.read_schema(file)
+
+
+def _nested_types(frame: Any) -> dict[str, pa.DataType]:
+    return {
+        name: dtype.pyarrow_dtype
+        for name, dtype in frame.dtypes.items()
+        if isinstance(dtype, pd.ArrowDtype) and pa.types.is_nested(dtype.pyarrow_dtype)
+    }
+
+
+def _require_same_types(path: str, written: pa.Schema, frame: Any) -> None:
+    for name, given in _nested_types(frame).items():
+        if name not in written.names:
+            continue  # Dask names all columns that differ
+        present = written.field(name).type
+        if _plainly_named(present) != _plainly_named(given):
+            raise ValueError(
+                f"append=True needs the types of the files in {path!r}: column {name!r} is "
+                f"{present} there, but {given} in the frame"
+            )
+
+
+def _require_same_origin(
+    path: str,
+    names: list[str],
+    written: dict[bytes, bytes] | None,
+    metadata: dict[str, str] | None,
+) -> None:
+    """Raise ValueError unless files and frame say the same about what made their columns."""
+    before = json.loads((written or {}).get(METADATA_KEY.encode(), b"{}"))
+    now = json.loads((metadata or {}).get(METADATA_KEY, "{}"))
+    for name in names:
+        there, here = (told.get("columns", {}).get(name, {}) for told in (before, now))
+        differing = _without_local_names(there).items() ^ _without_local_names(here).items()
+        if not differing:
+            continue
+        always = ["operator", "model", "revision"]
+        shown = dict.fromkeys([*always, *sorted(dict(differing))] if there and here else always)
+        told = [
+            ", ".join(f"{key}={made[key]!r}" for key in shown if key in made) or "nothing"
+            for made in (there, here)
+        ]
+        raise ValueError(
+            f"append=True would mix values of different origin in column {name!r} of {path!r}: "
+            f"what made it is {told[0]} in the files, but {told[1]} in the frame"
+        )
+
+
+def _without_local_names(made: dict[str, Any]) -> dict[str, str]:
+    """Return json of each setting; where a local folder lies does not count, its content does."""
+    return {
+        key: json.dumps(value, sort_keys=True)
+        for key, value in made.items()
+        if not str(made.get(_REVISIONS.get(key, ""))).startswith("local-")
+    }
 
 
 def _refuse_to_mix(path: str, storage_options: dict[str, Any] | None) -> None:

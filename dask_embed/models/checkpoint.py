@@ -7,8 +7,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask_embed.models.hub import locate
-from dask_embed.models.modules import Pooling, VectorModule, read_json, read_modules
+from dask_embed.models.hub import locate, require_whole
+from dask_embed.models.modules import (
+    Dense,
+    LayerNorm,
+    Pooling,
+    VectorModule,
+    read_json,
+    read_modules,
+)
 from dask_embed.models.sources import TOKENIZER_FILES, tokenizer_folder
 from dask_embed.models.spec import Model
 
@@ -212,6 +219,11 @@ def named_labels(labels: tuple[str, ...] | None) -> dict[str, Any]:
 
 def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
     folder = checkpoint.folder
+    files = _weight_files(folder)
+    for module in checkpoint.modules:
+        if isinstance(module, Dense | LayerNorm):
+            files += sorted((checkpoint.root / module.path).glob("*.safetensors"))
+    require_whole(files, checkpoint.root, "checkpoint")
     if any(folder.glob("*.safetensors")):
         return
     pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
@@ -224,6 +236,17 @@ def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
             "dask_embed.Model(..., allow_pickle=True)"
         )
     raise ValueError(f"checkpoint {str(folder)!r} holds no weights (*.safetensors)")
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors files of a transformer: one file, its shards, or whatever is there."""
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
+        return [folder / name for name in shards]
+    return sorted(folder.glob("*.safetensors"))
 
 
 def _require_known_settings(settings: dict[str, Any], folder: Path) -> None:

@@ -12,6 +12,7 @@ from dask.system import CPU_COUNT
 from dask_embed.models.malloc import keep_freed_memory
 
 _setting = threading.Lock()
+_user: int | None = None  # the process in which models run
 
 
 def worker_threads() -> int | None:
@@ -65,8 +66,29 @@ def _setting_of_new_threads() -> int:
     return counts[0]
 
 
+def claim_process() -> None:
+    """Note that models run in this process.
+
+    A fork of it has neither their threads nor those of torch's math, and would wait for them.
+
+    Raises
+    ------
+    RuntimeError
+        If this process is such a fork.
+    """
+    global _user
+    if _user is None:
+        _user = os.getpid()
+    if _user != os.getpid():
+        raise RuntimeError(
+            "this process was forked after a model ran in its parent, and would wait for threads "
+            "that are not in it; start workers with spawn or forkserver"
+        )
+
+
 def prepare_process(device: torch.device) -> None:
     """Set up this process before it loads its first model; later calls do nothing."""
+    claim_process()
     if device.type == "cpu":
         # texts are tokenized on the threads that compute; another team would be too many
         os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

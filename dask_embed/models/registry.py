@@ -10,6 +10,7 @@ initialization switches of torch while it runs.
 from __future__ import annotations
 
 import gc
+import os
 import threading
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ T = TypeVar("T")
 
 _lock = threading.RLock()
 _loaded: dict[Hashable, Any] = {}
+_inherited: list[dict[Hashable, Any]] = []
 
 
 def get_or_build(key: Hashable, build: Callable[[], T]) -> T:
@@ -67,3 +69,14 @@ def _release_memory() -> None:
     trim()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def _begin_anew() -> None:
+    """Forget in a forked process what threads that are not in it may have locked."""
+    global _lock, _loaded
+    _inherited.append(_loaded)  # not freed here: GPU memory and engines are the parent's
+    _lock, _loaded = threading.RLock(), {}
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

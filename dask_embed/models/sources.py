@@ -7,9 +7,10 @@ import json
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
-from dask_embed.models.hub import Kind, locate
+from dask_embed.models.hub import Kind, locate, require_whole
 from dask_embed.models.modules import read_json
 from dask_embed.models.options import WEIGHT_BITS
 from dask_embed.models.spec import Model
@@ -23,6 +24,7 @@ TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
 )
+_LONGEST_REASON = 300  # characters of what transformers says
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _ADAPTER = Kind("adapter", (ADAPTER_CONFIG,), "a PEFT adapter")
 _TOKENIZER = Kind("tokenizer", TOKENIZER_FILES, "a tokenizer")
@@ -166,7 +168,7 @@ def _is_installed(package: str) -> bool:
 
 
 def require_adapter(folder: Path) -> dict[str, Any]:
-    """Return the configuration of an adapter; raise ValueError for kinds that cannot run here."""
+    """Return the configuration of an adapter; raise ValueError for what cannot run here."""
     config = read_json(folder / ADAPTER_CONFIG)
     kind = config.get("peft_type")
     if kind in _VIRTUAL_TOKENS:
@@ -177,6 +179,7 @@ def require_adapter(folder: Path) -> dict[str, Any]:
     given = [name for name in _OWN_FORWARD if config.get(name)]
     if given:
         raise ValueError(f"adapter {str(folder)!r} sets {given[0]}, which is not supported")
+    require_whole(folder.glob(ADAPTER_WEIGHTS), folder, _ADAPTER.word)
     return config
 
 
@@ -189,12 +192,24 @@ def brings_a_head(model: Model) -> bool:
 
 
 def load_tokenizer(folder: Path, model: Model) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a folder."""
+    """Return the tokenizer of a folder.
+
+    Raises
+    ------
+    ValueError
+        If its files are damaged, or some are missing.
+    """
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(
-        folder, trust_remote_code=model.trust_remote_code, local_files_only=True
-    )
+    try:
+        return AutoTokenizer.from_pretrained(
+            folder, trust_remote_code=model.trust_remote_code, local_files_only=True
+        )
+    except Exception as error:  # tokenizers raise bare exceptions
+        reason = shorten(f"{type(error).__name__}: {error}", _LONGEST_REASON, placeholder=" ...")
+        raise ValueError(
+            f"the tokenizer of model {model.name!r} in {str(folder)!r} cannot be loaded: {reason}"
+        ) from error
 
 
 def _require_vocabulary(model: Model, checkpoint: Checkpoint) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from dask.utils import is_dataframe_like
 
+from dask_embed import config
 from dask_embed._validation import meant, one_of
 from dask_embed.columns import (
     Result,
@@ -121,7 +122,8 @@ class FrameOperator(abc.ABC):
         return self.pinned().apply(frame)
 
     def check(self, frame: Any) -> None:
-        """Raise unless the operator fits the columns of `frame` and its files."""
+        """Raise unless the settings, the columns of `frame` and the operator's files fit."""
+        config.check()
         names = list(frame.columns)
         for column in self.input_columns:
             if names.count(column) != 1:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer
+from dask_embed._validation import integer_from_zero, one_of, positive_integer
 from dask_embed.columns import (
     Result,
     append_columns,
@@ -84,8 +84,7 @@ class Chunker(FrameOperator):
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", Model.of(self.model))
         positive_integer("max_tokens", self.max_tokens)
-        if self.overlap != 0:
-            positive_integer("overlap", self.overlap, allow_none=False)
+        integer_from_zero("overlap", self.overlap)
         one_of("boundaries", self.boundaries, BOUNDARIES)
         one_of("keep_text", self.keep_text, (True, False))
         super().__post_init__()

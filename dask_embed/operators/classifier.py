@@ -47,6 +47,7 @@ class Classifier(LabelOperator):
         Only labels whose score is at least this. Of a classifier that chooses one of several
         labels, rows below it get null. Of one that gives several labels at a time (sigmoid), rows
         get a list of all labels that reach it, which may be empty, unless `top_k` says otherwise.
+        From 0 to 1 where scores are of softmax or sigmoid.
     function_to_apply : {"auto", "softmax", "sigmoid", "none"}
         From logits to scores. ``"auto"`` is what transformers' pipeline does: sigmoid for several
         labels at a time or a single one, softmax for one of several, none for regression.
@@ -89,8 +90,10 @@ class Classifier(LabelOperator):
         return (self.column,) if self.pair is None else (self.column, self.pair)
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
-        independent = self._function(checkpoint) == "sigmoid"
-        return self.label_types(labels_of(checkpoint), independent=independent)
+        function = self._function(checkpoint)
+        if function != "none":
+            self.require_probability(function)
+        return self.label_types(labels_of(checkpoint), independent=function == "sigmoid")
 
     def describe(self, checkpoint: Checkpoint) -> str:
         labels = labels_of(checkpoint)

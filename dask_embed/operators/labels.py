@@ -30,7 +30,7 @@ class LabelOperator(ModelOperator):
     threshold : float, optional
         Only labels whose score is at least this. A best label below it is null. Where scores do
         not depend on each other, so that several labels may be right, and `top_k` is not given,
-        rows get a list of all labels that reach it.
+        rows get a list of all labels that reach it. Where scores are probabilities, from 0 to 1.
     """
 
     output: str = "label"
@@ -54,6 +54,14 @@ class LabelOperator(ModelOperator):
 
     def provenance(self) -> dict[str, Any]:
         return {**super().provenance(), "top_k": self.top_k, "threshold": self.threshold}
+
+    def require_probability(self, function: str) -> None:
+        """Raise ValueError unless a score that `function` gives can be `threshold`."""
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise ValueError(
+                f"threshold must be from 0 to 1, as scores of {function} are; got "
+                f"{self.threshold!r}"
+            )
 
     def label_types(self, labels: Sequence[str], *, independent: bool) -> dict[str, pa.DataType]:
         """Return name and Arrow type of the result columns.

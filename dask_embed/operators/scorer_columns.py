@@ -24,18 +24,17 @@ def fixed_candidates(candidates: Any) -> tuple[str, ...] | None:
     """
     if candidates is None:
         return None
-    is_sequence = isinstance(candidates, list | tuple)
-    if not is_sequence or not all(isinstance(text, str) for text in candidates):
+    if not isinstance(candidates, list | tuple):
         raise TypeError(
             "candidates must be a tuple of strings (for a column of lists: candidates_column), "
             f"got {candidates!r}"
         )
+    for text in candidates:
+        usable_text("a candidate", text)
     if not candidates or not all(candidates):
         raise ValueError(f"candidates must be strings that are not empty, got {candidates!r}")
     if len(set(candidates)) != len(candidates):
         raise ValueError(f"candidates must differ, got {candidates!r}")
-    for text in candidates:
-        usable_text("a candidate", text)
     return tuple(candidates)
 
 

@@ -53,7 +53,8 @@ class Similarity(VectorOperator):
     Raises
     ------
     ValueError
-        Before any work, if prototypes differ in dimension among each other or from the column.
+        Before any work, if prototypes differ in dimension among each other or from the column,
+        hold NaN or infinite numbers, or are zero where the measure is cosine.
 
     Examples
     --------
@@ -77,6 +78,9 @@ class Similarity(VectorOperator):
         super().__post_init__()
         one_of("measure", self.measure, MEASURES)
         object.__setattr__(self, "prototypes", _plain(self.prototypes))
+        if self.measure == "cosine" and not isinstance(self.prototypes, str):
+            for name, vector in self.prototypes:
+                _require_direction(f"prototype {name!r}", np.array(vector))
         if self.revision is not None and not isinstance(self.prototypes, str):
             raise ValueError(f"revision is of a file of prototypes; got {self.revision!r}")
 
@@ -151,11 +155,11 @@ class Similarity(VectorOperator):
         return file, require_revision([file], self.revision)
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
-        return _read_shapes(*self._file())
+        return _read_shapes(*self._file(), self.measure)
 
 
 @functools.lru_cache(maxsize=64)
-def _read_shapes(file: Path, revision: str) -> dict[str, tuple[int, ...]]:
+def _read_shapes(file: Path, revision: str, measure: str) -> dict[str, tuple[int, ...]]:
     """Return the shape of each prototype of a file; `revision` tells contents apart."""
     shapes, _ = read_header(file)
     different = set(shapes.values())
@@ -164,7 +168,18 @@ def _read_shapes(file: Path, revision: str) -> dict[str, tuple[int, ...]]:
             f"prototypes must be vectors of one dimension; {str(file)!r} holds {shapes!r:.300}"
         )
     require_finite(file, list(shapes))
+    if measure == "cosine":
+        for name, vector in read_tensors(file).items():
+            _require_direction(f"tensor {name!r} of {str(file)!r}", vector)
     return dict(sorted(shapes.items()))
+
+
+def _require_direction(what: str, vector: np.ndarray) -> None:
+    """Raise ValueError unless a prototype can be scaled to length one."""
+    if np.linalg.norm(vector.astype(np.float64)) < _SHORTEST:
+        raise ValueError(
+            f"{what} is zero, so it has no cosine; leave it out, or choose another measure"
+        )
 
 
 def _normalized(vectors: Any) -> Any:
@@ -184,11 +199,14 @@ def _plain(prototypes: Any) -> str | tuple[tuple[str, tuple[float, ...]], ...]:
     except (TypeError, ValueError):
         pairs, arrays = [], {}
     usable = [isinstance(name, str) and array.ndim == 1 for name, array in arrays.items()]
-    if not arrays or not all(usable) or not all(np.isfinite(a).all() for a in arrays.values()):
+    if not arrays or not all(usable):
         raise TypeError(
             "prototypes must map names to vectors of finite numbers, or be a safetensors file; "
             f"got {prototypes!r:.200}"
         )
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise ValueError(f"prototype {name!r} holds NaN or infinite numbers")
     if len(arrays) < len(pairs):
         raise ValueError(f"prototypes must have different names, got {[name for name, _ in pairs]}")
     dimensions = {name: len(array) for name, array in arrays.items()}

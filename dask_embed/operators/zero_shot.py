@@ -52,8 +52,9 @@ class ZeroShotClassifier(LabelOperator):
     top_k : int or "all", optional
         Give a list of so many labels, best first, in place of the best one.
     threshold : float, optional
-        Only labels whose score is at least this: null below it. With `multi_label`, rows get a
-        list of all labels that reach it, which may be empty, unless `top_k` says otherwise.
+        Only labels whose score is at least this, from 0 to 1: null below it. With `multi_label`,
+        rows get a list of all labels that reach it, which may be empty, unless `top_k` says
+        otherwise.
     entailment_id : int, optional
         The model's label for entailment, by default the first that begins with "entail".
     max_length, on_long, padding_side, batch_size, tokens_per_batch, on_error
@@ -95,6 +96,7 @@ class ZeroShotClassifier(LabelOperator):
         super().__post_init__()
         object.__setattr__(self, "labels", _checked_labels(self.labels))
         one_of("multi_label", self.multi_label, (True, False))
+        self.require_probability("entailment")
         _hypotheses(self.hypothesis_template, self.labels)
         number = self.entailment_id
         if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
