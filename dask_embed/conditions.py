@@ -57,10 +57,7 @@ def is_rowwise(expression: Expr, sources: Iterable[Expr], *, scalars: bool = Fal
         names |= {node._name for node in _walk(expression, names) if node.ndim == 0}
     return all(
         isinstance(node, _DelayedExpr)  # the values of `isin`
-        or (
-            (isinstance(node, Elemwise) and not isinstance(node, _OTHER_LABELS))
-            and node.dependencies()
-        )
+        or (_keeps_rows(node) and node.dependencies())
         for node in _walk(expression, names)
     )
 
@@ -72,11 +69,19 @@ def reads_index(expression: Expr, sources: Iterable[Expr]) -> bool:
 
 def of_same_rows(node: Expr) -> Iterator[Expr]:
     """Yield `node` and all that it computes each of its rows from the same row of."""
-    yield node
-    if isinstance(node, Elemwise) and not isinstance(node, _OTHER_LABELS):
-        for below in node.dependencies():
-            if below.ndim > 0:
-                yield from of_same_rows(below)
+    stack, seen = [node], set()
+    while stack:
+        found = stack.pop()
+        if found._name in seen or found.ndim == 0:
+            continue
+        seen.add(found._name)
+        yield found
+        if _keeps_rows(found):
+            stack.extend(found.dependencies())
+
+
+def _keeps_rows(node: Expr) -> bool:
+    return isinstance(node, Elemwise) and not isinstance(node, _OTHER_LABELS)
 
 
 def _walk(expression: Expr, stop: Iterable[str]) -> Iterator[Expr]:

@@ -12,7 +12,7 @@ from dask.system import CPU_COUNT
 from dask_embed.models.malloc import keep_freed_memory
 
 _setting = threading.Lock()
-_user: int | None = None  # the process in which models run
+_models_run_in: int | None = None  # the id of the process
 
 
 def worker_threads() -> int | None:
@@ -76,10 +76,10 @@ def claim_process() -> None:
     RuntimeError
         If this process is such a fork.
     """
-    global _user
-    if _user is None:
-        _user = os.getpid()
-    if _user != os.getpid():
+    global _models_run_in
+    if _models_run_in is None:
+        _models_run_in = os.getpid()
+    if _models_run_in != os.getpid():
         raise RuntimeError(
             "this process was forked after a model ran in its parent, and would wait for threads "
             "that are not in it; start workers with spawn or forkserver"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed.columns import Result, VectorColumn, read_vectors, stored_vectors
+from dask_embed.models.hub import once
 from dask_embed.operators.base import ColumnOperator
 
 if TYPE_CHECKING:
@@ -186,15 +186,13 @@ def file_fingerprint(files: Sequence[Path]) -> str:
     """
     digest = hashlib.blake2b(digest_size=8)
     for path in files:
-        state = path.stat()
-        digest.update(f"{path.name}:{state.st_size};".encode())
-        digest.update(_digest(path, state.st_mtime_ns, state.st_size))
+        digest.update(f"{path.name}:{path.stat().st_size};".encode())
+        digest.update(_digest(path))
     return f"local-{digest.hexdigest()}"
 
 
-@functools.lru_cache(maxsize=64)
-def _digest(path: Path, changed: int, size: int) -> bytes:
-    """Read a file that has not been read since it was `changed`, or had another `size`."""
+@once
+def _digest(path: Path) -> bytes:
     return hashlib.blake2b(path.read_bytes(), digest_size=16).digest()
 
 
