@@ -4,8 +4,50 @@ from __future__ import annotations
 
 import difflib
 import math
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+_LONGEST = 160  # characters of a value in a message
+
+
+class _Short(reprlib.Repr):
+    """`repr` that is short whatever it gets: the first of many values, and of arrays the shape."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 100
+        self.maxlist = self.maxtuple = self.maxset = 12
+        self.maxlevel = 3
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        if hasattr(type(x), "shape") and getattr(x, "ndim", None) != 0:
+            return _array(x)
+        return super().repr_instance(x, level)
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write integers of many thousands of digits
+        return super().repr_int(x, level) if x.bit_length() < 4096 else "an integer of many digits"
+
+
+def shown(value: Any) -> str:
+    """Return `value` for a message: in one line, and short however large the value is.
+
+    Parameters
+    ----------
+    value : object
+        Anything. Of arrays, tensors, columns and frames the kind, shape and type are given.
+    """
+    text = " ".join(_Short().repr(value).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
+
+
+def _array(value: Any) -> str:
+    kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__qualname__}"
+    if hasattr(value, "_meta"):
+        return f"a lazy {kind}"
+    dtype = getattr(value, "dtype", None)
+    return f"{kind} of shape {tuple(value.shape)}" + ("" if dtype is None else f", type {dtype}")
 
 
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
@@ -13,7 +55,7 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     if any(type(value) is type(choice) and value == choice for choice in allowed):
         return  # the type counts: 1 is not True
     choices = ", ".join(repr(choice) for choice in allowed)
-    raise ValueError(f"{name} must be one of {choices}; got {value!r}{meant(value, allowed)}")
+    raise ValueError(f"{name} must be one of {choices}; got {shown(value)}{meant(value, allowed)}")
 
 
 def positive_integer(name: str, value: Any, *, allow_none: bool = True) -> None:
@@ -21,17 +63,17 @@ def positive_integer(name: str, value: Any, *, allow_none: bool = True) -> None:
     if value is None and allow_none:
         return
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be a positive integer, got {value!r}")
+        raise TypeError(f"{name} must be a positive integer, got {shown(value)}")
     if value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        raise ValueError(f"{name} must be a positive integer, got {shown(value)}")
 
 
 def integer_from_zero(name: str, value: Any) -> None:
     """Raise unless `value` is zero or an integer above it."""
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be 0 or a positive integer, got {value!r}")
+        raise TypeError(f"{name} must be 0 or a positive integer, got {shown(value)}")
     if value < 0:
-        raise ValueError(f"{name} must be 0 or a positive integer, got {value!r}")
+        raise ValueError(f"{name} must be 0 or a positive integer, got {shown(value)}")
 
 
 def known_options(name: str, given: Iterable[str], allowed: Sequence[str]) -> None:
@@ -39,7 +81,7 @@ def known_options(name: str, given: Iterable[str], allowed: Sequence[str]) -> No
     for option in given:
         if option not in allowed:
             raise TypeError(
-                f"{name} has no option {option!r}{meant(option, allowed)}; its options are "
+                f"{name} has no option {shown(option)}{meant(option, allowed)}; its options are "
                 f"{', '.join(allowed)}"
             )
 
@@ -49,21 +91,72 @@ def number_or_none(name: str, value: Any) -> None:
     if value is None:
         return
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {shown(value)}")
     if not math.isfinite(value):
-        raise ValueError(f"{name} must be a finite number, got {value!r}")
+        raise ValueError(f"{name} must be a finite number, got {shown(value)}")
+
+
+def boolean(name: str, value: Any) -> None:
+    """Raise unless `value` is True or False: what is merely truthy decides nothing."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}")
+
+
+def column_name(name: str, value: Any, *, allow_none: bool = False) -> None:
+    """Raise unless `value` can be the name of a column: a string, or a number as pandas has it."""
+    if value is None and allow_none:
+        return
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise TypeError(f"{name} must be the name of a column, got {shown(value)}")
+
+
+def text_or_none(name: str, value: Any) -> None:
+    """Raise unless `value` is None or a string that a tokenizer can take."""
+    if value is not None:
+        usable_text(name, value)
+
+
+def non_empty_string(name: str, value: Any, *, allow_none: bool = False) -> None:
+    """Raise unless `value` is a string of more than spaces, or None where that is allowed."""
+    if value is None and allow_none:
+        return
+    usable_text(name, value)
+    if not value.strip():
+        raise ValueError(f"{name} must not be empty, got {shown(value)}")
+
+
+def strings(name: str, value: Any) -> tuple[str, ...]:
+    """Return a sequence of strings as a tuple.
+
+    A string alone is refused, although it is a sequence of strings, and so is a set, which has
+    no order.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is anything else.
+    """
+    if hasattr(value, "tolist") and getattr(value, "ndim", 0) == 1:
+        value = value.tolist()  # of arrays, and of columns of dataframes
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise TypeError(f"{name} must be a sequence of strings, got {shown(value)}")
+    for each in value:
+        if not isinstance(each, str):
+            raise TypeError(f"{name} must be a sequence of strings, got {shown(each)} in it")
+        usable_text(name, each)
+    return tuple(value)
 
 
 def usable_text(name: str, value: Any) -> None:
     """Raise unless `value` is a string that a tokenizer can take."""
     if not isinstance(value, str):
-        raise TypeError(f"{name} must be a string, got {value!r}")
+        raise TypeError(f"{name} must be a string, got {shown(value)}")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(
             f"{name} cannot be encoded as UTF-8 ({error.reason} at position {error.start}): "
-            f"{value!r:.80}"
+            f"{shown(value)}"
         ) from None
 
 

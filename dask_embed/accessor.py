@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dask_embed import operators
-from dask_embed._validation import known_options
+from dask_embed._validation import known_options, shown
 from dask_embed.operators import ColumnOperator
 
 Operator = TypeVar("Operator", bound=type[ColumnOperator])
@@ -274,10 +274,10 @@ def register_operator(name: str, operator: Operator) -> Operator:
     """
     if not (isinstance(operator, type) and issubclass(operator, ColumnOperator)):
         raise TypeError(
-            f"operator must be a subclass of dask_embed.ModelOperator, got {operator!r}"
+            f"operator must be a subclass of dask_embed.ModelOperator, got {shown(operator)}"
         )
     if not isinstance(name, str) or not name.isidentifier() or keyword.iskeyword(name):
-        raise ValueError(f"name must be a Python name, got {name!r}")
+        raise ValueError(f"name must be a Python name, got {shown(name)}")
     taken = getattr(DaskAccessor, name, None)
     if name.startswith("_") or (taken is not None and not _replaces(operator, taken)):
         raise ValueError(f"name {name!r} is taken by a method of .ml; choose another")

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dask_embed._validation import meant
+from dask_embed._validation import meant, shown
 
 # This module may be imported while Dask is: `dask_embed._registration` does so.
 DEFAULTS = yaml.safe_load((Path(__file__).parent / "embed.yaml").read_text("utf8"))
@@ -52,7 +52,7 @@ def _bytes(name: str, given: Any) -> int:
             return parsed
     raise ValueError(
         f"embed.{name} must be a number of bytes, at least 0, such as 50331648 or '48MiB'; got "
-        f"{given!r}"
+        f"{shown(given)}"
     )
 
 
@@ -60,14 +60,16 @@ def _tokens(name: str, given: Any, default: dict[str, int]) -> dict[str, int]:
     if not isinstance(given, Mapping):
         raise ValueError(
             f"embed.{name} must map kinds of device ({', '.join(default)}) to positive integers; "
-            f"got {given!r}"
+            f"got {shown(given)}"
         )
     for device, tokens in given.items():
         if device not in default:
             raise ValueError(
                 f"embed.{name} must be of the kinds of device {', '.join(default)}; got "
-                f"{device!r}{meant(device, list(default))}"
+                f"{shown(device)}{meant(device, list(default))}"
             )
         if isinstance(tokens, bool) or not isinstance(tokens, int) or tokens < 1:
-            raise ValueError(f"embed.{name}.{device} must be a positive integer, got {tokens!r}")
+            raise ValueError(
+                f"embed.{name}.{device} must be a positive integer, got {shown(tokens)}"
+            )
     return {**default, **given}

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dask_embed._validation import one_of
+from dask_embed._validation import one_of, shown
 from dask_embed.arrays import to_array
 from dask_embed.columns import Vectors, append_columns
 from dask_embed.columns.types import PRECISIONS, vector_type
@@ -58,7 +58,8 @@ def quantize(frame: Any, column: str, precision: str, *, ranges: Any = None) -> 
     one_of("precision", precision, tuple(name for name in PRECISIONS if name != "float32"))
     if column not in frame.columns:
         raise ValueError(
-            f"column {column!r} is not in the dataframe; its columns are {list(frame.columns)}"
+            f"column {column!r} is not in the dataframe; its columns are "
+            f"{shown(list(frame.columns))}"
         )
     ranges = checked_ranges(precision, ranges)
     if not is_dask_frame(frame):

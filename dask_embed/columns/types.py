@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from dask_embed._validation import shown
+
 
 @dataclass(frozen=True)
 class TextColumn:
@@ -147,7 +149,7 @@ def wrong_dimensions(lengths: np.ndarray, present: np.ndarray, dimension: int) -
 def unusable_text(value: Any) -> str | None:
     """Return why `value` is not text that a tokenizer can take, None if it is."""
     if not isinstance(value, str):
-        return f"{type(value).__name__} is not text: {value!r:.80}"
+        return f"{type(value).__name__} is not text: {shown(value)}"
     try:
         value.encode("utf-8")
     except UnicodeEncodeError as error:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dask_embed._validation import shown
 from dask_embed.models.hub import locate, require_whole
 from dask_embed.models.modules import (
     Dense,
@@ -254,7 +255,7 @@ def _require_known_settings(settings: dict[str, Any], folder: Path) -> None:
     if given:
         raise ValueError(
             f"the sentence-transformers configuration of {str(folder)!r} sets "
-            f"{given[0]}={settings[given[0]]!r}, which changes vectors and is not supported"
+            f"{given[0]}={shown(settings[given[0]])}, which changes vectors and is not supported"
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from dask_embed._validation import shown
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.modules import read_json
 from dask_embed.models.spec import Model
@@ -89,7 +90,7 @@ def load_custom(checkpoint: Checkpoint, spec: Model, task: str) -> CustomModel:
     assert spec.factory is not None
     module = spec.factory(copy.deepcopy(checkpoint.config))
     if not isinstance(module, torch.nn.Module):
-        raise TypeError(f"factory must return a torch.nn.Module, got {module!r}")
+        raise TypeError(f"factory must return a torch.nn.Module, got {shown(module)}")
     weights = _read_weights(checkpoint.folder, spec.allow_pickle)
     _require_fit(module, weights, checkpoint.folder)
     # names of a tied weight that the file leaves out follow the name that it has

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dask_embed._validation import meant
+from dask_embed._validation import meant, shown
 
 # In the order in which sentence-transformers concatenates them.
 SENTENCE_TRANSFORMERS_MODES = {
@@ -38,7 +38,7 @@ class Pooling:
             if mode not in POOLING_MODES:
                 raise ValueError(
                     f"pooling must be 'auto' or among {', '.join(map(repr, POOLING_MODES))}; "
-                    f"got {mode!r}{meant(mode, POOLING_MODES)}"
+                    f"got {shown(mode)}{meant(mode, POOLING_MODES)}"
                 )
         if not self.modes or ("none" in self.modes and len(self.modes) > 1):
             raise ValueError(f"pooling {self.modes!r} cannot be concatenated")
@@ -122,7 +122,7 @@ def read_modules(folder: Path) -> tuple[str, Pooling | None, tuple[VectorModule,
     entries = sorted(read_json(listing, list), key=lambda entry: entry["idx"])
     if not entries or _kind(entries[0]) != "Transformer":
         given = entries[0]["type"] if entries else "nothing"
-        raise ValueError(f"modules.json must begin with a Transformer module, got {given!r}")
+        raise ValueError(f"modules.json must begin with a Transformer module, got {shown(given)}")
     if len(entries) == 1 and _has_classifier(folder / entries[0].get("path", "")):
         return entries[0].get("path", ""), None, ()
     head = [_read_module(folder, entry) for entry in entries[1:]]
@@ -223,7 +223,8 @@ def _require_sentence_embedding(path: str, config: dict[str, Any]) -> None:
     for key in ("module_input_name", "module_output_name"):
         if config.get(key) not in (None, "sentence_embedding"):
             raise ValueError(
-                f"module {path!r} has {key}={config[key]!r}; only 'sentence_embedding' can be run"
+                f"module {path!r} has "
+                f"{key}={shown(config[key])}; only 'sentence_embedding' can be run"
             )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask_embed._validation import one_of
+from dask_embed._validation import one_of, shown
 
 if TYPE_CHECKING:
     from dask_embed.models.spec import Model
@@ -36,7 +36,7 @@ def hashable_items(name: str, given: Any) -> tuple[tuple[Any, Any], ...]:
         hash(pairs)
     except (TypeError, ValueError) as error:
         raise TypeError(
-            f"{name} must map names to hashable values, got {given!r} ({error})"
+            f"{name} must map names to hashable values, got {shown(given)} ({error})"
         ) from None
     if any(secret in named for secret in _SECRETS):
         raise ValueError(
@@ -65,10 +65,11 @@ def quantization_text(given: Any) -> str | None:
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"quantization must be one of {', '.join(map(repr, WEIGHT_BITS))} or map the settings "
-            f"of a transformers quantization configuration to json values, got {given!r} ({error})"
+            "of a transformers quantization configuration to json values, got "
+            f"{shown(given)} ({error})"
         ) from None
     if not isinstance(settings.get("quant_method"), str):
-        raise ValueError(f"quantization must name its 'quant_method', got {given!r}")
+        raise ValueError(f"quantization must name its 'quant_method', got {shown(given)}")
     return text
 
 
@@ -78,9 +79,9 @@ def label_names(given: Any) -> tuple[str, ...] | None:
         return None
     names = tuple(given) if not isinstance(given, str) else ()
     if not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"labels must be a sequence of names, got {given!r}")
+        raise TypeError(f"labels must be a sequence of names, got {shown(given)}")
     if len(set(names)) != len(names):
-        raise ValueError(f"labels must differ, got {given!r}")
+        raise ValueError(f"labels must differ, got {shown(given)}")
     return names
 
 
@@ -89,7 +90,7 @@ def location(name: str, given: Any) -> str | None:
     if given is None:
         return None
     if not isinstance(given, str | Path) or not str(given).strip():
-        raise TypeError(f"{name} must be a folder or a Hub id, got {given!r}")
+        raise TypeError(f"{name} must be a folder or a Hub id, got {shown(given)}")
     return str(given)
 
 
@@ -112,7 +113,7 @@ def importable(factory: Callable[..., Any] | None) -> Callable[..., Any] | None:
     if not found or getattr(factory, "__module__", "__main__") == "__main__":
         raise TypeError(
             "factory must be a function or class at the top of a module that workers can import, "
-            f"not a lambda, a nested function or one of a notebook; got {factory!r}"
+            f"not a lambda, a nested function or one of a notebook; got {shown(factory)}"
         )
     return factory
 
@@ -127,7 +128,7 @@ def check_combinations(model: Model) -> None:
         ("max_memory", "device_map"),
     ):
         if getattr(model, option) and getattr(model, needed) is None:
-            raise ValueError(f"{option}={getattr(model, option)!r} needs {needed}")
+            raise ValueError(f"{option}={shown(getattr(model, option))} needs {needed}")
     if isinstance(model.device_map, str):
         one_of("device_map", model.device_map, STRATEGIES)
     for option, others in (
@@ -142,9 +143,9 @@ def check_combinations(model: Model) -> None:
         other = "merge_adapter" if model.merge_adapter else "factory"
         raise ValueError(
             f"with {other} quantization must be one of {', '.join(map(repr, WEIGHT_BITS))}, "
-            f"got {model.quantization!r}"
+            f"got {shown(model.quantization)}"
         )
     if model.factory is not None and model.attention not in ("auto", "padded"):
         raise ValueError(
-            f"the factory's module chooses its attention itself; got {model.attention!r}"
+            f"the factory's module chooses its attention itself; got {shown(model.attention)}"
         )

@@ -10,6 +10,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
+from dask_embed._validation import shown
 from dask_embed.models.hub import Kind, locate, require_whole
 from dask_embed.models.modules import read_json
 from dask_embed.models.options import WEIGHT_BITS
@@ -107,8 +108,8 @@ def check_parts(model: Model, checkpoint: Checkpoint) -> None:
     _require_saved_method(model, checkpoint)
     if model.device_map is not None and model.device != "auto":
         raise ValueError(
-            f"device_map={model.device_map!r} says where the weights go; leave device at 'auto', "
-            f"got {model.device!r}"
+            f"device_map={shown(model.device_map)} says where the weights go; leave device at "
+            f"'auto', got {shown(model.device)}"
         )
     if model.adapter is not None:
         folder, _ = adapter_folder(model)
@@ -120,11 +121,11 @@ def check_parts(model: Model, checkpoint: Checkpoint) -> None:
 def require_packages(model: Model) -> None:
     """Raise ModuleNotFoundError, naming the extra, for a package that `model` needs."""
     if model.adapter is not None:
-        _require_package("peft", f"adapter={model.adapter!r}")
+        _require_package("peft", f"adapter={shown(model.adapter)}")
     if model.device_map is not None:
-        _require_package("accelerate", f"device_map={model.device_map!r}")
+        _require_package("accelerate", f"device_map={shown(model.device_map)}")
     if model.quantization in WEIGHT_BITS:
-        _require_package("torchao", f"quantization={model.quantization!r}")
+        _require_package("torchao", f"quantization={shown(model.quantization)}")
     elif model.quantization is not None:
         method = json.loads(model.quantization)["quant_method"]
         asking = f"quantization by {method!r}"
@@ -150,7 +151,7 @@ def _require_method(method: str) -> None:
 
     known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}
     if method not in known:
-        raise ValueError(f"quant_method must be one of {sorted(known)}, got {method!r}")
+        raise ValueError(f"quant_method must be one of {sorted(known)}, got {shown(method)}")
 
 
 def _require_package(package: str | None, asking: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dask_embed._validation import one_of
+from dask_embed._validation import one_of, shown
 from dask_embed.models.options import (
     check_combinations,
     hashable_items,
@@ -129,7 +129,8 @@ class Model:
             object.__setattr__(self, "name", str(self.name))
         if not isinstance(self.name, str) or not self.name.strip():
             raise TypeError(
-                f"model must be a Hub id, a local folder or a dask_embed.Model, got {self.name!r}"
+                "model must be a Hub id, a local folder or a dask_embed.Model, got "
+                f"{shown(self.name)}"
             )
         one_of("dtype", self.dtype, DTYPES)
         one_of("autocast", self.autocast, AUTOCAST_DTYPES)
@@ -137,7 +138,7 @@ class Model:
             one_of(name, getattr(self, name), (True, False))
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise ValueError(
-                f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {self.device!r}"
+                f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {shown(self.device)}"
             )
         for name, value in self._canonical().items():
             object.__setattr__(self, name, value)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from dask.utils import is_dataframe_like
 
 from dask_embed import config
-from dask_embed._validation import meant, one_of
+from dask_embed._validation import meant, one_of, shown
 from dask_embed.columns import (
     Result,
     TextColumn,
@@ -47,9 +47,9 @@ class FrameOperator(abc.ABC):
         one_of("on_error", self.on_error, ("raise", "null"))
         for name in self.output_columns:
             if not isinstance(name, str) or not name:
-                raise TypeError(f"an output column must be a non-empty string, got {name!r}")
+                raise TypeError(f"an output column must be a non-empty string, got {shown(name)}")
         if len(set(self.output_columns)) != len(self.output_columns):
-            raise ValueError(f"output columns must differ, got {list(self.output_columns)}")
+            raise ValueError(f"output columns must differ, got {shown(list(self.output_columns))}")
 
     @property
     @abc.abstractmethod
@@ -130,7 +130,7 @@ class FrameOperator(abc.ABC):
                 what = "is not in" if column not in names else "stands more than once in"
                 raise ValueError(
                     f"column {column!r} {what} the dataframe{meant(column, names)}; "
-                    f"its columns are {names}"
+                    f"its columns are {shown(names)}"
                 )
             self.check_column(frame[column])
         self.types()
@@ -139,7 +139,7 @@ class FrameOperator(abc.ABC):
         if taken:
             raise ValueError(
                 f"output column {taken[0]!r} already exists; drop it first or choose another "
-                f"name with output=; the columns are {names}"
+                f"name with output=; the columns are {shown(names)}"
             )
 
     def _raise_if_wanted(self, errors: dict[int, str], partition: Any) -> None:

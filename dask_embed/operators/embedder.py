@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dask_embed._validation import meant, one_of, positive_integer, usable_text
+from dask_embed._validation import meant, one_of, positive_integer, shown, usable_text
 from dask_embed.columns import Result, TextColumn
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
@@ -104,7 +104,8 @@ class Embedder(ModelOperator):
                 usable_text(name, getattr(self, name))
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError(
-                f"give prompt or prompt_name, not both: {self.prompt!r}, {self.prompt_name!r}"
+                f"give prompt or prompt_name, not both: {shown(self.prompt)}, "
+                f"{shown(self.prompt_name)}"
             )
         if self.pooling != "auto":
             object.__setattr__(self, "pooling", _pooling_modes(self.pooling))
@@ -241,7 +242,7 @@ class Embedder(ModelOperator):
         if name not in checkpoint.prompts:
             raise ValueError(
                 f"prompt_name must be one of the checkpoint's prompts {list(checkpoint.prompts)}; "
-                f"got {name!r}{meant(name, list(checkpoint.prompts))}"
+                f"got {shown(name)}{meant(name, list(checkpoint.prompts))}"
             )
         return checkpoint.prompts[name]
 
@@ -256,6 +257,6 @@ def _dimension(checkpoint: Checkpoint, modules: Iterable[HeadModule]) -> int:
 def _pooling_modes(pooling: Any) -> tuple[str, ...]:
     if not isinstance(pooling, str | tuple | list):
         raise TypeError(
-            f"pooling must be the name of a pooling mode or a tuple of names, got {pooling!r}"
+            f"pooling must be the name of a pooling mode or a tuple of names, got {shown(pooling)}"
         )
     return Pooling((pooling,) if isinstance(pooling, str) else tuple(pooling)).modes

@@ -6,6 +6,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from dask_embed._validation import shown
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.modules import read_json
 
@@ -44,7 +45,9 @@ def check_engine(generator: Generator, checkpoint: Checkpoint | None = None) -> 
     for name in _UNKNOWN_TO.get(engine, ()):
         value = getattr(generator, name)
         if value not in _NOTHING and not (name == "num_beams" and value == 1):
-            raise ValueError(f"engine={engine!r} does not take {name}={value!r}; use engine='auto'")
+            raise ValueError(
+                f"engine={engine!r} does not take {name}={shown(value)}; use engine='auto'"
+            )
     if checkpoint is None:
         return
     if engine in _UNKNOWN_TO and checkpoint.config.is_encoder_decoder:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import number_or_none, one_of, positive_integer
+from dask_embed._validation import number_or_none, one_of, positive_integer, shown
 from dask_embed.operators.model import ModelOperator
 
 
@@ -60,7 +60,7 @@ class LabelOperator(ModelOperator):
         if self.threshold is not None and not 0 <= self.threshold <= 1:
             raise ValueError(
                 f"threshold must be from 0 to 1, as scores of {function} are; got "
-                f"{self.threshold!r}"
+                f"{shown(self.threshold)}"
             )
 
     def label_types(self, labels: Sequence[str], *, independent: bool) -> dict[str, pa.DataType]:
@@ -87,7 +87,7 @@ class LabelOperator(ModelOperator):
             twice = [name for place, name in enumerate(labels) if name in labels[:place]]
             if twice:
                 raise ValueError(
-                    f"scores={self.scores!r} has one field a label, but two labels are called "
+                    f"scores={shown(self.scores)} has one field a label, but two labels are called "
                     f"{twice[0]!r}; leave it out, or give the labels other names"
                 )
             types.append(pa.struct([(name, score) for name in labels]))

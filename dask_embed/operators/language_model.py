@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dask_embed._validation import one_of, usable_text
+from dask_embed._validation import one_of, shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tasks import require_head
 from dask_embed.operators.model import ModelOperator
@@ -51,7 +51,8 @@ class LanguageModelOperator(ModelOperator):
             usable_text("prompt", self.prompt)
         if not self.input_columns:
             raise ValueError(
-                f"prompt must name at least one column in braces ('{{text}}'); got {self.prompt!r}"
+                f"prompt must name at least one column in braces ('{{text}}'); got "
+                f"{shown(self.prompt)}"
             )
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import positive_integer
+from dask_embed._validation import positive_integer, shown
 from dask_embed.columns import Result, Vectors
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import Pooling
@@ -78,7 +78,7 @@ class LateChunkEmbedder(Chunker):
 
     def __post_init__(self) -> None:
         if self.embedding in super().output_columns:
-            raise ValueError(f"embedding={self.embedding!r} is the name of another column")
+            raise ValueError(f"embedding={shown(self.embedding)} is the name of another column")
         super().__post_init__()
         if self.context != 0:
             positive_integer("context", self.context)

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dask_embed._validation import one_of
+from dask_embed._validation import one_of, shown
 from dask_embed.models.modules import read_json
 from dask_embed.operators.vectors import (
     VectorOperator,
@@ -85,7 +85,9 @@ class LinearHead(VectorOperator):
 
     def __post_init__(self) -> None:
         if not isinstance(self.weights, str | Path):
-            raise TypeError(f"weights must be a safetensors file or folder, got {self.weights!r}")
+            raise TypeError(
+                f"weights must be a safetensors file or folder, got {shown(self.weights)}"
+            )
         object.__setattr__(self, "weights", str(self.weights))
         super().__post_init__()
         one_of("activation", self.activation, ACTIVATIONS)
@@ -170,7 +172,7 @@ class LinearHead(VectorOperator):
         if len(labels) != rows and not one_of_two:
             raise ValueError(
                 f"{self.source} needs as many labels as its weight has rows, {rows}; got "
-                f"{len(labels)}: {labels!r:.200}"
+                f"{len(labels)}: {shown(labels)}"
             )
         return dataclasses.replace(layer, labels=labels)
 
@@ -239,14 +241,14 @@ def _labels(
         except json.JSONDecodeError:
             written = metadata["labels"]
             raise ValueError(
-                f"labels in the metadata of {str(file)!r} must be a json list, got {written!r:.200}"
+                f"labels in the metadata of {str(file)!r} must be a json list, got {shown(written)}"
             ) from None
     names = config.get("id2label")
     if names:
         if not isinstance(names, dict) or not all(key.isdecimal() for key in names):
             raise ValueError(
                 f"id2label in the config.json beside {str(file)!r} must map numbers to names, got "
-                f"{names!r:.200}"
+                f"{shown(names)}"
             )
         return tuple(str(names[key]) for key in sorted(names, key=int))
     return tuple(f"LABEL_{number}" for number in range(rows))
@@ -255,5 +257,5 @@ def _labels(
 def _checked_labels(labels: Any) -> tuple[str, ...]:
     plain = isinstance(labels, tuple | list) and all(isinstance(name, str) for name in labels)
     if not plain or not labels or len(set(labels)) != len(labels):
-        raise ValueError(f"labels must be different names, in order; got {labels!r:.200}")
+        raise ValueError(f"labels must be different names, in order; got {shown(labels)}")
     return tuple(labels)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer, usable_text
+from dask_embed._validation import one_of, positive_integer, shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.tokenizers import tokenizer_of
 from dask_embed.operators.model import ModelOperator
@@ -81,10 +81,10 @@ class MaskFiller(ModelOperator):
         if self.targets is None:
             return
         if not isinstance(self.targets, str | tuple | list):
-            raise TypeError(f"targets must be one or more words, got {self.targets!r}")
+            raise TypeError(f"targets must be one or more words, got {shown(self.targets)}")
         given = (self.targets,) if isinstance(self.targets, str) else tuple(self.targets)
         if not given or not all(isinstance(target, str) and target for target in given):
-            raise ValueError(f"targets must be one or more words, got {self.targets!r}")
+            raise ValueError(f"targets must be one or more words, got {shown(self.targets)}")
         for target in given:
             usable_text("a target", target)
         object.__setattr__(self, "targets", given)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer, usable_text
+from dask_embed._validation import one_of, positive_integer, shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.model import ModelOperator
@@ -117,7 +117,7 @@ class QuestionAnswerer(ModelOperator):
         if (self.question is None) == (self.question_column is None):
             raise ValueError(
                 "give either question= (one for all rows) or question_column=; got "
-                f"{self.question!r} and {self.question_column!r}"
+                f"{shown(self.question)} and {self.question_column!r}"
             )
         if self.question is not None:
             usable_text("question", self.question)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from dask_embed._validation import shown
+
 CALIBRATED = ("int8", "uint8")
 
 
@@ -21,7 +23,8 @@ def checked_ranges(precision: str, ranges: Any) -> tuple[tuple[float, ...], ...]
         return None
     if precision not in CALIBRATED:
         raise ValueError(
-            f"ranges are for precision {' and '.join(map(repr, CALIBRATED))}, not {precision!r}"
+            f"ranges are for precision {' and '.join(map(repr, CALIBRATED))}, not "
+            f"{shown(precision)}"
         )
     try:
         array = np.asarray(ranges, np.float32)
@@ -30,7 +33,7 @@ def checked_ranges(precision: str, ranges: Any) -> tuple[tuple[float, ...], ...]
     if array.ndim != 2 or len(array) != 2 or not np.isfinite(array).all():
         raise ValueError(
             "ranges must be finite numbers of shape (2, dimension), lowest and highest value of "
-            f"each dimension; got {ranges!r:.200}"
+            f"each dimension; got {shown(ranges)}"
         )
     if (array[0] > array[1]).any():
         dimension = int(np.argmax(array[0] > array[1]))

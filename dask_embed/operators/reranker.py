@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from dask_embed._validation import meant, one_of, usable_text
+from dask_embed._validation import meant, one_of, shown, usable_text
 from dask_embed.columns.types import vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import read_json
@@ -99,7 +99,7 @@ class Reranker(ModelOperator):
         if (self.query is None) == (self.query_column is None):
             raise ValueError(
                 "give query, one text for all rows, or query_column, the name of a column; got "
-                f"query={self.query!r} and query_column={self.query_column!r}"
+                f"query={shown(self.query)} and query_column={shown(self.query_column)}"
             )
         one_of("activation", self.activation, ("auto", *ACTIVATIONS))
         for name in ("query", "prompt", "prompt_name"):
@@ -107,7 +107,8 @@ class Reranker(ModelOperator):
                 usable_text(name, getattr(self, name))
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError(
-                f"give prompt or prompt_name, not both: {self.prompt!r}, {self.prompt_name!r}"
+                f"give prompt or prompt_name, not both: {shown(self.prompt)}, "
+                f"{shown(self.prompt_name)}"
             )
 
     @property
@@ -198,7 +199,7 @@ class Reranker(ModelOperator):
         if name not in checkpoint.prompts:
             raise ValueError(
                 f"prompt_name must be one of the checkpoint's prompts {list(checkpoint.prompts)}; "
-                f"got {name!r}{meant(name, list(checkpoint.prompts))}"
+                f"got {shown(name)}{meant(name, list(checkpoint.prompts))}"
             )
         return checkpoint.prompts[name]
 
@@ -212,7 +213,8 @@ def _saved_activation(checkpoint: Checkpoint) -> str | None:
         path = saved.get("activation_fn") if "activation_fn" in saved else older
     if not isinstance(path, str | None):
         raise ValueError(
-            f"the activation of {str(checkpoint.root)!r} must be the path of a class, got {path!r}"
+            f"the activation of {str(checkpoint.root)!r} must be the path of a class, got "
+            f"{shown(path)}"
         )
     return path
 
@@ -252,6 +254,6 @@ def _load_activation(path: str) -> Any:
     module = torch.nn if path.startswith("torch.nn.") else importlib.import_module(package)
     cls = getattr(module, name, None)
     if not (isinstance(cls, type) and issubclass(cls, torch.nn.Module)):
-        raise ValueError(f"the activation must be a class of torch modules, got {path!r}")
+        raise ValueError(f"the activation must be a class of torch modules, got {shown(path)}")
     over_last = "dim" in inspect.signature(cls).parameters
     return cls(dim=-1) if over_last else cls()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer, usable_text
+from dask_embed._validation import one_of, positive_integer, shown, usable_text
 from dask_embed.columns import TextColumn
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.operators.language_model import LanguageModelOperator
@@ -140,7 +140,8 @@ class Scorer(LanguageModelOperator):
         usable_text("separator", self.separator)
         if not isinstance(self.candidates_column, str | None):
             raise TypeError(
-                f"candidates_column must be the name of a column, got {self.candidates_column!r}"
+                "candidates_column must be the name of a column, got "
+                f"{shown(self.candidates_column)}"
             )
         given = ("candidates", "candidates_column", "top_k_next")
         modes = [name for name in given if getattr(self, name) is not None]
@@ -151,7 +152,7 @@ class Scorer(LanguageModelOperator):
         for name in needless:
             if getattr(self, name) is not None:
                 what = "without candidates" if name in _FOR_CANDIDATES else f"with {modes[0]}"
-                raise ValueError(f"{name}={getattr(self, name)!r} does not apply {what}")
+                raise ValueError(f"{name}={shown(getattr(self, name))} does not apply {what}")
         names = self.input_columns
         if len(set(names)) != len(names):
             raise ValueError(f"prompt and candidates must be of different columns, got {names}")

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import usable_text
+from dask_embed._validation import shown, usable_text
 from dask_embed.columns import TextColumn
 from dask_embed.columns.types import unusable_text
 
@@ -27,14 +27,14 @@ def fixed_candidates(candidates: Any) -> tuple[str, ...] | None:
     if not isinstance(candidates, list | tuple):
         raise TypeError(
             "candidates must be a tuple of strings (for a column of lists: candidates_column), "
-            f"got {candidates!r}"
+            f"got {shown(candidates)}"
         )
     for text in candidates:
         usable_text("a candidate", text)
     if not candidates or not all(candidates):
-        raise ValueError(f"candidates must be strings that are not empty, got {candidates!r}")
+        raise ValueError(f"candidates must be strings that are not empty, got {shown(candidates)}")
     if len(set(candidates)) != len(candidates):
-        raise ValueError(f"candidates must differ, got {candidates!r}")
+        raise ValueError(f"candidates must differ, got {shown(candidates)}")
     return tuple(candidates)
 
 
@@ -81,7 +81,7 @@ def _lists(series: Any) -> list[Any]:
 def _unusable(value: Any) -> str | None:
     """Return why `value` is no list of candidates, None if it is one."""
     if not isinstance(value, list | tuple | np.ndarray):
-        return f"{type(value).__name__} is not a list of strings: {value!r:.80}"
+        return f"{type(value).__name__} is not a list of strings: {shown(value)}"
     for text in value:
         problem = "a candidate is empty" if text == "" else unusable_text(text)
         if problem is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dask_embed._validation import one_of
+from dask_embed._validation import one_of, shown
 from dask_embed.operators.vectors import (
     VectorOperator,
     read_header,
@@ -82,7 +82,7 @@ class Similarity(VectorOperator):
             for name, vector in self.prototypes:
                 _require_direction(f"prototype {name!r}", np.array(vector))
         if self.revision is not None and not isinstance(self.prototypes, str):
-            raise ValueError(f"revision is of a file of prototypes; got {self.revision!r}")
+            raise ValueError(f"revision is of a file of prototypes; got {shown(self.revision)}")
 
     @property
     def source(self) -> str:
@@ -165,7 +165,7 @@ def _read_shapes(file: Path, revision: str, measure: str) -> dict[str, tuple[int
     different = set(shapes.values())
     if len(different) != 1 or len(next(iter(different))) != 1:
         raise ValueError(
-            f"prototypes must be vectors of one dimension; {str(file)!r} holds {shapes!r:.300}"
+            f"prototypes must be vectors of one dimension; {str(file)!r} holds {shown(shapes)}"
         )
     require_finite(file, list(shapes))
     if measure == "cosine":
@@ -202,7 +202,7 @@ def _plain(prototypes: Any) -> str | tuple[tuple[str, tuple[float, ...]], ...]:
     if not arrays or not all(usable):
         raise TypeError(
             "prototypes must map names to vectors of finite numbers, or be a safetensors file; "
-            f"got {prototypes!r:.200}"
+            f"got {shown(prototypes)}"
         )
     for name, array in arrays.items():
         if not np.isfinite(array).all():
@@ -211,5 +211,5 @@ def _plain(prototypes: Any) -> str | tuple[tuple[str, tuple[float, ...]], ...]:
         raise ValueError(f"prototypes must have different names, got {[name for name, _ in pairs]}")
     dimensions = {name: len(array) for name, array in arrays.items()}
     if len(set(dimensions.values())) != 1 or 0 in dimensions.values():
-        raise ValueError(f"prototypes must be of one dimension, got {dimensions!r:.300}")
+        raise ValueError(f"prototypes must be of one dimension, got {shown(dimensions)}")
     return tuple((name, tuple(array.tolist())) for name, array in arrays.items())

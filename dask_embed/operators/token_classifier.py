@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import meant, one_of
+from dask_embed._validation import meant, one_of, shown
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.classifier import labels_of
@@ -98,7 +98,7 @@ class TokenClassifier(ModelOperator):
         check_stride(self.stride, self.on_long)
         given = self.ignore_labels
         if not isinstance(given, tuple | list) or not all(isinstance(name, str) for name in given):
-            raise TypeError(f"ignore_labels must be a tuple of names of labels, got {given!r}")
+            raise TypeError(f"ignore_labels must be a tuple of names of labels, got {shown(given)}")
         object.__setattr__(self, "ignore_labels", tuple(given))
 
     @property
@@ -110,7 +110,7 @@ class TokenClassifier(ModelOperator):
         for name in self.ignore_labels:
             if name not in (*names, "O"):  # the default fits also where no label is "O"
                 raise ValueError(
-                    f"ignore_labels must be of {names}, got {name!r}{meant(name, names)}"
+                    f"ignore_labels must be of {names}, got {shown(name)}{meant(name, names)}"
                 )
         require_rust(self.spec, type(self).__name__)
         require_window(self, self.stride, self.limit(checkpoint))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer
+from dask_embed._validation import one_of, positive_integer, shown
 from dask_embed.columns import Result, TextColumn
 from dask_embed.inference.sharing import tokenizing_for
 from dask_embed.models.spec import Model
@@ -105,11 +105,11 @@ class Tokenizer(ColumnOperator):
         if self.windows and (self.max_length is None or self.on_long == "error"):
             raise ValueError("windows=True needs max_length=, and on_long='error' does not apply")
         if self.stride and not self.windows:
-            raise ValueError(f"stride={self.stride!r} is for windows=True")
+            raise ValueError(f"stride={shown(self.stride)} is for windows=True")
         if self.windows and self.pair is not None and self.truncation == "longest_first":
             raise ValueError(
                 "windows of a pair need truncation='only_first' or 'only_second', the text that "
-                f"is cut; got {self.truncation!r}"
+                f"is cut; got {shown(self.truncation)}"
             )
 
     @property

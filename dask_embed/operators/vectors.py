@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from dask_embed._validation import shown
 from dask_embed.columns import Result, VectorColumn, read_vectors, stored_vectors
 from dask_embed.models.hub import once
 from dask_embed.operators.base import ColumnOperator
@@ -60,7 +61,7 @@ class VectorOperator(ColumnOperator):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.column, str) or not self.column:
-            raise TypeError(f"column must be the name of a vector column, got {self.column!r}")
+            raise TypeError(f"column must be the name of a vector column, got {shown(self.column)}")
 
     @abc.abstractmethod
     def names(self) -> Sequence[str]:
@@ -97,7 +98,8 @@ class VectorOperator(ColumnOperator):
             names = list(self.names())
             if len(set(names)) < len(names):
                 raise ValueError(
-                    f"scores={self.scores!r} has one field a name, but of {names!r:.200} two are "
+                    f"scores={shown(self.scores)} has one field a name, but of "
+                    f"{shown(names)} two are "
                     "equal; leave it out, or give other names"
                 )
             types.append(pa.struct([(name, pa.float32()) for name in names]))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, usable_text
+from dask_embed._validation import one_of, shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.labels import LabelOperator, softmax, stacked
@@ -100,7 +100,7 @@ class ZeroShotClassifier(LabelOperator):
         _hypotheses(self.hypothesis_template, self.labels)
         number = self.entailment_id
         if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
-            raise TypeError(f"entailment_id must be the number of a label, got {number!r}")
+            raise TypeError(f"entailment_id must be the number of a label, got {shown(number)}")
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -200,12 +200,14 @@ class ZeroShotClassifier(LabelOperator):
 
 def _checked_labels(labels: Any) -> tuple[str, ...]:
     if isinstance(labels, str) or not isinstance(labels, Sequence):
-        raise TypeError(f"labels must be a list of strings, got {labels!r}")
+        raise TypeError(f"labels must be a list of strings, got {shown(labels)}")
     for label in labels:
         if not isinstance(label, str) or not label.strip():
-            raise TypeError(f"labels must be strings that are not empty, got {label!r}")
+            raise TypeError(f"labels must be strings that are not empty, got {shown(label)}")
     if not labels or len(set(labels)) != len(labels):
-        raise ValueError(f"labels must be at least one, and all different; got {list(labels)}")
+        raise ValueError(
+            f"labels must be at least one, and all different; got {shown(list(labels))}"
+        )
     return tuple(labels)
 
 
@@ -222,11 +224,12 @@ def _hypotheses(template: Any, labels: Sequence[str]) -> list[str]:
         usable_text("a hypothesis", sentence)
     if sentences[0] == template:
         raise ValueError(
-            f"hypothesis_template must hold {{}} in place of the label, got {template!r}"
+            f"hypothesis_template must hold {{}} in place of the label, got {shown(template)}"
         )
     if len(set(sentences)) < len(sentences):
         raise ValueError(
-            f"hypothesis_template must give each label a sentence of its own, got {template!r} "
+            "hypothesis_template must give each label a sentence of its own, got "
+            f"{shown(template)} "
             f"for {list(labels)}"
         )
     return sentences

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_embed._validation import shown
 from dask_embed.inference.sharing import count_tokenized, joined, shared_tokens, tokenize_once
 from dask_embed.text.tokenization import TokenLists
 
@@ -266,9 +267,9 @@ def check_stride(stride: int | None, on_long: str) -> None:
     if stride is None:
         return
     if isinstance(stride, bool) or not isinstance(stride, int):
-        raise TypeError(f"stride must be an integer of at least 0, or None; got {stride!r}")
+        raise TypeError(f"stride must be an integer of at least 0, or None; got {shown(stride)}")
     if stride < 0:
-        raise ValueError(f"stride must be an integer of at least 0, or None; got {stride!r}")
+        raise ValueError(f"stride must be an integer of at least 0, or None; got {shown(stride)}")
     if on_long == "error":
         raise ValueError(
             f"stride={stride} reads long rows in windows, but on_long='error' refuses them; "

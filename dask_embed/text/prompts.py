@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from dask_embed._validation import shown
+
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
@@ -50,7 +52,7 @@ class PromptTemplate:
 
     def __post_init__(self) -> None:
         if not isinstance(self.template, str):
-            raise TypeError(f"a template must be a string, not {self.template!r}")
+            raise TypeError(f"a template must be a string, not {shown(self.template)}")
         texts, names = _parse(self.template)
         object.__setattr__(self, "_texts", texts)
         object.__setattr__(self, "_names", names)

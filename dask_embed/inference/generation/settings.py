@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from dask_embed._validation import shown
+
 # The fields that `model.generate` takes under the same name.
 _ARGUMENTS = (
     "max_new_tokens",
@@ -87,7 +89,7 @@ class GenerationSettings:
             if getattr(self, name) is not None:
                 _integer(name, getattr(self, name), least)
         if self.do_sample is not None and not isinstance(self.do_sample, bool):
-            raise TypeError(f"do_sample must be True, False or None, not {self.do_sample!r}")
+            raise TypeError(f"do_sample must be True, False or None, not {shown(self.do_sample)}")
         for name, zero, most in (
             ("temperature", False, math.inf),
             ("repetition_penalty", False, math.inf),
@@ -124,7 +126,7 @@ def row_seed(seed: int, ids: np.ndarray) -> int:
 
 def _integer(name: str, value: Any, least: int, most: float = math.inf) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, not {value!r}")
+        raise TypeError(f"{name} must be an integer, not {shown(value)}")
     if not least <= value <= most:
         bounds = f"at least {least}" if most == math.inf else f"between {least} and {most}"
         raise ValueError(f"{name} must be {bounds}; got {value}")
@@ -132,20 +134,20 @@ def _integer(name: str, value: Any, least: int, most: float = math.inf) -> None:
 
 def _number(name: str, value: Any, zero: bool, most: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, not {value!r}")
+        raise TypeError(f"{name} must be a number, not {shown(value)}")
     if not (value >= 0 if zero else value > 0) or not value <= most or math.isinf(value):
         least = "at least 0" if zero else "above 0"
         bounds = least if most == math.inf else f"{least} and at most {most:g}"
         bounds = "finite" if math.isinf(value) else bounds
-        raise ValueError(f"{name} must be {bounds}; got {value!r}")
+        raise ValueError(f"{name} must be {bounds}; got {shown(value)}")
     return float(value)
 
 
 def _strings(stop: Any) -> tuple[str, ...]:
     if isinstance(stop, str) or not isinstance(stop, Iterable):
-        raise TypeError(f"stop must be a sequence of strings, not {stop!r}")
+        raise TypeError(f"stop must be a sequence of strings, not {shown(stop)}")
     strings = tuple(stop)
     wrong = [string for string in strings if not isinstance(string, str) or not string]
     if wrong:
-        raise ValueError(f"stop must hold strings that are not empty; got {wrong[0]!r}")
+        raise ValueError(f"stop must hold strings that are not empty; got {shown(wrong[0])}")
     return strings

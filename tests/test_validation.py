@@ -1,0 +1,77 @@
+"""Values in messages are short and in one line, whatever they are; validators name the argument."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from dask_embed import _validation
+from dask_embed._validation import shown
+
+
+class Unprintable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+class Lines:
+    def __repr__(self) -> str:
+        return "one\ntwo"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "x" * 1000,
+        "a\nb\r\x00",
+        b"x" * 1000,
+        [*range(1000)],
+        {str(number): number for number in range(1000)},
+        {"a": [[[[[1]]]]]},
+        np.full((2, 384), np.nan),
+        [np.zeros((9, 9))] * 9,
+        pd.Series(range(1000)),
+        pd.DataFrame({"a": range(99)}),
+        10**6000,
+        Unprintable(),
+        Lines(),
+        "\ud800",
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_any_value_is_short_and_in_one_line(value: Any) -> None:
+    text = shown(value)
+    assert 0 < len(text) <= 160
+    assert text == " ".join(text.split()) or isinstance(value, str)
+    assert not {"\n", "\r", "\x00"} & set(text)
+
+
+def test_short_values_are_shown_as_they_are() -> None:
+    for value in (None, True, 1, 1.5, "text", ["a", "b"], {"a": 1}, np.float32(1.5)):
+        assert shown(value) == repr(value)
+
+
+def test_of_arrays_and_frames_the_shape_is_shown() -> None:
+    assert shown(np.zeros((2, 3))) == "numpy.ndarray of shape (2, 3), type float64"
+    assert shown(pd.Series(["a"], dtype=object)) == "pandas.Series of shape (1,), type object"
+    assert shown(pd.DataFrame({"a": [1]})) == "pandas.DataFrame of shape (1, 1)"
+
+
+@pytest.mark.parametrize("value", [1, 0, "False", "True", None, np.True_, [True]])
+def test_what_is_merely_truthy_is_no_boolean(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^flag must be True or False, got"):
+        _validation.boolean("flag", value)
+
+
+@pytest.mark.parametrize("value", ["text", b"text", None, 5, {"a"}, ["a", 1], np.zeros((2, 2))])
+def test_what_is_no_sequence_of_strings_is_refused(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"^labels must be a sequence of strings, got"):
+        _validation.strings("labels", value)
+
+
+def test_sequences_of_strings_become_tuples() -> None:
+    for given in (["a", "b"], ("a", "b"), np.array(["a", "b"]), pd.Series(["a", "b"])):
+        assert _validation.strings("labels", given) == ("a", "b")
