@@ -333,6 +333,35 @@ def test_encoders_with_decoders(name: str, asked: dict[str, Any]) -> None:
     assert lists(found) == alone(model, prompts, max_new_tokens=14, **asked)
 
 
+# What a checkpoint may write into its generation_config.json, each of which asks `generate` for
+# more than the probe may, or for what its plain calls do not have.
+_WRITTEN: tuple[dict[str, Any], ...] = (
+    {"exponential_decay_length_penalty": (2, 1.5)},
+    {"forced_bos_token_id": 7, "forced_eos_token_id": 1},
+    {"bad_words_ids": [[5], [9, 8]], "suppress_tokens": [5, 6]},
+    {"begin_suppress_tokens": [20, 30], "sequence_bias": [[[5], 9.0]]},
+    {"min_length": 8},
+    {"num_beams": 2, "num_return_sequences": 2, "length_penalty": 2.0, "early_stopping": True},
+    {"cache_implementation": "static"},
+    {"encoder_no_repeat_ngram_size": 2, "max_time": 100.0},
+    {"repetition_penalty": 1.7, "renormalize_logits": True},
+    {"pad_token_id": -1},
+)
+
+
+@pytest.mark.parametrize("written", _WRITTEN, ids=lambda written: next(iter(written)))
+@pytest.mark.parametrize("name", ["t5", "llama"])
+def test_settings_of_the_checkpoint(name: str, written: dict[str, Any]) -> None:
+    model, tokenizer = encoder_decoder(name) if name == "t5" else decoder(name)
+    model = copy.deepcopy(model)
+    prompts = prompts_for(model)
+    end = alone(model, prompts, max_new_tokens=10)[0][3]
+    model.generation_config.update(**{"eos_token_id": end} | written)
+    found = TextGeneration(model, tokenizer, packs=False)(prompts, GenerationSettings(10))
+    expected = alone(model, prompts, max_new_tokens=10, num_return_sequences=1)
+    assert lists(found) == expected
+
+
 def test_model_that_the_loop_is_wrong_for() -> None:
     """A model whose forward does something with neighbours in a row is found out."""
     model, tokenizer = copied("llama")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import LogitsProcessor
+from transformers import GenerationConfig, LogitsProcessor
 
 from dask_embed.inference.generation.cache import Cohort, Row, decoding_twin
 from dask_embed.inference.generation.loop import Decoder, similar
@@ -23,6 +24,8 @@ _STEPS = 4
 # Windows up to this are probed beyond their length; longer texts of wider ones use `generate`.
 _WIDEST_PROBED_WINDOW = 512
 _WINDOWS = ("sliding_window", "local_attention", "attention_window", "attention_chunk_size")
+
+_BEGINNINGS = ("bos_token_id", "decoder_start_token_id")
 
 
 def judge_decoder(model: Any) -> tuple[Decoder | None, int | None, str]:
@@ -62,7 +65,7 @@ def judge_padding(model: Any) -> bool:
     """Return whether `generate` gives padded texts the scores that it gives single ones."""
     prompts = _random(model.config, _lengths(model.config)[0])
     forced = _random(model.config, [_STEPS] * len(prompts)).values.reshape(-1, _STEPS)
-    reference = Reference(model)
+    reference = Reference(_plainly_set(model))
 
     def scores(rows: Sequence[int]) -> torch.Tensor:
         chosen = prompts.take(np.asarray(rows))
@@ -70,12 +73,8 @@ def judge_padding(model: Any) -> bool:
         forcing = _Forced(torch.from_numpy(forced[rows].astype(np.int64)), begin)
         output = reference.generate(
             chosen,
-            pad=model.generation_config.pad_token_id or 0,
+            pad=max(model.generation_config.pad_token_id or 0, 0),
             max_new_tokens=_STEPS,
-            do_sample=False,
-            num_beams=1,
-            eos_token_id=None,
-            stop_strings=None,
             output_logits=True,
             logits_processor=[forcing],
         )
@@ -84,6 +83,19 @@ def judge_padding(model: Any) -> bool:
     everything = list(range(len(prompts)))
     alone = torch.cat([scores([row]) for row in everything])
     return difference(scores(everything), alone) <= _TOLERANCE.get(model.dtype, 1e-5)
+
+
+def _plainly_set(model: Any) -> Any:
+    """Return `model` under settings of its own, which say where texts begin and nothing else.
+
+    `generate` fills whatever an argument leaves open from the checkpoint's generation_config.json:
+    penalties, forced tokens, beams, caches. None of these is what padding is tried for, and some
+    cannot be without others.
+    """
+    plain = copy.copy(model)  # shares its modules; the attribute set here is the copy's own
+    kept = {name: getattr(model.generation_config, name, None) for name in _BEGINNINGS}
+    plain.generation_config = GenerationConfig(**kept)
+    return plain
 
 
 def difference(given: torch.Tensor, expected: torch.Tensor) -> float:

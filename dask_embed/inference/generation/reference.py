@@ -66,6 +66,7 @@ class Reference:
             torch.from_numpy(ids).to(self._model.device),
             attention_mask=torch.from_numpy(mask.astype(np.int64)).to(self._model.device),
             return_dict_in_generate=True,
+            pad_token_id=pad,  # rows that ended are filled with it and run on
             **arguments,
         )
 
