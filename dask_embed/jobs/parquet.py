@@ -11,17 +11,18 @@ import json
 import os
 from typing import Any
 
+import dask
 import dask.dataframe as dd
-import pandas as pd
 import pyarrow as pa
 import pyarrow.dataset as pa_dataset
+import pyarrow.fs as pa_fs
 import pyarrow.parquet as pq
-from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine, _wrapped_fs
+from dask.dataframe.io.parquet.arrow import _wrapped_fs
 from dask.utils import natural_sort_key
 
 from dask_embed.columns import to_host
-from dask_embed.columns.transfer import readable_metadata
 from dask_embed.expr import OperatorRows
+from dask_embed.jobs.engine import ArrowFiles, VectorEngine, nested_types, plainly_named
 from dask_embed.operators.together import parts_of
 from dask_embed.quantize_expr import Quantize
 
@@ -36,8 +37,8 @@ _REVISIONS = {
 }
 
 
-class VectorEngine(ArrowDatasetEngine):
-    """Dask's Arrow engine, with pandas metadata that every reader understands."""
+class WritingEngine(VectorEngine):
+    """The engine that checks what is appended against what is there."""
 
     @classmethod
     def initialize_write(  # type: ignore[override]  # Dask names its arguments
@@ -59,17 +60,10 @@ class VectorEngine(ArrowDatasetEngine):
             _require_same_origin(path, shared, written.metadata, custom_metadata)
             _require_same_types(path, written, df)
         # Dask compares names of types, and that of nested columns is ``object`` in files.
-        named = df.astype(dict.fromkeys(_nested_types(df), object))
+        named = df.astype(dict.fromkeys(nested_types(df), object))
         # The schema is that of the frame as it is.
         schema = started[-1]["schema"]
         return super().initialize_write(named, fs, path, append=True, schema=schema, **options)
-
-    @classmethod
-    def _pandas_to_arrow_table(
-        cls, df: pd.DataFrame, preserve_index: bool = False, schema: pa.Schema | None = None
-    ) -> pa.Table:
-        table = super()._pandas_to_arrow_table(df, preserve_index=preserve_index, schema=schema)
-        return table.replace_schema_metadata(readable_metadata(table.schema))
 
 
 def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any) -> Any:
@@ -117,7 +111,7 @@ def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any
     return dd.to_parquet(
         frame,
         path,
-        engine=VectorEngine,
+        engine=WritingEngine,
         overwrite=overwrite,
         custom_metadata=metadata,
         **options,
@@ -139,26 +133,26 @@ def read_parquet(path: Any, **options: Any) -> Any:
     dask.dataframe.DataFrame
         Columns of vectors, lists and structs have their `pandas.ArrowDtype`; vectors are what
         `to_array` takes.
+
+    Notes
+    -----
+    Files that pandas or Dask wrote by their own ``to_parquet`` are read, too; pandas itself
+    cannot read the vectors in those.
     """
-    arrow = {"types_mapper": _nested_dtype, **options.pop("arrow_to_pandas", {})}
-    path = path if isinstance(path, list) else os.fspath(path)
-    return dd.read_parquet(path, arrow_to_pandas=arrow, **options)
+    paths = path if isinstance(path, list | tuple | set) else [path]
+    given: Any = [os.fspath(each) for each in paths]
+    if _is_arrow(filesystem := options.get("filesystem")):
+        # Dask's reader for these has no types for vectors; the files are the same to the other
+        storage = options.pop("storage_options", None)
+        wrapped, given, _, _ = VectorEngine.extract_filesystem(given, filesystem, {}, {}, storage)
+        options["filesystem"] = ArrowFiles(wrapped.fs)
+    if dask.config.get("dataframe.backend", "pandas") != "cudf":
+        options["engine"] = VectorEngine
+    return dd.read_parquet(given if len(given) > 1 else given[0], **options)
 
 
-def _nested_dtype(dtype: pa.DataType) -> pd.ArrowDtype | None:
-    """Return the type that operators give to vectors, lists and structs; None for other types."""
-    return pd.ArrowDtype(_plainly_named(dtype)) if pa.types.is_nested(dtype) else None
-
-
-def _plainly_named(dtype: pa.DataType) -> pa.DataType:
-    """Return the type with the names of list values that Arrow uses, whatever the file has."""
-    if pa.types.is_fixed_size_list(dtype):
-        return pa.list_(_plainly_named(dtype.value_type), dtype.list_size)
-    if pa.types.is_list(dtype):
-        return pa.list_(_plainly_named(dtype.value_type))
-    if pa.types.is_struct(dtype):
-        return pa.struct([(field.name, _plainly_named(field.type)) for field in dtype])
-    return dtype
+def _is_arrow(filesystem: Any) -> bool:
+    return isinstance(filesystem, pa_fs.FileSystem) or filesystem in ("arrow", "pyarrow")
 
 
 def _provenance(frame: Any) -> dict[str, Any]:
@@ -186,20 +180,12 @@ def _last_schema(filesystem: Any, path: str) -> pa.Schema | None:
         return pq.read_schema(file)
 
 
-def _nested_types(frame: Any) -> dict[str, pa.DataType]:
-    return {
-        name: dtype.pyarrow_dtype
-        for name, dtype in frame.dtypes.items()
-        if isinstance(dtype, pd.ArrowDtype) and pa.types.is_nested(dtype.pyarrow_dtype)
-    }
-
-
 def _require_same_types(path: str, written: pa.Schema, frame: Any) -> None:
-    for name, given in _nested_types(frame).items():
+    for name, given in nested_types(frame).items():
         if name not in written.names:
             continue  # Dask names all columns that differ
         present = written.field(name).type
-        if _plainly_named(present) != _plainly_named(given):
+        if plainly_named(present) != plainly_named(given):
             raise ValueError(
                 f"append=True needs the types of the files in {path!r}: column {name!r} is "
                 f"{present} there, but {given} in the frame"

@@ -1,0 +1,81 @@
+"""Dask's Parquet engine, for columns of vectors, lists and structs.
+
+A pandas Arrow list column written by `DataFrame.to_parquet` cannot be read back, because the
+name of its type in the pandas metadata is one that pandas does not understand
+(pandas-dev/pandas#59738). Here that name is ``object``, as for any nested column, in what is
+written and in what is read.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
+from dask.tokenize import normalize_token
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from dask_embed.columns.transfer import readable_metadata
+
+
+class VectorEngine(ArrowDatasetEngine):
+    """Dask's Arrow engine, with pandas metadata that every reader understands."""
+
+    @classmethod
+    def multi_support(cls) -> bool:
+        return True  # Dask's own says so of itself by name
+
+    @classmethod
+    def _pandas_to_arrow_table(
+        cls, df: pd.DataFrame, preserve_index: bool = False, schema: pa.Schema | None = None
+    ) -> pa.Table:
+        table = super()._pandas_to_arrow_table(df, preserve_index=preserve_index, schema=schema)
+        return table.replace_schema_metadata(readable_metadata(table.schema))
+
+    @classmethod
+    def _arrow_table_to_pandas(  # type: ignore[override]  # all it takes but two goes on
+        cls, arrow_table: pa.Table, categories: Any, **options: Any
+    ) -> pd.DataFrame:
+        # A mapping of its own for each call: Dask writes into the one that it is given, which
+        # all partitions share.
+        conversion = {"types_mapper": nested_dtype, **(options.pop("arrow_to_pandas", None) or {})}
+        metadata = readable_metadata(arrow_table.schema)
+        return super()._arrow_table_to_pandas(
+            arrow_table.replace_schema_metadata(metadata),
+            categories,
+            arrow_to_pandas=conversion,
+            **options,
+        )
+
+
+class ArrowFiles(ArrowFSWrapper):
+    """A filesystem of Arrow under fsspec, whose token is the same each time it is made."""
+
+    def __dask_tokenize__(self) -> Any:
+        return normalize_token(self.fs)
+
+
+def nested_dtype(dtype: pa.DataType) -> pd.ArrowDtype | None:
+    """Return the type that operators give to vectors, lists and structs; None for other types."""
+    return pd.ArrowDtype(plainly_named(dtype)) if pa.types.is_nested(dtype) else None
+
+
+def nested_types(frame: Any) -> dict[str, pa.DataType]:
+    """Return the Arrow types of the columns of vectors, lists and structs of a frame."""
+    return {
+        name: dtype.pyarrow_dtype
+        for name, dtype in frame.dtypes.items()
+        if isinstance(dtype, pd.ArrowDtype) and pa.types.is_nested(dtype.pyarrow_dtype)
+    }
+
+
+def plainly_named(dtype: pa.DataType) -> pa.DataType:
+    """Return the type with the names of list values that Arrow uses, whatever the file has."""
+    if pa.types.is_fixed_size_list(dtype):
+        return pa.list_(plainly_named(dtype.value_type), dtype.list_size)
+    if pa.types.is_list(dtype):
+        return pa.list_(plainly_named(dtype.value_type))
+    if pa.types.is_struct(dtype):
+        return pa.struct([(field.name, plainly_named(field.type)) for field in dtype])
+    return dtype

@@ -1,0 +1,105 @@
+"""Reading vectors back: any number of files, as often as wanted, whoever wrote them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import dask
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.fs as pa_fs
+import pyarrow.parquet as pq
+import pytest
+
+import dask_embed as de
+from dask_embed.jobs import engine
+
+VECTOR = pd.ArrowDtype(pa.list_(pa.float32(), 3))
+
+
+def _frame(rows: int = 4) -> pd.DataFrame:
+    vectors = [np.full(3, row, np.float32) for row in range(rows)]
+    return pd.DataFrame({"id": range(rows), "v": pd.array(vectors, VECTOR)})
+
+
+def _many(folder: Path, count: int) -> Path:
+    """Write `count` files of one row, each the same."""
+    folder.mkdir()
+    table = engine.VectorEngine._pandas_to_arrow_table(_frame(1))
+    for number in range(count):
+        pq.write_table(table, folder / f"part.{number}.parquet")
+    return folder
+
+
+def test_more_files_than_python_has_frames_of_recursion(tmp_path: Path) -> None:
+    path = _many(tmp_path / "out", 1_100)
+    with dask.config.set(scheduler="synchronous"):
+        first, second = (de.read_parquet(path) for _ in range(2))
+        assert de.to_array(first["v"]).compute().shape == (1_100, 3)
+        assert first.expr._name == second.expr._name
+
+
+def test_a_path_is_read_twice(tmp_path: Path) -> None:
+    path = _many(tmp_path / "out", 120)
+    for _ in range(2):
+        assert len(de.read_parquet(path).compute()) == 120
+
+
+def test_each_file_costs_the_same_however_many_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[pa.DataType] = []
+    kind = engine.nested_dtype
+    monkeypatch.setattr(engine, "nested_dtype", lambda dtype: (calls.append(dtype), kind(dtype))[1])
+    spent = []
+    for count in (20, 80):
+        lazy = de.read_parquet(_many(tmp_path / str(count), count))
+        calls.clear()
+        with dask.config.set(scheduler="synchronous"):
+            lazy.compute()
+        spent.append(len(calls) / count)
+    assert spent[0] == spent[1] <= 4
+
+
+@pytest.mark.parametrize("filesystem", ["arrow", "pyarrow", pa_fs.LocalFileSystem()], ids=str)
+def test_the_arrow_filesystem_gives_vectors(tmp_path: Path, filesystem: object) -> None:
+    dd.from_pandas(_frame(), npartitions=2).ml.to_parquet(tmp_path / "out")
+    lazy = de.read_parquet(tmp_path / "out", filesystem=filesystem)
+    again = de.read_parquet(tmp_path / "out", filesystem=filesystem)
+    assert lazy["v"].dtype == lazy.compute()["v"].dtype == VECTOR
+    assert lazy.expr._name == again.expr._name
+    few = de.read_parquet(tmp_path / "out", filesystem=filesystem, filters=[("id", ">", 2)])
+    assert de.to_array(few.compute()["v"]).tolist() == [[3, 3, 3]]
+
+
+@pytest.mark.parametrize("writer", ["pandas", "dask"])
+def test_what_others_wrote_is_read(tmp_path: Path, writer: str) -> None:
+    """Although pandas cannot read back what it wrote itself."""
+    if writer == "pandas":
+        (tmp_path / "out").mkdir()
+        _frame().to_parquet(tmp_path / "out" / "one.parquet")
+    else:
+        dd.from_pandas(_frame(), npartitions=2).to_parquet(tmp_path / "out")
+    with pytest.raises(NotImplementedError, match="in the string is not supported"):
+        pd.read_parquet(tmp_path / "out")
+    read = de.read_parquet(tmp_path / "out").compute()
+    assert read["v"].dtype == VECTOR
+    np.testing.assert_array_equal(de.to_array(read["v"])[:, 0], range(4))
+
+
+def test_lists_and_patterns_of_files(tmp_path: Path) -> None:
+    dd.from_pandas(_frame(), npartitions=2).ml.to_parquet(tmp_path / "out")
+    files = sorted((tmp_path / "out").iterdir())
+    for given in (files, [str(file) for file in files], tmp_path / "out" / "*.parquet", files[:1]):
+        read = de.read_parquet(given).compute()
+        assert read["v"].dtype == VECTOR
+        assert len(read) == (2 if given == files[:1] else 4)
+
+
+def test_conversion_options_of_the_user_stay_as_they_are(tmp_path: Path) -> None:
+    dd.from_pandas(_frame(), npartitions=2).ml.to_parquet(tmp_path / "out")
+    options = {"strings_to_categorical": True}
+    de.read_parquet(tmp_path / "out", arrow_to_pandas=options).compute()
+    assert options == {"strings_to_categorical": True}
