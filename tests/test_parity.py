@@ -361,7 +361,7 @@ def scorer(root: Path, name: str) -> Measured:
         return max(scores, key=lambda candidate: scores[candidate]), scores
 
     out = run(operator, frame_of(rows))
-    given = rows_with(lambda *row: row, values_of(out["output"]), values_of(out["scores"]))
+    given = rows_with(lambda *row: row, values_of(out["candidate"]), values_of(out["scores"]))
     return compared(how(operator.runner()), given, rows_with(alone, rows))
 
 

@@ -141,7 +141,7 @@ def test_candidates_have_their_log_likelihood(folders, reference, name, path):
     )
     assert scoring_of(scorer.runner()).shares == (path == "shared")
     out = scorer(frame())
-    assert out["output"].isna().tolist() == [text is None for text in PROMPTS]
+    assert out["candidate"].isna().tolist() == [text is None for text in PROMPTS]
     best = set()
     for row in ROWS:
         scores = [each.sum() for each in causal_scores(reference(folder), PROMPTS[row])]
@@ -149,8 +149,8 @@ def test_candidates_have_their_log_likelihood(folders, reference, name, path):
         weights = np.exp(scores - np.max(scores))
         assert_close(list(out["p"][row].values()), weights / weights.sum())
         assert list(out["p"][row]) == list(CANDIDATES)
-        assert out["output"][row] == CANDIDATES[int(np.argmax(scores))]
-        assert_close(out["output_score"][row], np.max(scores))
+        assert out["candidate"][row] == CANDIDATES[int(np.argmax(scores))]
+        assert_close(out["candidate_score"][row], np.max(scores))
         best.add(tuple(np.round(scores, 2)))
     assert len(best) == len(ROWS) - 1  # one prompt is there twice
 
@@ -167,8 +167,8 @@ def test_mean_per_token(folders, reference, path, padding_side):
     for row in ROWS:
         scores = [each.mean() for each in causal_scores(reference(folder), PROMPTS[row])]
         assert_close(list(out["s"][row].values()), scores)
-        assert out["output"][row] == CANDIDATES[int(np.argmax(scores))]
-    assert out["output"].tolist() != sums["output"].tolist()
+        assert out["candidate"][row] == CANDIDATES[int(np.argmax(scores))]
+    assert out["candidate"].tolist() != sums["candidate"].tolist()
 
 
 @pytest.mark.parametrize("name", ["llama", "qwen3", "mistral"])
@@ -217,14 +217,14 @@ def test_prompts_with_special_tokens_of_their_own(folders, reference):
     scorer = Scorer(folders("llama"), candidates=("yes", "no"), add_special_tokens=False)
     with_own = scorer(frame(["<|begin|>Return:", "Return:"]))
     usual = Scorer(folders("llama"), candidates=("yes", "no"))(frame(["Return:", "Return:"]))
-    assert_close(with_own["output_score"][0], usual["output_score"][0])
+    assert_close(with_own["candidate_score"][0], usual["candidate_score"][0])
     ids = tokenizer("Return:", add_special_tokens=False)["input_ids"]
     expected = [
         token_log_probabilities(model, ids, candidate_ids(tokenizer, text)).sum()
         for text in ("yes", "no")
     ]
-    assert_close(with_own["output_score"][1], max(expected))
-    assert abs(with_own["output_score"][0] - max(expected)) > 1e-3
+    assert_close(with_own["candidate_score"][1], max(expected))
+    assert abs(with_own["candidate_score"][0] - max(expected)) > 1e-3
 
 
 LISTS = (
@@ -261,12 +261,12 @@ def test_column_of_candidates(folders, reference, kind, path):
     out = scorer(list_frame(kind))
     given = values_of(out["s"])
     assert [value is None for value in given] == [False, True, True, False, False, False, True]
-    assert out["output"].isna().tolist() == [value is None for value in given]
+    assert out["candidate"].isna().tolist() == [value is None for value in given]
     for row in (0, 3, 4, 5):
         expected = causal_scores(reference(folders("llama")), PROMPTS_OF_LISTS[row], LISTS[row])
         scores = [each.sum() for each in expected]
         assert_close(given[row], scores)
-        assert out["output"][row] == LISTS[row][int(np.argmax(scores))]
+        assert out["candidate"][row] == LISTS[row][int(np.argmax(scores))]
         assert_close(sum(out["p"][row]), 1)
     assert given[3][0] == given[3][2]
     assert out["s"].dtype == pd.ArrowDtype(pa.list_(pa.float32()))
@@ -282,7 +282,7 @@ def test_column_of_candidates_on_dask(folders):
     out = scorer(ddf)
     computed = out.compute()
     assert list(computed.dtypes) == list(out.dtypes)
-    assert computed["output"].fillna("").tolist() == whole["output"].fillna("").tolist()
+    assert computed["candidate"].fillna("").tolist() == whole["candidate"].fillna("").tolist()
     for given, expected in zip(values_of(computed["s"]), values_of(whole["s"]), strict=True):
         assert (given is None) == (expected is None)
         if given is not None:
@@ -308,8 +308,8 @@ def test_unusable_lists(folders, value, reason):
     out = Scorer(folders("llama"), candidates_column="choices", on_error="null")(
         list_frame("object", lists)
     )
-    assert out["output"].isna().tolist() == [False, True, False]
-    assert reason in out["output_error"][1]
+    assert out["candidate"].isna().tolist() == [False, True, False]
+    assert reason in out["candidate_error"][1]
 
 
 def test_lists_that_became_strings(folders):
@@ -325,8 +325,8 @@ def test_template_over_columns(folders):
     plain = Scorer(folders("llama"), candidates=("yes", "no"))(
         frame(["Mean in cm:", None, "Mean in km:"])
     )
-    pd.testing.assert_series_equal(out["output_score"], plain["output_score"])
-    assert out["output_score"].nunique() == 2
+    pd.testing.assert_series_equal(out["candidate_score"], plain["candidate_score"])
+    assert out["candidate_score"].nunique() == 2
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
@@ -341,8 +341,8 @@ def test_long_prompts_lose_their_beginning(folders, reference, name, path):
         assert_close(list(out["s"][0].values()), [each.sum() for each in expected])
     strict = Scorer(model, candidates=CANDIDATES, on_long="error", on_error="null")
     out = strict(frame(["Return:", text, "x"]))
-    assert out["output"].isna().tolist() == [False, True, False]
-    assert "besides its candidates, and on_long='error'" in out["output_error"][1]
+    assert out["candidate"].isna().tolist() == [False, True, False]
+    assert "besides its candidates, and on_long='error'" in out["candidate_error"][1]
 
 
 def test_candidates_that_leave_no_room(folders):
@@ -350,19 +350,19 @@ def test_candidates_that_leave_no_room(folders):
     scorer = Scorer(folders("llama"), candidates_column="c", max_length=4, on_error="null")
     lists = pd.Series([["it returns a list"], None], dtype=object)
     out = scorer(frame(["Return:", None], c=lists))
-    assert out["output"].isna().all()
-    assert "tokens, which leave none of 4 for its prompt" in out["output_error"][0]
-    assert pd.isna(out["output_error"][1])
+    assert out["candidate"].isna().all()
+    assert "tokens, which leave none of 4 for its prompt" in out["candidate_error"][0]
+    assert pd.isna(out["candidate_error"][1])
 
 
 def test_prompts_without_tokens(folders):
     """An empty prompt is the beginning of a text; where there is none it fails."""
     scored = Scorer(folders("llama"), candidates=("yes", "no"))(frame(["", "<|begin|>"]))
     bare = Scorer(folders("llama"), candidates=("yes", "no"), add_special_tokens=False)
-    assert_close(scored["output_score"][0], bare(frame([""]))["output_score"][0])
+    assert_close(scored["candidate_score"][0], bare(frame([""]))["candidate_score"][0])
     out = Scorer(folders("gpt2"), candidates=("yes", "no"), on_error="null")(frame(["", "x"]))
-    assert out["output"].isna().tolist() == [True, False]
-    assert "no tokens" in out["output_error"][0]
+    assert out["candidate"].isna().tolist() == [True, False]
+    assert "no tokens" in out["candidate_error"][0]
 
 
 # Encoders with a decoder
@@ -388,7 +388,7 @@ def test_encoder_decoder(folders, reference, monkeypatch, name, end, shares):
                 logits = model(input_ids=torch.tensor([text]), labels=torch.tensor([ids])).logits
             chosen = torch.log_softmax(logits[0], -1)[range(len(ids)), ids]
             assert_close(out["s"][row][candidate], chosen.double().sum().item())
-        results.add(round(out["output_score"][row], 3))
+        results.add(round(out["candidate_score"][row], 3))
     assert len(results) == len(ROWS) - 1
 
 
@@ -425,8 +425,8 @@ def test_next_tokens_of_a_decoder(folders, reference):
         with torch.inference_mode():
             logits = model(input_ids=ids, decoder_input_ids=torch.tensor([[0]])).logits[0, -1]
         best = torch.log_softmax(logits, -1).topk(3)
-        assert [each["token"] for each in out["output"][row]] == best.indices.tolist()
-        assert_close([each["logprob"] for each in out["output"][row]], best.values.tolist())
+        assert [each["token"] for each in out["next_tokens"][row]] == best.indices.tolist()
+        assert_close([each["logprob"] for each in out["next_tokens"][row]], best.values.tolist())
 
 
 # Texts and next tokens
@@ -469,16 +469,22 @@ def test_likelihood_of_texts(folders, reference, name, options, path):
     counts = []
     for row, text in enumerate(texts):
         if text is None:
-            assert out.loc[row, ["output", "output_tokens", "output_perplexity"]].isna().all()
+            assert (
+                out.loc[
+                    row, ["log_likelihood", "log_likelihood_tokens", "log_likelihood_perplexity"]
+                ]
+                .isna()
+                .all()
+            )
             continue
         ids = prompt_ids(tokenizer, text)
         total, count = windowed(model, ids, length, options.get("stride", length // 2), 1)
-        assert out["output_tokens"][row] == count
-        assert_close(out["output"][row], total)
+        assert out["log_likelihood_tokens"][row] == count
+        assert_close(out["log_likelihood"][row], total)
         if count:
-            assert_close(out["output_perplexity"][row], np.exp(-total / count))
+            assert_close(out["log_likelihood_perplexity"][row], np.exp(-total / count))
         else:
-            assert pd.isna(out["output_perplexity"][row])
+            assert pd.isna(out["log_likelihood_perplexity"][row])
         counts.append(count)
     assert max(counts) > 2 * length
     assert 0 in counts
@@ -488,8 +494,8 @@ def test_long_texts_may_be_an_error(folders):
     """on_long="error" without candidates fails a text of more than one window."""
     scorer = Scorer(folders("llama"), on_long="error", on_error="null")
     out = scorer(frame(["Return:", "Parse the arguments. " * 40]))
-    assert out["output"].isna().tolist() == [False, True]
-    assert "more than 64 tokens" in out["output_error"][1]
+    assert out["log_likelihood"].isna().tolist() == [False, True]
+    assert "more than 64 tokens" in out["log_likelihood_error"][1]
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -498,13 +504,13 @@ def test_next_tokens(folders, reference, name, path):
     """The likeliest tokens behind a prompt, over the whole vocabulary."""
     model, tokenizer = reference(folders(name))
     out = Scorer(de.Model(folders(name), **PATHS[path]), top_k_next=5)(frame())
-    assert out["output"].isna().tolist() == [text is None for text in PROMPTS]
+    assert out["next_tokens"].isna().tolist() == [text is None for text in PROMPTS]
     seen = set()
     for row in ROWS:
         ids = torch.tensor([prompt_ids(tokenizer, PROMPTS[row], tiny.POSITIONS)])
         with torch.inference_mode():
             best = torch.log_softmax(model(input_ids=ids).logits[0, -1], -1).topk(5)
-        given = out["output"][row]
+        given = out["next_tokens"][row]
         assert [each["token"] for each in given] == best.indices.tolist()
         assert [each["token_str"] for each in given] == [
             tokenizer.decode([token]) for token in best.indices.tolist()
@@ -530,7 +536,7 @@ def test_next_tokens(folders, reference, name, path):
         ({"candidates": ("a",), "stride": 2}, ValueError, "does not apply with candidates"),
         ({"scores": "s"}, ValueError, "does not apply without candidates"),
         ({"candidates": ("a",), "normalize": "median"}, ValueError, "'sum', 'mean'"),
-        ({"candidates": ("a",), "scores": "output"}, ValueError, "must differ"),
+        ({"candidates": ("a",), "scores": "candidate"}, ValueError, "must differ"),
         ({"candidates_column": "text"}, ValueError, "different columns"),
         ({"top_k_next": 0}, ValueError, "positive"),
         ({"prompt": "{", "candidates": ("a",)}, ValueError, "template"),
@@ -581,7 +587,7 @@ def test_only_rows_that_are_asked_for_run(folders, rows_through_model):
     scored = Scorer(folders("llama"), candidates=("yes", "no"))(ddf)
     assert rows_through_model(lambda: scored.head(5)) == 5
     assert rows_through_model(lambda: scored[["text"]].compute()) == 0
-    assert rows_through_model(lambda: scored["output"].compute()) == 40
+    assert rows_through_model(lambda: scored["candidate"].compute()) == 40
 
 
 # The dataframe contract
@@ -626,6 +632,18 @@ OPERATORS = {
 
 
 @pytest.mark.usefixtures("_relative")
+def test_names_of_columns_say_what_is_scored():
+    """Each of the three modes by a name of its own, so that their columns fit into one frame."""
+    candidates = Scorer("some/model", candidates=("a", "b"))
+    names = ("candidate", "candidate_score", "candidate_probability")
+    assert candidates.result_columns == names
+    assert Scorer("some/model", top_k_next=2).result_columns == ("next_tokens",)
+    texts = Scorer("some/model", on_error="null")
+    assert texts.result_columns[::2] == ("log_likelihood", "log_likelihood_perplexity")
+    assert texts.error_column == "log_likelihood_error"
+    assert Scorer("some/model", output="x").result_columns[0] == "x"
+
+
 class TestScorer(DataframeContract):
     @pytest.fixture(scope="class", params=OPERATORS.values(), ids=OPERATORS)
     @classmethod

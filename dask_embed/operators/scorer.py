@@ -60,8 +60,9 @@ class Scorer(LanguageModelOperator):
         encoders with a decoder.
     normalize : {"sum", "mean"}
         The score of a candidate is the log-likelihood of its tokens, or that per token.
-    output : str
-        Name of the first result column; others begin with it, see Returns.
+    output : str, optional
+        Name of the first result column; others begin with it, see Returns. By default
+        ``"candidate"``, with `top_k_next` ``"next_tokens"``, otherwise ``"log_likelihood"``.
     scores : str, optional
         Name of a column with the scores of all candidates: a struct of float32 with a field for
         each of `candidates`, or a list of float32 in the order of the row's list.
@@ -103,7 +104,7 @@ class Scorer(LanguageModelOperator):
     >>> import dask_embed as de
     >>> scorer = Scorer("gpt2", candidates=["good", "bad"], prompt="{review}\\nIt was")
     >>> scorer.result_columns
-    ('output', 'output_score', 'output_probability')
+    ('candidate', 'candidate_score', 'candidate_probability')
 
     Notes
     -----
@@ -120,6 +121,7 @@ class Scorer(LanguageModelOperator):
     Source: ``_score_batch`` of alfred; the guide of transformers on perplexity.
     """
 
+    output: Any = None
     candidates: tuple[str, ...] | None = None
     candidates_column: str | None = None
     separator: str = " "
@@ -132,6 +134,8 @@ class Scorer(LanguageModelOperator):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", fixed_candidates(self.candidates))
+        if self.output is None:
+            object.__setattr__(self, "output", self._usual_output)
         super().__post_init__()
         positive_integer("stride", self.stride)
         positive_integer("top_k_next", self.top_k_next)
@@ -265,6 +269,12 @@ class Scorer(LanguageModelOperator):
         else:
             columns = likelihoods(chunk)
         return dict(zip(self.result_columns, columns, strict=True))
+
+    @property
+    def _usual_output(self) -> str:
+        if self.top_k_next is not None:
+            return "next_tokens"
+        return "candidate" if self._has_candidates else "log_likelihood"
 
     @property
     def _has_candidates(self) -> bool:
