@@ -35,13 +35,23 @@ def to_array(series: Any, dimension: int | None = None) -> Any:
     """
     if not hasattr(series, "expr"):
         return vectors_to_array(series, dimension or _dimension(series))
-    dimension = dimension or _lazy_dimension(series)
-    return series.map_partitions(
-        vectors_to_array, dimension, meta=vectors_to_array(series._meta, dimension)
-    )
+    dimension = dimension or lazy_dimension(series)
+    meta = vectors_to_array(series._meta, dimension)
+    return series.map_partitions(partition_to_array, dimension, meta.dtype, meta=meta)
 
 
-def _lazy_dimension(series: Any) -> int:
+def partition_to_array(series: Any, dimension: int, dtype: Any) -> Any:
+    """Return the vectors of a partition, which have to be what the whole promised."""
+    array = vectors_to_array(series, dimension)
+    if array.dtype != dtype and len(array):
+        raise TypeError(
+            f"column {series.name!r} holds vectors of {array.dtype} in this partition, where "
+            f"{dtype} was promised"
+        )
+    return array.astype(dtype, copy=False)
+
+
+def lazy_dimension(series: Any) -> int:
     """Return the dimension from the type, or for cuDF, whose lists have none, from the plan."""
     from dask_embed.expr import OperatorRows
 

@@ -8,11 +8,11 @@ import numpy as np
 import pandas as pd
 
 from dask_embed._validation import one_of, shown
-from dask_embed.arrays import to_array
+from dask_embed.arrays import lazy_dimension, to_array
 from dask_embed.columns import Vectors, append_columns
 from dask_embed.columns.types import PRECISIONS, vector_type
 from dask_embed.operators.base import is_dask_frame
-from dask_embed.operators.ranges import CALIBRATED, checked_ranges
+from dask_embed.operators.ranges import CALIBRATED, checked_ranges, spread
 
 
 def quantize(frame: Any, column: str, precision: str, *, ranges: Any = None) -> Any:
@@ -28,7 +28,9 @@ def quantize(frame: Any, column: str, precision: str, *, ranges: Any = None) -> 
         As sentence-transformers' ``quantize_embeddings`` defines them.
     ranges : array-like, optional
         Lowest and highest value of each dimension, shape (2, dimension). By default ``"int8"``
-        and ``"uint8"`` are calibrated over all rows of `frame`.
+        and ``"uint8"`` are calibrated over all rows of `frame`. A dimension that ends where it
+        begins takes steps of 1, as in sentence-transformers: values up to there become the
+        lowest integer.
 
     Returns
     -------
@@ -38,7 +40,8 @@ def quantize(frame: Any, column: str, precision: str, *, ranges: Any = None) -> 
     Raises
     ------
     TypeError, ValueError
-        If the column does not hold float32 vectors, or `ranges` do not fit them.
+        If the column does not hold float32 vectors, or `ranges` do not fit them; of a Dask
+        DataFrame when it is computed, if all vectors that calibrate are equal.
 
     Notes
     -----
@@ -83,25 +86,30 @@ def calibration_ranges(series: Any) -> np.ndarray:
     -------
     numpy.ndarray
         float32, shape (2, dimension); zeros where there is no vector.
+
+    Raises
+    ------
+    ValueError
+        If there is one vector only, or all are equal: they tell no range.
     """
     if hasattr(series, "expr"):
         from dask_embed.quantize_expr import ranges_lazily
 
-        dimension = to_array(series._meta).shape[1]
-        found = ranges_lazily(series.to_frame(), series.name).compute()
+        dimension = lazy_dimension(series)
+        found = ranges_lazily(series.to_frame(), series.name, dimension).compute()
     else:
         dimension = to_array(series.iloc[:0]).shape[1]
-        found = partition_ranges(series)
+        found = of_more_than_one_value(partition_ranges(series))
     return ranges_of(found) if len(found) else np.zeros((2, dimension), np.float32)
 
 
-def partition_ranges(series: Any) -> pd.Series:
+def partition_ranges(series: Any, dimension: int | None = None) -> pd.Series:
     """Return the ranges of one partition in a form that partitions can be joined in.
 
     One entry per bound and dimension, the lowest values first; nothing without vectors.
     """
-    array = _float_array(series)
-    array = array[~np.isnan(array).any(axis=1)]
+    array = _float_array(series, dimension)
+    array = array[np.isfinite(array).all(axis=1)]
     if not len(array):
         return pd.Series([], dtype="float32")
     ranges = np.concatenate([array.min(axis=0), array.max(axis=0)])
@@ -118,12 +126,31 @@ def joined_ranges(parts: list[pd.Series]) -> pd.Series:
     return pd.Series(ranges, dtype="float32")
 
 
+def of_more_than_one_value(ranges: pd.Series) -> pd.Series:
+    """Return `ranges` as they are, if there are any in them, or nothing to take them from.
+
+    Raises
+    ------
+    ValueError
+        If every dimension ends where it begins: all vectors would become the same.
+    """
+    if len(ranges) and not spread(ranges_of(ranges)):
+        raise ValueError(
+            "int8 and uint8 are calibrated over vectors that differ, but there is only one, or all "
+            "are equal; give ranges=, the lowest and highest value of each dimension, shape "
+            "(2, dimension), such as calibration_ranges of more vectors"
+        )
+    return ranges
+
+
 def ranges_of(series: pd.Series) -> np.ndarray:
     """Return what `partition_ranges` gave as an array of shape (2, dimension)."""
     return series.to_numpy().reshape(2, -1)
 
 
-def quantize_partition(frame: Any, ranges: Any, column: str, precision: str) -> Any:
+def quantize_partition(
+    frame: Any, ranges: Any, column: str, precision: str, dimension: int | None = None
+) -> Any:
     """Return `frame` with its vector column in another precision.
 
     Parameters
@@ -131,14 +158,15 @@ def quantize_partition(frame: Any, ranges: Any, column: str, precision: str) -> 
     frame : pandas.DataFrame or cudf.DataFrame
     ranges : array-like, pandas.Series of `partition_ranges`, or None
     column, precision : str
+    dimension : int, optional
+        Values that each vector must have, by default what the column's type tells.
     """
     import torch
 
     from dask_embed.inference.precision import to_precision
 
     series = frame[column]
-    array = to_array(series)
-    _float_array(series.iloc[:0])
+    array = _float_array(series, dimension)
     vector_type(array.shape[1], precision)
     if isinstance(ranges, pd.Series):
         ranges = ranges_of(ranges)
@@ -158,8 +186,8 @@ def quantize_partition(frame: Any, ranges: Any, column: str, precision: str) -> 
     return replaced[list(frame.columns)]
 
 
-def _float_array(series: Any) -> Any:
-    array = to_array(series)
+def _float_array(series: Any, dimension: int | None = None) -> Any:
+    array = to_array(series, dimension)
     if array.dtype != np.float32:
         raise TypeError(f"column {series.name!r} holds vectors of {array.dtype}; float32 is needed")
     return array

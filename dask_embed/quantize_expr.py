@@ -9,9 +9,15 @@ from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._expr import Blockwise, Expr, Projection
 from dask.dataframe.dask_expr._reductions import ApplyConcatApply
 
+from dask_embed.arrays import lazy_dimension
 from dask_embed.expr import wanted_columns
 from dask_embed.operators.ranges import CALIBRATED
-from dask_embed.quantization import joined_ranges, partition_ranges, quantize_partition
+from dask_embed.quantization import (
+    joined_ranges,
+    of_more_than_one_value,
+    partition_ranges,
+    quantize_partition,
+)
 
 
 def quantize_lazily(frame: Any, ranges: Any, column: str, precision: str) -> Any:
@@ -19,30 +25,31 @@ def quantize_lazily(frame: Any, ranges: Any, column: str, precision: str) -> Any
 
     Without `ranges`, precisions that need them are calibrated over the whole column.
     """
+    dimension = lazy_dimension(frame[column])
     if ranges is None and precision in CALIBRATED:
-        ranges = ranges_lazily(frame[[column]], column).expr
-    return new_collection(Quantize(frame, ranges, column, precision))
+        ranges = ranges_lazily(frame[[column]], column, dimension).expr
+    return new_collection(Quantize(frame, ranges, column, precision, dimension))
 
 
-def ranges_lazily(frame: Any, column: str) -> Any:
+def ranges_lazily(frame: Any, column: str, dimension: int) -> Any:
     """Return the lowest and highest values of a vector column as a lazy Series."""
-    return new_collection(Ranges(frame, column))
+    return new_collection(Ranges(frame, column, dimension))
 
 
 class Ranges(ApplyConcatApply):
     """Lowest and highest value of each dimension of a vector column, over all partitions."""
 
-    _parameters = ["frame", "column"]  # noqa: RUF012
+    _parameters = ["frame", "column", "dimension"]  # noqa: RUF012
 
     ndim = 0  # Dask broadcasts what has no dimension: frames that share it stay aligned
 
     @property
     def chunk_kwargs(self) -> dict[str, Any]:  # type: ignore[override]
-        return {"column": self.column}
+        return {"column": self.column, "dimension": self.dimension}
 
     @staticmethod
-    def chunk(partition: Any, column: str) -> Any:
-        return partition_ranges(partition[column])
+    def chunk(partition: Any, column: str, dimension: int) -> Any:
+        return partition_ranges(partition[column], dimension)
 
     @classmethod
     def combine(cls, parts: list[Any]) -> Any:
@@ -50,11 +57,11 @@ class Ranges(ApplyConcatApply):
 
     @classmethod
     def aggregate(cls, parts: list[Any]) -> Any:
-        return joined_ranges(parts)
+        return of_more_than_one_value(joined_ranges(parts))
 
     @functools.cached_property
     def _meta(self) -> Any:
-        return partition_ranges(self.frame._meta[self.column])
+        return partition_ranges(self.frame._meta[self.column], self.dimension)
 
     def _divisions(self) -> tuple[None, None]:
         return (None, None)
@@ -67,14 +74,14 @@ class Quantize(Blockwise):
     filter may pass below.
     """
 
-    _parameters = ["frame", "ranges", "column", "precision"]  # noqa: RUF012
+    _parameters = ["frame", "ranges", "column", "precision", "dimension"]  # noqa: RUF012
     operation = staticmethod(quantize_partition)
 
     @functools.cached_property
     def _meta(self) -> Any:
         ranges = self.operand("ranges")
         ranges = ranges._meta if isinstance(ranges, Expr) else ranges
-        return quantize_partition(self.frame._meta, ranges, self.column, self.precision)
+        return quantize_partition(self.frame._meta, ranges, *self.operands[2:])
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if not isinstance(parent, Projection):

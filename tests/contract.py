@@ -240,6 +240,20 @@ UNUSABLE = {
     "lone surrogate": ("bad \ud800 text", "UTF-8"),
 }
 
+_NOT_UTF8 = pa.Array.from_buffers(
+    pa.string(),
+    3,
+    [None, pa.array([0, 1, 3, 4], pa.int32()).buffers()[1], pa.py_buffer(b"\xff\xc3(\x80")],
+)
+OTHER_TYPES = {
+    "numbers": (pd.Series([7.5, None, 1]), "float64"),
+    "booleans": (pd.Series([True, False, True]), "bool"),
+    "dates": (pd.Series(pd.to_datetime(["2024-02-29", None, None])), "datetime64"),
+    "bytes": (pd.Series([b"ab", None, b"c"], dtype="binary[pyarrow]"), "binary"),
+    "categories of numbers": (pd.Series([3, None, 3], dtype="category"), "category of"),
+    "not UTF-8": (pd.Series(pd.arrays.ArrowExtensionArray(_NOT_UTF8)), "are not UTF-8"),
+}
+
 texts = st.one_of(
     st.none(),
     st.sampled_from(["", " ", "a lazy table", "A LAZY TABLE", LONG, "\x00", "😀", "e\u0301"]),
@@ -541,6 +555,27 @@ class DataframeContract:
         out = replace(operator, on_error="null")(frame)
         assert out[operator.output].isna()[1]
         assert_same_value(values_of(out[operator.output])[3], expected[3][0])
+
+    @pytest.mark.parametrize("kind", OTHER_TYPES)
+    def test_partition_of_another_type(self, operator, expected, kind):
+        """A file whose column reads as another type: each row with a value is refused."""
+        values, reason = OTHER_TYPES[kind]
+        column = operator.input_columns[0]
+        frame = input_frame(operator, dtype=object)
+        other = frame.iloc[:3].assign(**{column: values.array})
+        parts = lazy([frame, other], frame.iloc[:0])
+        with pytest.raises(ValueError, match=r"row 0 of the partition") as caught:
+            replace(operator, on_error="raise")(parts).compute()
+        assert f"column {column!r}" in str(caught.value)
+        assert reason in str(caught.value)
+        quiet = replace(operator, on_error="null")(parts)
+        # the results alone: pandas cannot join strings that are not UTF-8
+        out = quiet[[operator.output, f"{operator.output}_error"]].compute()
+        messages = values_of(out[f"{operator.output}_error"])
+        assert_same_values(values_of(out[operator.output])[:ROWS], [row[0] for row in expected])
+        assert out[operator.output].isna().iloc[ROWS:].all()
+        refused = [message is not None and reason in message for message in messages[ROWS:]]
+        assert refused == values.notna().tolist()
 
     # Operators are plain values
 

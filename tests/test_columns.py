@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from contract import assert_same_frame, shared_tiny_bert, values_of
+from contract import assert_same_frame, lazy, shared_tiny_bert, values_of
 
 import dask_embed as de
 from dask_embed.columns import Vectors, append_columns, check_text, empty_columns, read_text
@@ -353,3 +353,37 @@ def test_operators_read_vectors_without_a_copy(dtype: str) -> None:
     wrong = read_vectors(series, 3)
     assert sorted(wrong.errors) == [0, 1, 3, 4, 5, 6]
     assert not wrong.valid.any()
+
+
+PARTITIONS = {
+    "another dimension": ([[1.0, 2.0]] * 3, pa.list_(pa.float32(), 2), ValueError, "2 dimensions"),
+    # as many values as three vectors of three, which must not become those
+    "six rows of half": ([[1.0]] * 9, pa.list_(pa.float32(), 1), ValueError, "9 such rows"),
+    "another type": (ROWS, pa.list_(pa.float64(), 3), TypeError, "float64 .* float32 was promised"),
+    "no vectors": ([1.5, None], pa.float64(), ValueError, "1.5 is not a vector.*double"),
+}
+
+
+@pytest.mark.parametrize("kind", PARTITIONS)
+@pytest.mark.parametrize("use", ["to_array", "float16", "int8", "binary"])
+def test_partition_of_other_vectors(kind, use):
+    """What one partition holds differs from the type of the whole: an error that says so."""
+    rows, dtype, error, message = PARTITIONS[kind]
+    good = pd.DataFrame({"vector": vector_series([[*row] for row in np.eye(3)])})
+    other = pd.DataFrame({"vector": pd.Series(rows, dtype=pd.ArrowDtype(dtype))})
+    if use == "binary":
+        good, other = (part.assign(vector=_eightfold(part["vector"])) for part in (good, other))
+    frame = lazy([good, other], good.iloc[:0])
+    plain = use == "to_array"
+    lazily = de.to_array(frame["vector"]) if plain else de.quantize(frame, "vector", use)
+    with pytest.raises(error, match=message if plain else "vector"):
+        lazily.compute()
+
+
+def _eightfold(series: pd.Series) -> pd.Series:
+    """Vectors of eight times as many values, which can be packed."""
+    if not hasattr(series.dtype.pyarrow_dtype, "list_size"):
+        return series
+    kind = series.dtype.pyarrow_dtype
+    rows = [row * 8 for row in values_of(series)]
+    return pd.Series(rows, dtype=pd.ArrowDtype(pa.list_(kind.value_type, 8 * kind.list_size)))

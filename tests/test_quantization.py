@@ -93,6 +93,35 @@ def test_nothing_but_nulls_or_no_rows(exact: pd.DataFrame, precision: str) -> No
         assert_matches_meta(whole, de.quantize(exact.iloc[:0], "embedding", precision))
 
 
+@pytest.mark.parametrize("precision", CALIBRATED)
+@pytest.mark.parametrize("rows", [[0], [0, 0, 2, 0]], ids=["one", "equal"])
+def test_vectors_that_tell_no_range(exact: pd.DataFrame, precision: str, rows: list[int]) -> None:
+    """Every value would be the lowest: an error, also where partitions have one row each."""
+    frame = exact.iloc[rows].reset_index(drop=True)
+    parts = lazy([*cut(frame, range(1, len(frame))), frame.iloc[:0]])
+    lazily = de.quantize(parts, "embedding", precision)
+    for run in (lambda: de.quantize(frame, "embedding", precision), lazily.compute):
+        with pytest.raises(ValueError, match="only one, or all are equal; give ranges="):
+            run()
+    low = np.zeros((2, DIMENSION), "float32")
+    with pytest.raises(ValueError, match="ranges end where they begin"):
+        de.quantize(frame, "embedding", precision, ranges=low)
+
+
+@pytest.mark.parametrize("precision", CALIBRATED)
+def test_a_dimension_that_is_always_equal(exact: pd.DataFrame, precision: str) -> None:
+    """Beside others it takes steps of 1, as in sentence-transformers."""
+    from sentence_transformers.util import quantize_embeddings
+
+    rows = [[1.5, -0.25, float(number)] for number in (3, 1, 2)]
+    wanted = quantize_embeddings(np.array(rows, "float32"), precision)
+    frame = vector_column(rows)
+    for given in (frame, lazy(cut(frame, [1]))):
+        out = de.quantize(given, "v", precision)
+        whole = out.compute() if hasattr(out, "compute") else out
+        assert values_of(whole["v"]) == wanted.tolist()
+
+
 # --------------------------------------------------------------------------------------- errors
 BAD_RANGES = {
     "one row": ([LOW], r"shape \(2, dimension\)"),

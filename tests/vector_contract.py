@@ -199,6 +199,24 @@ class VectorContract:
             assert_rows([given[row] for row in kept], [expected[row] for row in kept])
             assert_matches_meta(quiet(lazy(cut(frame, [4]))).compute(), quiet.meta(frame.iloc[:0]))
 
+    def test_partition_of_another_type(self, operator, expected):
+        """Another dimension, or no vectors at all, in one partition: its rows are refused."""
+        frame, quiet = vector_frame(), replace(operator, on_error="null")
+        kinds = {
+            "4 dimensions": column(VECTORS[:, :4], VALID),
+            "float64 in this partition": pd.Series(np.where(VALID, 1.5, np.nan)),
+            "str in this partition": pd.Series(np.where(VALID, "x", None), dtype="str"),
+        }
+        for message, series in kinds.items():
+            parts = lazy([frame, frame.assign(embedding=series)], frame.iloc[:0])
+            with pytest.raises(ValueError, match=rf"row 0 of the.*'embedding': .*{message}"):
+                operator(parts).compute()
+            out = quiet(parts).compute()
+            errors = values_of(out[f"{operator.output}_error"])
+            assert [text is not None and message in text for text in errors[ROWS:]] == [*VALID]
+            none = [None] * len(operator.output_columns)
+            assert_rows(rows_of(operator, out), [*expected, *[none] * ROWS])
+
     @pytest.mark.parametrize("make", [lambda f: f, lambda f: dd.from_pandas(f, npartitions=2)])
     def test_wrong_columns(self, operator, make):
         """Another dimension, packed signs, text or no such column: an error before any work."""

@@ -23,6 +23,9 @@ from dask_embed.columns.types import (
     VectorColumn,
     Vectors,
     is_number,
+    of_another_type,
+    require_vectors,
+    text_column,
     wrong_dimensions,
 )
 
@@ -33,20 +36,17 @@ _MOST_VALUES = 2**31 - 1
 
 def check_text(series: cudf.Series) -> None:
     """Raise TypeError unless the type of `series` can hold text."""
-    dtype = series.dtype
-    if isinstance(dtype, cudf.CategoricalDtype):
-        dtype = series.cat.categories.dtype
-    # cuDF has no object columns: where it says object, the column holds strings.
-    if isinstance(dtype, pd.StringDtype) or dtype == np.dtype(object):
-        return
-    raise TypeError(f"column {series.name!r} has dtype {series.dtype}, text is needed")
+    if not _holds_text(series):
+        raise TypeError(f"column {series.name!r} has dtype {series.dtype}, text is needed")
 
 
 def read_text(series: cudf.Series) -> TextColumn:
-    """Return the texts of `series` as Python strings, nulls as None."""
-    if isinstance(series.dtype, cudf.CategoricalDtype):
-        series = series.astype("str")
-    return TextColumn(series.to_arrow().to_pylist())
+    """Return the texts of `series` as Python strings, nulls as None; others are told apart."""
+    if _holds_text(series):
+        return text_column(series.to_arrow())
+    values, null = series.to_arrow().to_pylist(), series.isna().to_numpy()
+    errors = of_another_type(values, null, series.dtype, "text")
+    return TextColumn([None] * len(series), errors)
 
 
 def stored_vectors(series: cudf.Series) -> tuple[pa.DataType, int | None]:
@@ -57,10 +57,8 @@ def stored_vectors(series: cudf.Series) -> tuple[pa.DataType, int | None]:
     TypeError
         If the column does not hold lists of numbers.
     """
-    if isinstance(series.dtype, cudf.ListDtype):
-        stored = series.dtype.to_arrow().value_type
-        if is_number(stored):
-            return stored, None
+    if _holds_vectors(series):
+        return series.dtype.to_arrow().value_type, None
     raise TypeError(
         f"column {series.name!r} has dtype {series.dtype}, vectors are needed: a list of numbers"
     )
@@ -69,6 +67,10 @@ def stored_vectors(series: cudf.Series) -> tuple[pa.DataType, int | None]:
 def read_vectors(series: cudf.Series, dimension: int) -> VectorColumn:
     """Return the vectors of `series` as a CuPy array; no copy where all rows have one."""
     valid = ~series.isna().to_numpy()
+    if not _holds_vectors(series):
+        errors = of_another_type(series.to_arrow().to_pylist(), ~valid, series.dtype, "a vector")
+        none = cupy.zeros((len(series), dimension), np.float32)
+        return VectorColumn(none, np.zeros_like(valid), errors)
     lengths = series.list.len().fillna(0).to_numpy()
     errors = wrong_dimensions(lengths, valid, dimension)
     valid[list(errors)] = False
@@ -78,6 +80,20 @@ def read_vectors(series: cudf.Series, dimension: int) -> VectorColumn:
     matrix = cupy.zeros((len(series), dimension), present.dtype)
     matrix[cupy.asarray(valid)] = present
     return VectorColumn(matrix, valid, errors)
+
+
+def _holds_text(series: cudf.Series) -> bool:
+    dtype = series.dtype
+    if isinstance(dtype, cudf.CategoricalDtype):
+        dtype = series.cat.categories.dtype
+    # cuDF has no object columns: where it says object, the column holds strings.
+    return isinstance(dtype, pd.StringDtype) or dtype == np.dtype(object)
+
+
+def _holds_vectors(series: cudf.Series) -> bool:
+    return isinstance(series.dtype, cudf.ListDtype) and is_number(
+        series.dtype.to_arrow().value_type
+    )
 
 
 def append_columns(frame: cudf.DataFrame, columns: dict[str, Result]) -> cudf.DataFrame:
@@ -104,13 +120,12 @@ def empty_columns(frame: cudf.DataFrame, types: dict[str, pa.DataType]) -> cudf.
 
 def vectors_to_array(series: cudf.Series, dimension: int) -> cupy.ndarray:
     """Return the vectors as a CuPy array of shape (rows, dimension), null rows NaN."""
-    null = series.isna()
-    matrix = series.dropna().list.leaves.values.reshape(-1, dimension)
-    if not null.any():
-        return matrix
-    full = cupy.full((len(series), dimension), cupy.nan, matrix.dtype)
-    full[~null.values] = matrix
-    return full
+    column = read_vectors(series, dimension)
+    require_vectors(series.name, column)
+    if column.valid.all():
+        return column.values
+    full = cupy.where(cupy.asarray(column.valid)[:, None], column.values, cupy.nan)
+    return full.astype(column.values.dtype, copy=False)
 
 
 def to_host(frame: cudf.DataFrame) -> pd.DataFrame:

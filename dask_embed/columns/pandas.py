@@ -16,8 +16,12 @@ from dask_embed.columns.types import (
     TokenVectors,
     VectorColumn,
     Vectors,
+    is_arrow_text,
     is_number,
+    of_another_type,
+    require_vectors,
     separate_unusable,
+    text_column,
     vector_dimension,
     wrong_dimensions,
 )
@@ -27,12 +31,7 @@ __all__ = ["DataFrame", "Series"]
 
 def check_text(series: pd.Series) -> None:
     """Raise TypeError unless the type of `series` can hold text."""
-    dtype = series.dtype
-    if isinstance(dtype, pd.CategoricalDtype):
-        dtype = dtype.categories.dtype if dtype.categories is not None else np.dtype(object)
-    if isinstance(dtype, pd.StringDtype) or dtype == np.dtype(object):
-        return
-    if isinstance(dtype, pd.ArrowDtype) and _is_arrow_text(dtype.pyarrow_dtype):
+    if _holds_text(series.dtype):
         return
     raise TypeError(
         f"column {series.name!r} has dtype {series.dtype}, text is needed; allowed are str, "
@@ -43,15 +42,18 @@ def check_text(series: pd.Series) -> None:
 
 def read_text(series: pd.Series) -> TextColumn:
     """Return the texts of `series`, nulls as None; rows without text are told apart."""
+    null = np.asarray(series.isna(), bool)
+    if not _holds_text(series.dtype):  # checked of the frame, but this may be another partition
+        errors = of_another_type(series.tolist(), null, _type_name(series.dtype), "text")
+        return TextColumn([None] * len(series), errors)
     if isinstance(series.dtype, pd.CategoricalDtype):
         series = series.astype(object)
     if series.dtype == object:
-        values = series.tolist()
-        return separate_unusable(values, np.asarray(series.isna(), bool))
+        return separate_unusable(series.tolist(), null)
     try:
-        return TextColumn(_to_arrow(series).cast(pa.large_string()).to_pylist())
+        return text_column(_to_arrow(series))
     except UnicodeEncodeError:  # a lone surrogate in one of pandas' Python strings
-        return separate_unusable(series.tolist(), np.asarray(series.isna(), bool))
+        return separate_unusable(series.tolist(), null)
 
 
 def stored_vectors(series: pd.Series) -> tuple[pa.DataType, int | None]:
@@ -62,9 +64,8 @@ def stored_vectors(series: pd.Series) -> tuple[pa.DataType, int | None]:
     TypeError
         If the column does not hold lists of numbers.
     """
-    dtype = getattr(series.dtype, "pyarrow_dtype", None)
-    lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
-    if dtype is not None and any(test(dtype) for test in lists) and is_number(dtype.value_type):
+    dtype = _arrow_type(series.dtype)
+    if _is_vector(dtype):
         return dtype.value_type, vector_dimension(dtype)
     raise TypeError(
         f"column {series.name!r} has dtype {series.dtype}, vectors are needed: an Arrow list of "
@@ -74,8 +75,14 @@ def stored_vectors(series: pd.Series) -> tuple[pa.DataType, int | None]:
 
 def read_vectors(series: pd.Series, dimension: int) -> VectorColumn:
     """Return the vectors of `series`; zero-copy where all rows have one, or lists are fixed."""
-    array = _to_arrow(series)
     valid = ~np.asarray(series.isna(), bool)
+    if not _is_vector(
+        _arrow_type(series.dtype)
+    ):  # checked of the frame, but this may be another partition
+        errors = of_another_type(series.tolist(), ~valid, series.dtype, "a vector")
+        none = np.zeros((len(series), dimension), np.float32)
+        return VectorColumn(none, np.zeros_like(valid), errors)
+    array = _to_arrow(series)
     if pa.types.is_fixed_size_list(array.type):
         return _of_fixed_size(array, valid, dimension)
     offsets = array.offsets.to_numpy(zero_copy_only=False)
@@ -123,18 +130,17 @@ def empty_columns(frame: pd.DataFrame, types: dict[str, pa.DataType]) -> pd.Data
 
 def vectors_to_array(series: pd.Series, dimension: int) -> np.ndarray:
     """Return the vectors as an array of shape (rows, dimension); zero-copy without nulls."""
-    array = _to_arrow(series)
-    start = array.offset * dimension
-    values = array.values.slice(start, len(array) * dimension).to_numpy(zero_copy_only=False)
-    matrix = values.reshape(len(array), dimension)
-    if array.null_count:
+    column = read_vectors(series, dimension)
+    require_vectors(series.name, column)
+    matrix, missing = column.values, ~column.valid
+    if missing.any():
         if matrix.dtype.kind != "f":
             raise ValueError(
-                f"column {series.name!r} has {array.null_count} rows without a vector, and "
+                f"column {series.name!r} has {missing.sum()} rows without a vector, and "
                 f"{matrix.dtype} has no value for them; drop them first (.dropna())"
             )
         matrix = matrix.copy()
-        matrix[np.asarray(series.isna(), bool)] = np.nan
+        matrix[missing] = np.nan
     return matrix
 
 
@@ -182,11 +188,27 @@ def _dtype(arrow: pa.DataType) -> Any:
     return pd.StringDtype(na_value=np.nan) if pa.types.is_string(arrow) else pd.ArrowDtype(arrow)
 
 
-def _is_arrow_text(dtype: pa.DataType) -> bool:
-    if pa.types.is_dictionary(dtype):
-        dtype = dtype.value_type
-    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(test(dtype) for test in text)
+def _holds_text(dtype: Any) -> bool:
+    if isinstance(dtype, pd.CategoricalDtype):
+        dtype = dtype.categories.dtype if dtype.categories is not None else np.dtype(object)
+    if isinstance(dtype, pd.ArrowDtype):
+        return is_arrow_text(dtype.pyarrow_dtype)
+    return isinstance(dtype, pd.StringDtype) or dtype == np.dtype(object)
+
+
+def _arrow_type(dtype: Any) -> pa.DataType:
+    """Return the type of one of pandas' Arrow columns, Arrow's null type of any other column."""
+    return dtype.pyarrow_dtype if isinstance(dtype, pd.ArrowDtype) else pa.null()
+
+
+def _is_vector(dtype: pa.DataType) -> bool:
+    lists = (pa.types.is_fixed_size_list, pa.types.is_list, pa.types.is_large_list)
+    return any(test(dtype) for test in lists) and is_number(dtype.value_type)
+
+
+def _type_name(dtype: Any) -> str:
+    categories = getattr(dtype, "categories", None)
+    return str(dtype) if categories is None else f"category of {categories.dtype}"
 
 
 def _to_arrow(series: pd.Series) -> pa.Array:

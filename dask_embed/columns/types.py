@@ -146,8 +146,72 @@ def wrong_dimensions(lengths: np.ndarray, present: np.ndarray, dimension: int) -
     }
 
 
+def require_vectors(name: Any, column: VectorColumn) -> None:
+    """Raise ValueError, with the first of them, if rows of `column` hold no vector that fits."""
+    if column.errors:
+        row = min(column.errors)
+        raise ValueError(
+            f"row {row} of the partition: column {name!r}: {column.errors[row]} "
+            f"({len(column.errors)} such rows)"
+        )
+
+
+def of_another_type(values: list[Any], null: np.ndarray, found: Any, needed: str) -> dict[int, str]:
+    """Return the message of each row of a partition whose column is not what its frame promised.
+
+    Parameters
+    ----------
+    values : list
+    null : numpy.ndarray
+        bool, shape (rows,).
+    found : object
+        The type of the column.
+    needed : str
+        What it should hold.
+    """
+    return {
+        row: f"{shown(value)} is not {needed}: the column is of type {found} in this partition, "
+        f"where {needed} was promised"
+        for row, value in enumerate(values)
+        if not null[row]
+    }
+
+
+def is_arrow_text(dtype: pa.DataType) -> bool:
+    """Return whether an Arrow column of this type holds strings, or nulls only."""
+    if pa.types.is_dictionary(dtype):
+        dtype = dtype.value_type
+    text = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(test(dtype) for test in text)
+
+
+def text_column(array: pa.Array) -> TextColumn:
+    """Return strings of Arrow; rows whose bytes are not UTF-8 are told apart.
+
+    Arrow does not look at the bytes of strings that it is handed, as by a file's reader.
+    """
+    array = array.cast(pa.large_string())
+    try:
+        return TextColumn(array.to_pylist())
+    except UnicodeDecodeError:
+        values = as_texts(array.cast(pa.large_binary()).to_pylist())
+        return separate_unusable(values, np.array([value is None for value in values], bool))
+
+
+def as_texts(value: Any) -> Any:
+    """Return bytes, or those in lists, as strings where they are UTF-8, else as they are."""
+    if isinstance(value, list):
+        return [as_texts(each) for each in value]
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
+
+
 def unusable_text(value: Any) -> str | None:
     """Return why `value` is not text that a tokenizer can take, None if it is."""
+    if isinstance(value, bytes) and isinstance(as_texts(value), bytes):
+        return f"its bytes are not UTF-8: {shown(value)}"
     if not isinstance(value, str):
         return f"{type(value).__name__} is not text: {shown(value)}"
     try:

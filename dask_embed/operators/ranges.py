@@ -41,4 +41,14 @@ def checked_ranges(precision: str, ranges: Any) -> tuple[tuple[float, ...], ...]
             f"ranges of dimension {dimension} begin at {array[0, dimension]} and end below it, at "
             f"{array[1, dimension]}"
         )
+    if not spread(array):
+        raise ValueError(
+            "ranges end where they begin in every dimension, so that all vectors would become the "
+            "same; take them from more vectors, or from vectors that differ"
+        )
     return tuple(tuple(row) for row in array.tolist())
+
+
+def spread(ranges: np.ndarray) -> bool:
+    """Return whether any dimension of `ranges`, shape (2, dimension), has more than one value."""
+    return bool((ranges[0] < ranges[1]).any())

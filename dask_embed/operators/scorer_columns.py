@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from dask_embed._validation import shown, usable_text
 from dask_embed.columns import TextColumn
-from dask_embed.columns.types import unusable_text
+from dask_embed.columns.types import as_texts, unusable_text
 
 
 def fixed_candidates(candidates: Any) -> tuple[str, ...] | None:
@@ -73,9 +73,12 @@ def read_candidates(series: Any) -> TextColumn:
 def _lists(series: Any) -> list[Any]:
     if series.dtype == np.dtype(object):
         return series.tolist()
-    if hasattr(series, "to_arrow"):
-        return series.to_arrow().to_pylist()
-    return pa.array(series.array, from_pandas=True).to_pylist()
+    to_arrow = getattr(series, "to_arrow", None)  # of cuDF
+    array = pa.array(series.array, from_pandas=True) if to_arrow is None else to_arrow()
+    try:
+        return array.to_pylist()
+    except UnicodeDecodeError:
+        return as_texts(array.cast(pa.list_(pa.large_binary())).to_pylist())
 
 
 def _unusable(value: Any) -> str | None:
