@@ -7,11 +7,16 @@ import os
 import socket
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
+from dask_embed._validation import one_of
 from dask_embed.models.spec import Model
+
+if TYPE_CHECKING:
+    from dask_embed.inference.runner import Runner
+    from dask_embed.models.checkpoint import Checkpoint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +26,18 @@ class ModelDescription:
     Attributes
     ----------
     name, revision, architecture : str
+    task : str
+        What it was loaded for: its head.
     parameters : int
-        Numbers in the weights of the transformer.
+        Numbers in its weights.
     dtype, device : str
-    hidden_size : int
+    hidden_size : int or None
+        None where the configuration of a factory's model does not say.
     position_limit : int or None
         Longest text that the model has positions for, in tokens.
+    max_length : int or None
+        After how many tokens texts are cut where an operator does not say: the least of the
+        positions, the limit of sentence-transformers and that of the tokenizer.
     tokenizer : str
     runs : str
         ``"packed"``: texts of a batch one after the other, without padding; ``"padded"``; or
@@ -41,11 +52,13 @@ class ModelDescription:
     name: str
     revision: str | None
     architecture: str
+    task: str
     parameters: int
     dtype: str
     device: str
-    hidden_size: int
+    hidden_size: int | None
     position_limit: int | None
+    max_length: int | None
     tokenizer: str
     runs: str
     reason: str
@@ -57,45 +70,82 @@ class ModelDescription:
         return "\n".join(f"{name:17} {value}" for name, value in values.items())
 
 
-def describe_model(model: str | Path | Model) -> ModelDescription:
+def describe_model(model: str | Path | Model, task: str | None = None) -> ModelDescription:
     """Load a model in this process and return how it runs here.
 
     Parameters
     ----------
     model : str, Path or Model
-        As in `Embedder`.
+        As in any operator that runs one.
+    task : {"embed", "classify", "classify-tokens", "answer", "fill-mask", "causal-lm", \
+"seq2seq-lm"}, optional
+        With which head: what an operator has as its `task`. By default the one that the
+        checkpoint was saved with, ``"embed"`` for those of sentence-transformers and for bare
+        transformers.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint has no such head, or is missing or unfit.
 
     Notes
     -----
     What workers do is theirs to say: ``client.run(dask_embed.describe_model, model)``.
     """
     from dask_embed import config
-    from dask_embed.inference.runner import runner_for
     from dask_embed.models.checkpoint import read_checkpoint
+    from dask_embed.models.tasks import TASKS
 
+    one_of("task", task, (None, *TASKS))
     spec = Model.of(model)
     checkpoint = read_checkpoint(spec)
     local = checkpoint.revision.startswith("local-")
     pinned = spec.pinned(str(checkpoint.root) if local else spec.name, checkpoint.revision)
-    runner = runner_for(pinned)
+    runner = _runner(pinned, checkpoint, task)
     loaded, verdict = runner.loaded, runner.verdict
     runs = "packed" if verdict.packed else "padded" if verdict.pads else "by length"
     limit = f"texts of more than {verdict.up_to} tokens run padded" if verdict.up_to else ""
+    built = loaded.model if spec.factory is None else loaded.model.module
     return ModelDescription(
         name=spec.name,
         revision=checkpoint.revision,
-        architecture=type(loaded.transformer).__name__,
-        parameters=sum(weights.numel() for weights in loaded.transformer.parameters()),
+        architecture=type(built).__name__,
+        task=loaded.task,
+        parameters=sum(weights.numel() for weights in loaded.model.parameters()),
         dtype=str(loaded.compute_dtype).removeprefix("torch."),
         device=str(loaded.device),
-        hidden_size=checkpoint.hidden_size,
+        hidden_size=getattr(checkpoint.text_config, "hidden_size", None),
         position_limit=checkpoint.position_limit,
-        tokenizer=runner.tokenizer(checkpoint.position_limit).kind,
+        max_length=checkpoint.default_limit,
+        tokenizer=_tokenizer_kind(runner, checkpoint),
         runs=runs,
         reason=verdict.reason or limit,
         tokens_per_batch=runner.budget.tokens(config.get("tokens-per-batch")[loaded.device.type]),
         compiled=spec.compile,
     )
+
+
+def _runner(spec: Model, checkpoint: Checkpoint, task: str | None) -> Runner:
+    """Load a model with the head of `task`, or with the first of those it may have that runs."""
+    from dask_embed.inference.runner import runner_for
+    from dask_embed.models.tasks import require_head, saved_tasks
+
+    first: ValueError | None = None
+    for each in (task,) if task is not None else saved_tasks(checkpoint, spec):
+        try:
+            require_head(each, checkpoint, spec)
+            return runner_for(spec, each)
+        except ValueError as error:
+            first = first or error
+    assert first is not None, "there is a task to try"
+    raise first
+
+
+def _tokenizer_kind(runner: Runner, checkpoint: Checkpoint) -> str:
+    """Say how an operator of this task tokenizes single texts."""
+    if runner.loaded.task in ("embed", "classify"):
+        return runner.tokenizer(checkpoint.default_limit).kind
+    return "as transformers calls it, one thread"
 
 
 def stats(client: Any = None) -> pd.DataFrame:

@@ -117,6 +117,12 @@ class Checkpoint:
         return limit - self.position_offset
 
     @property
+    def default_limit(self) -> int | None:
+        """Most tokens of a sequence where nobody asks for another limit, None without one."""
+        limits = (self.position_limit, self.max_seq_length or self.tokenizer_limit)
+        return min((value for value in limits if value is not None), default=None)
+
+    @property
     def tokenizer_limit(self) -> int | None:
         """Longest sequence that the tokenizer's configuration allows, None without one."""
         settings = _first_json(self.tokenizer_folder, ("tokenizer_config.json",))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask_embed.models.checkpoint import Checkpoint
-from dask_embed.models.sources import brings_a_head, check_parts
+from dask_embed.models.sources import adapter_folder, brings_a_head, check_parts, require_adapter
 from dask_embed.models.spec import Model
 
 
@@ -38,6 +38,18 @@ TASKS = {
 }
 
 FACTORY_TASKS = ("classify", "classify-tokens")
+
+# What peft writes as the task that an adapter was trained for.
+_ADAPTER_TASKS = {
+    "SEQ_CLS": "classify",
+    "TOKEN_CLS": "classify-tokens",
+    "QUESTION_ANS": "answer",
+    "SEQ_2_SEQ_LM": "seq2seq-lm",
+    "CAUSAL_LM": "causal-lm",
+    "FEATURE_EXTRACTION": "embed",
+}
+# Encoders with a decoder are among the models for masked tokens, too.
+_SAVED_TASKS = ("classify", "classify-tokens", "answer", "seq2seq-lm", "causal-lm", "fill-mask")
 
 
 def require_head(task: str, checkpoint: Checkpoint, model: Model) -> None:
@@ -73,6 +85,35 @@ def require_head(task: str, checkpoint: Checkpoint, model: Model) -> None:
     raise ValueError(
         f"model {model.name!r} was saved as {', '.join(saved)}; a checkpoint of a class "
         f"{what} is needed"
+    )
+
+
+def saved_tasks(checkpoint: Checkpoint, model: Model) -> tuple[str, ...]:
+    """Return what a checkpoint was saved for, as its files and its specification say.
+
+    Several where only loading tells: a factory's modules.
+    """
+    if model.factory is not None:
+        return FACTORY_TASKS
+    if model.adapter is not None:
+        named = require_adapter(adapter_folder(model)[0]).get("task_type")
+        if named in _ADAPTER_TASKS:
+            return (_ADAPTER_TASKS[named],)
+    if checkpoint.pooling is not None:  # sentence-transformers wrote it
+        return ("embed",)
+    saved = list(getattr(checkpoint.config, "architectures", None) or [])
+    fitting = [task for task in _SAVED_TASKS if _is_class_of(task, checkpoint.config, saved)]
+    return (fitting[0] if fitting else "embed",)
+
+
+def _is_class_of(task: str, config: Any, saved: list[str]) -> bool:
+    """Return whether weights were saved as the class that loads `task`."""
+    known = _auto_class(task)._model_mapping.get(type(config), ())
+    classes = known if isinstance(known, tuple) else (known,)
+    ending = TASKS[task].ending
+    return any(
+        name in [each.__name__ for each in classes] or (ending and name.endswith(ending))
+        for name in saved
     )
 
 

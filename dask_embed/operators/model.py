@@ -283,8 +283,7 @@ class ModelOperator(ColumnOperator):
                     f"{self.spec.name!r} has; got {self.max_length}"
                 )
             return self.max_length
-        limits = [limit, checkpoint.max_seq_length or checkpoint.tokenizer_limit]
-        return min((value for value in limits if value is not None), default=None)
+        return checkpoint.default_limit
 
     def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return how many special tokens a sequence has: by default a pair's for two columns."""
