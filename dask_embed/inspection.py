@@ -94,9 +94,11 @@ def describe_model(model: str | Path | Model, task: str | None = None) -> ModelD
     """
     from dask_embed import config
     from dask_embed.models.checkpoint import read_checkpoint
+    from dask_embed.models.libraries import import_libraries
     from dask_embed.models.tasks import TASKS
 
     one_of("task", task, (None, *TASKS))
+    import_libraries()
     spec = Model.of(model)
     checkpoint = read_checkpoint(spec)
     local = checkpoint.revision.startswith("local-")

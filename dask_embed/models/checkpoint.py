@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_embed._validation import shown
 from dask_embed.models.hub import locate, require_whole
+from dask_embed.models.libraries import importing
 from dask_embed.models.modules import (
     Dense,
     LayerNorm,
@@ -189,12 +190,19 @@ def _first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
 def _read_config(
     folder: Path, trust_remote_code: bool, known: bool, labels: tuple[str, ...] | None
 ) -> PretrainedConfig:
-    from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
-
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"model folder {str(folder)!r} holds no config.json")
-    written = read_json(file)
+    with importing():
+        return _config_of(file, trust_remote_code, known, labels)
+
+
+def _config_of(
+    file: Path, trust_remote_code: bool, known: bool, labels: tuple[str, ...] | None
+) -> PretrainedConfig:
+    from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
+
+    folder, written = file.parent, read_json(file)
     kind = written.get("model_type")
     named = named_labels(labels)
     if not known and kind not in CONFIG_MAPPING:

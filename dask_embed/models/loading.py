@@ -14,6 +14,7 @@ from dask_embed.models.adapters import adapter_weights, twin, with_adapter
 from dask_embed.models.checkpoint import Checkpoint, named_labels, read_checkpoint
 from dask_embed.models.custom import load_custom
 from dask_embed.models.layers import load_layer
+from dask_embed.models.libraries import importing
 from dask_embed.models.modules import Dense, LayerNorm
 from dask_embed.models.options import WEIGHT_BITS
 from dask_embed.models.placement import input_device, placement, returns_to
@@ -237,9 +238,10 @@ def _load_model(
     shows_progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model, info = class_for(task, checkpoint).from_pretrained(
-            checkpoint.folder, output_loading_info=True, **arguments
-        )
+        with importing():
+            model, info = class_for(task, checkpoint).from_pretrained(
+                checkpoint.folder, output_loading_info=True, **arguments
+            )
     finally:
         if shows_progress:
             logging.enable_progress_bar()

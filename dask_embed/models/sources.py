@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_embed._validation import shown
 from dask_embed.models.hub import Kind, locate, require_whole
+from dask_embed.models.libraries import importing
 from dask_embed.models.modules import read_json
 from dask_embed.models.options import WEIGHT_BITS
 from dask_embed.models.spec import Model
@@ -147,7 +148,8 @@ def _require_saved_method(model: Model, checkpoint: Checkpoint) -> None:
 
 
 def _require_method(method: str) -> None:
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+    with importing():
+        from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}
     if method not in known:
@@ -200,12 +202,13 @@ def load_tokenizer(folder: Path, model: Model) -> PreTrainedTokenizerBase:
     ValueError
         If its files are damaged, or some are missing.
     """
-    from transformers import AutoTokenizer
-
     try:
-        return AutoTokenizer.from_pretrained(
-            folder, trust_remote_code=model.trust_remote_code, local_files_only=True
-        )
+        with importing():
+            from transformers import AutoTokenizer
+
+            return AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=model.trust_remote_code, local_files_only=True
+            )
     except Exception as error:  # tokenizers raise bare exceptions
         reason = shorten(f"{type(error).__name__}: {error}", _LONGEST_REASON, placeholder=" ...")
         raise ValueError(

@@ -85,6 +85,9 @@ class FrameOperator(abc.ABC):
     def apply(self, partition: Any) -> Any:
         """Run on one pandas or cuDF partition; `__call__` without the checks."""
 
+    def prepare(self) -> None:  # noqa: B027 - most operators need nothing
+        """Import what `apply` takes, before several threads do: by default nothing."""
+
     @abc.abstractmethod
     def lazily(self, frame: Any) -> Any:
         """Return the result for a Dask DataFrame, nothing computed and nothing checked."""
@@ -252,6 +255,7 @@ class ColumnOperator(FrameOperator):
     def apply(self, partition: Any) -> Any:
         if not len(partition):
             return empty_columns(partition, self._all_types())
+        self.prepare()
         from dask_embed.inference.stats import metered
 
         with metered(type(self).__name__, self.subject) as meter:

@@ -206,6 +206,7 @@ class Chunker(FrameOperator):
         """Run on one pandas or cuDF partition; `__call__` without the checks."""
         if not len(partition):
             return self.meta(partition)
+        self.prepare()
         from dask_embed.inference.stats import metered
 
         with metered(type(self).__name__, self.spec.name) as meter:

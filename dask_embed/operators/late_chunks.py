@@ -12,6 +12,7 @@ import pyarrow as pa
 from dask_embed._validation import positive_integer, shown
 from dask_embed.columns import Result, Vectors
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.libraries import import_libraries
 from dask_embed.models.modules import Pooling
 from dask_embed.operators.chunker import Chunker
 from dask_embed.operators.chunks import Chunks
@@ -114,6 +115,9 @@ class LateChunkEmbedder(Chunker):
         embedding = self._embedder.provenance()
         shared = self._shared(read_checkpoint(self.spec))
         return {**embedding, **super().provenance(), "context": shared}
+
+    def prepare(self) -> None:
+        import_libraries()
 
     def results(self, chunks: Chunks, meter: Meter, partition: Any) -> dict[str, Result]:
         runner = self._embedder.runner()

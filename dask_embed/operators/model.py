@@ -13,6 +13,7 @@ import pyarrow as pa
 from dask_embed._validation import one_of, positive_integer
 from dask_embed.columns import Result, TextColumn
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.libraries import import_libraries
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import require_head
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
@@ -112,6 +113,9 @@ class ModelOperator(ColumnOperator):
         """Return in a few words what is computed, for `dask_embed.explain`."""
         types = ", ".join(str(dtype) for dtype in self.output_types(checkpoint).values())
         return f"{self.task}: {types}"
+
+    def prepare(self) -> None:
+        import_libraries()
 
     def load(self, runner: Runner) -> Any:
         """Return what `forward` and `postprocess` get as `model`; called once per process.

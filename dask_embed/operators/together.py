@@ -78,9 +78,14 @@ class Together(ColumnOperator):
     ) -> tuple[dict[str, Result], dict[int, str]]:
         raise TypeError("the parts run with meters of their own: use apply")
 
+    def prepare(self) -> None:
+        for part in self.parts:
+            part.prepare()
+
     def apply(self, partition: Frame) -> Frame:
         if not len(partition):  # type: ignore[arg-type]
             return empty_columns(partition, self._all_types())
+        self.prepare()
         results = dict(self._results(partition))
         return append_columns(partition, {name: results[name] for name in self.output_columns})
 
