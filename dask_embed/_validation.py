@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import math
 import reprlib
@@ -100,6 +101,16 @@ def boolean(name: str, value: Any) -> None:
     """Raise unless `value` is True or False: what is merely truthy decides nothing."""
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be True or False, got {shown(value)}")
+
+
+def booleans(instance: Any) -> None:
+    """Raise TypeError unless every field of a dataclass that is annotated as a boolean is one."""
+    for field in dataclasses.fields(instance):
+        kind, value = field.type, getattr(instance, field.name)
+        if kind in (bool, "bool"):
+            boolean(field.name, value)
+        elif kind in (bool | None, "bool | None") and not isinstance(value, bool | None):
+            raise TypeError(f"{field.name} must be True, False or None, got {shown(value)}")
 
 
 def column_name(name: str, value: Any, *, allow_none: bool = False) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dask_embed import operators
-from dask_embed._validation import known_options, shown
+from dask_embed._validation import boolean, known_options, shown
 from dask_embed.operators import ColumnOperator
 
 Operator = TypeVar("Operator", bound=type[ColumnOperator])
@@ -200,6 +200,7 @@ class FrameAccessor:
         DataFrame
             Of the same kind with one row for each chunk; index and other columns are repeated.
         """
+        boolean("late", late)
         operator = operators.LateChunkEmbedder if late else operators.Chunker
         return self._append(operator, model, column=column, **options)
 

@@ -529,7 +529,7 @@ def test_old_calls_mean_what_they_did() -> None:
         ({"max_memory": {0: "1GiB"}}, ValueError, "needs device_map"),
         ({"offload_folder": "x"}, ValueError, "needs device_map"),
         ({"merge_adapter": True}, ValueError, "merge_adapter=True needs adapter"),
-        ({"merge_adapter": 1, "adapter": "a"}, ValueError, "merge_adapter must be one of"),
+        ({"merge_adapter": 1, "adapter": "a"}, TypeError, "merge_adapter must be True or False"),
         ({"adapter_revision": "v1"}, ValueError, "needs adapter"),
         ({"tokenizer_revision": "v1"}, ValueError, "needs tokenizer"),
         ({"adapter": 3}, TypeError, "adapter must be a folder or a Hub id, got 3"),
@@ -545,7 +545,7 @@ def test_old_calls_mean_what_they_did() -> None:
             ValueError,
             "with factory quantization must be one of 'int8', 'int4'",
         ),
-        ({"local_files_only": "yes"}, ValueError, "local_files_only must be one of"),
+        ({"local_files_only": "yes"}, TypeError, "local_files_only must be True or False"),
     ],
 )
 def test_bad_options_are_refused(options: dict[str, Any], error: type, message: str) -> None:

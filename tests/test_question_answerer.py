@@ -364,7 +364,7 @@ def test_no_head(tmp_path):
         ({"question": "\ud800"}, "question cannot be encoded as UTF-8"),
         ({"question": "a", "top_k": 0}, "top_k"),
         ({"question": "a", "max_answer_length": None}, "max_answer_length"),
-        ({"question": "a", "null_answer": 1}, "null_answer must be one of True"),
+        ({"question": "a", "null_answer": 1}, "null_answer must be True or False"),
         ({"question": "a", "stride": -1}, "at least 0"),
         ({"question": "a", "stride": 1, "on_long": "error"}, "give one of the two"),
         ({"question": "a", "stride": 64}, "less than max_length, 64"),

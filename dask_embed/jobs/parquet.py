@@ -20,6 +20,8 @@ import pyarrow.parquet as pq
 from dask.dataframe.io.parquet.arrow import _wrapped_fs
 from dask.utils import natural_sort_key
 
+from dask_embed._secrets import refuse_secrets
+from dask_embed._validation import boolean
 from dask_embed.columns import to_host
 from dask_embed.expr import OperatorRows
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine, nested_types, plainly_named
@@ -27,6 +29,8 @@ from dask_embed.operators.together import parts_of
 from dask_embed.quantize_expr import Quantize
 
 METADATA_KEY = "dask_embed"
+# Options of `to_parquet` that are true or false, among them what deletes files.
+_SWITCHES = ("append", "compute", "ignore_divisions", "overwrite", "write_index")
 # Where a name may be that of a local folder or file, and what tells its content.
 _REVISIONS = {
     "model": "revision",
@@ -101,6 +105,10 @@ def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any
     version, and per column that an operator made what made it: the model, its revision, for
     vectors dimension and pooling, for chunks their limit and boundaries.
     """
+    for name, value in {"overwrite": overwrite, **options}.items():
+        if name in _SWITCHES:
+            boolean(name, value)
+    refuse_secrets("custom_metadata", options.get("custom_metadata"))
     path = os.fspath(path)
     if not overwrite and not options.get("append"):
         _refuse_to_mix(path, options.get("storage_options"))

@@ -18,6 +18,7 @@ from dask_embed.models.modules import (
     read_json,
     read_modules,
 )
+from dask_embed.models.options import require_fields
 from dask_embed.models.sources import TOKENIZER_FILES, tokenizer_folder
 from dask_embed.models.spec import Model
 
@@ -142,7 +143,15 @@ def read_checkpoint(
     root, revision = locate(model, weights=weights)
     tokenizer = None if model.tokenizer is None else tokenizer_folder(model)[0]
     known = model.factory is None
-    checkpoint = _read(root, revision, model.trust_remote_code, known, model.labels, tokenizer)
+    checkpoint = _read(
+        root,
+        revision,
+        model.trust_remote_code,
+        known,
+        model.labels,
+        tokenizer,
+        model.model_kwargs,
+    )
     _require_tokenizer(checkpoint)
     if weights or (needs_weights and revision.startswith("local-")):
         _require_weights(checkpoint, model)
@@ -157,6 +166,7 @@ def _read(
     known: bool,
     labels: tuple[str, ...] | None,
     tokenizer: Path | None,
+    fields: tuple[tuple[str, Any], ...],
 ) -> Checkpoint:
     """Read the small files; unless `known`, the model may be of no type of transformers."""
     subfolder, pooling, modules = read_modules(root) or ("", None, ())
@@ -168,7 +178,7 @@ def _read(
         folder=folder,
         root=root,
         revision=revision,
-        config=_read_config(folder, trust_remote_code, known, labels),
+        config=_read_config(folder, trust_remote_code, known, labels, dict(fields)),
         pooling=pooling,
         modules=modules,
         max_seq_length=settings.get("max_seq_length"),
@@ -188,17 +198,25 @@ def _first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _read_config(
-    folder: Path, trust_remote_code: bool, known: bool, labels: tuple[str, ...] | None
+    folder: Path,
+    trust_remote_code: bool,
+    known: bool,
+    labels: tuple[str, ...] | None,
+    fields: dict[str, Any],
 ) -> PretrainedConfig:
     file = folder / "config.json"
     if not file.is_file():
         raise ValueError(f"model folder {str(folder)!r} holds no config.json")
     with importing():
-        return _config_of(file, trust_remote_code, known, labels)
+        return _config_of(file, trust_remote_code, known, labels, fields)
 
 
 def _config_of(
-    file: Path, trust_remote_code: bool, known: bool, labels: tuple[str, ...] | None
+    file: Path,
+    trust_remote_code: bool,
+    known: bool,
+    labels: tuple[str, ...] | None,
+    fields: dict[str, Any],
 ) -> PretrainedConfig:
     from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
@@ -217,9 +235,10 @@ def _config_of(
         raise ValueError(
             f"{str(file)!r} has model_type {kind!r}, which the installed transformers does not know"
         )
-    return AutoConfig.from_pretrained(
-        folder, trust_remote_code=trust_remote_code, local_files_only=True, **named
-    )
+    read = {"trust_remote_code": trust_remote_code, "local_files_only": True}
+    if fields:
+        require_fields(fields, AutoConfig.from_pretrained(folder, **read))
+    return AutoConfig.from_pretrained(folder, **read, **named, **fields)
 
 
 def named_labels(labels: tuple[str, ...] | None) -> dict[str, Any]:

@@ -8,15 +8,40 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask_embed._validation import one_of, shown
+from dask_embed._secrets import refuse_secrets
+from dask_embed._validation import meant, one_of, shown
 
 if TYPE_CHECKING:
     from dask_embed.models.spec import Model
 
 WEIGHT_BITS = ("int8", "int4")
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
-# Arguments of `from_pretrained` that would carry a secret into every graph.
-_SECRETS = ("token", "use_auth_token")
+# Arguments of `from_pretrained` that say what an option of `Model` says: one way to say it.
+_OWN_OPTIONS = {
+    **dict.fromkeys(("adapter_kwargs", "adapter_name"), "adapter"),
+    **dict.fromkeys(("from_tf", "from_flax", "use_safetensors", "weights_only"), "allow_pickle"),
+    "attn_implementation": "attention",
+    **dict.fromkeys(("dtype", "torch_dtype"), "dtype"),
+    **dict.fromkeys(("id2label", "label2id", "num_labels"), "labels"),
+    **dict.fromkeys(("load_in_4bit", "load_in_8bit", "quantization_config"), "quantization"),
+    **dict.fromkeys(("code_revision", "revision"), "revision"),
+    **{
+        name: name
+        for name in (
+            *("cache_dir", "device", "device_map", "local_files_only", "max_memory"),
+            *("offload_folder", "trust_remote_code"),
+        )
+    },
+}
+# Fields of a configuration that say what a checkpoint is made of, or where more of it lies.
+_MADE_OF = (
+    *("architectures", "auto_map", "backbone", "backbone_config", "base_model_tp_plan"),
+    *("custom_pipelines", "is_encoder_decoder", "model_type", "name_or_path", "tokenizer_class"),
+    *("transformers_version", "transformers_weights", "use_pretrained_backbone"),
+    *("use_timm_backbone", "sub_configs"),
+)
+# Settings of quantization methods that name data and a tokenizer to calibrate with.
+_CALIBRATION = ("dataset", "tokenizer", "processor")
 
 
 def hashable_items(name: str, given: Any) -> tuple[tuple[Any, Any], ...]:
@@ -25,25 +50,76 @@ def hashable_items(name: str, given: Any) -> tuple[tuple[Any, Any], ...]:
     Raises
     ------
     TypeError
-        If it is no mapping, or its values are not hashable.
+        If it is no mapping, or a value is none that every process prints and hashes alike.
     ValueError
-        If it holds an access token.
+        If it holds a secret.
     """
     try:
-        items = given.items() if isinstance(given, Mapping) else tuple(given or ())
-        named = {key if isinstance(key, int) else str(key): value for key, value in items}
-        pairs = tuple(sorted(named.items(), key=lambda item: str(item[0])))
-        hash(pairs)
+        items = tuple(given.items() if isinstance(given, Mapping) else given or ())
+        keys = [key if isinstance(key, int) else str(key) for key, _ in items]
     except (TypeError, ValueError) as error:
+        refuse_secrets(name, given)  # before it is shown
         raise TypeError(
             f"{name} must map names to hashable values, got {shown(given)} ({error})"
         ) from None
-    if any(secret in named for secret in _SECRETS):
-        raise ValueError(
-            f"{name} must not hold an access token, which would reach graphs and logs; "
-            "set HF_TOKEN in the environment of the workers"
-        )
-    return pairs
+    refuse_secrets(name, items)
+    named = dict(zip(keys, (value for _, value in items), strict=True))
+    for key, value in named.items():
+        if not _is_plain(value):
+            raise TypeError(
+                f"{name} must map names to hashable values, which are numbers, texts, booleans, "
+                f"None, and tuples of them; got {shown(value)} for {key!r}"
+            )
+    return tuple(sorted(named.items(), key=lambda item: str(item[0])))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_is_plain, value))
+    return value is None or type(value) in (str, int, float, bool)
+
+
+def configuration_fields(given: Any) -> tuple[tuple[str, Any], ...]:
+    """Return `model_kwargs`, fields of a checkpoint's configuration, as sorted items.
+
+    Raises
+    ------
+    ValueError
+        If one decides what an option of `Model` decides, or what the checkpoint is made of.
+    """
+    items = hashable_items("model_kwargs", given)
+    for name, _ in items:
+        if name in _OWN_OPTIONS:
+            raise ValueError(
+                f"model_kwargs must not set {name!r}: use {_OWN_OPTIONS[name]}= of dask_embed.Model"
+            )
+        if name in _MADE_OF or not str(name).isidentifier() or str(name).startswith("_"):
+            raise ValueError(
+                f"model_kwargs must not set {name!r}, which decides what the checkpoint is made "
+                "of; it sets sizes and switches of its configuration, such as num_hidden_layers"
+            )
+    return items
+
+
+def require_fields(fields: Mapping[str, Any], config: Any) -> None:
+    """Raise ValueError unless all `fields` are settings in a configuration of transformers.
+
+    What else `from_pretrained` takes is no setting: weights of one's own, a folder within the
+    folder, a token.
+    """
+    written = config.to_dict()
+    known = [
+        name
+        for name, value in written.items()
+        if name not in {*_OWN_OPTIONS, *_MADE_OF} and not isinstance(value, dict)
+    ]
+    for name, value in fields.items():
+        if name not in known or (isinstance(value, str) and not isinstance(written[name], str)):
+            raise ValueError(
+                f"model_kwargs must set fields of the checkpoint's configuration, such as "
+                f"num_hidden_layers; got {name}={shown(value)}{meant(name, known)}, and there is "
+                "no such field to set"
+            )
 
 
 def quantization_text(given: Any) -> str | None:
@@ -54,6 +130,7 @@ def quantization_text(given: Any) -> str | None:
     TypeError, ValueError
         If it is neither, names no method, or has values that json does not know.
     """
+    refuse_secrets("quantization", given)
     if isinstance(given, str) and given.startswith("{"):
         given = json.loads(given)
     if given is None or isinstance(given, str):
@@ -68,6 +145,13 @@ def quantization_text(given: Any) -> str | None:
             "of a transformers quantization configuration to json values, got "
             f"{shown(given)} ({error})"
         ) from None
+    refuse_secrets("quantization", settings)
+    calibrating = [name for name in _CALIBRATION if settings.get(name) is not None]
+    if calibrating:
+        raise ValueError(
+            f"quantization must not set {calibrating[0]!r}: calibrating reads data from elsewhere; "
+            "quantize the checkpoint once, save it, and name the result as model"
+        )
     if not isinstance(settings.get("quant_method"), str):
         raise ValueError(f"quantization must name its 'quant_method', got {shown(given)}")
     return text
@@ -91,6 +175,7 @@ def location(name: str, given: Any) -> str | None:
         return None
     if not isinstance(given, str | Path) or not str(given).strip():
         raise TypeError(f"{name} must be a folder or a Hub id, got {shown(given)}")
+    refuse_secrets(name, str(given))
     return str(given)
 
 

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from dask_embed._validation import one_of, shown
+from dask_embed._secrets import refuse_secrets
+from dask_embed._validation import booleans, one_of, shown
 from dask_embed.models.options import (
     check_combinations,
+    configuration_fields,
     hashable_items,
     importable,
     label_names,
@@ -59,7 +61,8 @@ class Model:
     local_files_only : bool
         Never ask the Hub, use what the cache holds.
     model_kwargs : mapping, optional
-        More keyword arguments for ``from_pretrained``; values must be hashable.
+        Fields of the checkpoint's configuration and the numbers, switches or names to set them
+        to: ``{"num_hidden_layers": 6}``. What decides safety or identity has options of its own.
     adapter : str or Path, optional
         Folder or Hub id of a PEFT adapter (LoRA and its kin). Models that differ in their adapter
         alone share one copy of the weights below it in a process.
@@ -134,8 +137,10 @@ class Model:
             )
         one_of("dtype", self.dtype, DTYPES)
         one_of("autocast", self.autocast, AUTOCAST_DTYPES)
-        for name in ("compile", "merge_adapter", "local_files_only"):
-            one_of(name, getattr(self, name), (True, False))
+        booleans(self)
+        for name, value in vars(self).items():
+            if isinstance(value, str):
+                refuse_secrets(name, value)
         if not isinstance(self.device, str) or not _DEVICE.fullmatch(self.device):
             raise ValueError(
                 f"device must be 'auto', 'cpu', 'cuda' or 'cuda:N', got {shown(self.device)}"
@@ -147,7 +152,7 @@ class Model:
     def _canonical(self) -> dict[str, Any]:
         """Return the options that may be given in several forms, each in its one form."""
         return {
-            "model_kwargs": hashable_items("model_kwargs", self.model_kwargs),
+            "model_kwargs": configuration_fields(self.model_kwargs),
             "max_memory": hashable_items("max_memory", self.max_memory),
             "quantization": quantization_text(self.quantization),
             "device_map": self.device_map

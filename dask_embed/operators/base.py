@@ -12,7 +12,7 @@ import pyarrow as pa
 from dask.utils import is_dataframe_like
 
 from dask_embed import config
-from dask_embed._validation import meant, one_of, shown
+from dask_embed._validation import booleans, meant, one_of, shown
 from dask_embed.columns import (
     Result,
     TextColumn,
@@ -44,6 +44,7 @@ class FrameOperator(abc.ABC):
     on_error: str = "raise"
 
     def __post_init__(self) -> None:
+        booleans(self)
         one_of("on_error", self.on_error, ("raise", "null"))
         for name in self.output_columns:
             if not isinstance(name, str) or not name:

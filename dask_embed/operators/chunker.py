@@ -86,7 +86,6 @@ class Chunker(FrameOperator):
         positive_integer("max_tokens", self.max_tokens)
         integer_from_zero("overlap", self.overlap)
         one_of("boundaries", self.boundaries, BOUNDARIES)
-        one_of("keep_text", self.keep_text, (True, False))
         super().__post_init__()
 
     @property

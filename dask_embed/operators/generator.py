@@ -13,7 +13,12 @@ from dask_embed._validation import one_of, shown
 from dask_embed.inference.generation.settings import GenerationSettings, row_seed
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.options import hashable_items
-from dask_embed.operators.generator_checks import ENGINES, check_engine, require_chat_template
+from dask_embed.operators.generator_checks import (
+    ENGINES,
+    check_engine,
+    check_mappings,
+    require_chat_template,
+)
 from dask_embed.operators.language_model import LanguageModelOperator
 
 if TYPE_CHECKING:
@@ -53,7 +58,7 @@ class Generator(LanguageModelOperator):
     system : str, optional
         Instructions before it; with `chat`.
     chat_template_kwargs : mapping, optional
-        More arguments of the template: ``{"enable_thinking": False}``; with `chat`.
+        Variables of the template: ``{"enable_thinking": False}``; with `chat`.
     add_special_tokens : bool
         Add the tokenizer's special tokens to prompts. False for a column of prompts that hold
         them already. Chat templates write their own.
@@ -75,7 +80,7 @@ no_repeat_ngram_size
         beams, and for encoders. ``"transformers"``: always `model.generate`. ``"continuous"``:
         `model.generate_batch`, greedy texts only. ``"vllm"``: vLLM, which has to be installed.
     engine_options : mapping, optional
-        More arguments of ``vllm.LLM``: ``{"gpu_memory_utilization": 0.8}``.
+        More arguments of ``vllm.LLM`` about memory and speed: ``{"gpu_memory_utilization": 0.8}``.
     max_length : int, optional
         Most tokens of prompt and text together, by default what the checkpoint has positions
         for; for encoders with a decoder, of the prompt.
@@ -152,7 +157,6 @@ no_repeat_ngram_size
             object.__setattr__(self, name, hashable_items(name, getattr(self, name)))
         super().__post_init__()
         one_of("chat", self.chat, (False, True, "auto"))
-        one_of("add_special_tokens", self.add_special_tokens, (True, False))
         one_of("engine", self.engine, ENGINES)
         for name in ("system", "chat_template_kwargs"):
             value = getattr(self, name)
@@ -163,6 +167,7 @@ no_repeat_ngram_size
         if self.hidden is not None and (settings.num_beams or 1) > 1:
             raise ValueError(f"hidden={shown(self.hidden)} is not kept of beams; set num_beams=1")
         check_engine(self)
+        check_mappings(self)
 
     @property
     def settings(self) -> GenerationSettings:

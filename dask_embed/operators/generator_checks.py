@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from dask_embed._validation import shown
+from dask_embed._validation import boolean, meant, shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.modules import read_json
 
@@ -22,8 +22,59 @@ _UNKNOWN_TO = {
         *("repetition_penalty", "stop"),
     ),
 }
+# Arguments of vllm.LLM about memory and speed. Others name code, weights or a configuration to
+# load, or say what an option of ours says.
+_VLLM_OPTIONS = (
+    *("async_scheduling", "block_size", "calculate_kv_scales", "cpu_offload_gb"),
+    *("data_parallel_size", "disable_cascade_attn", "disable_custom_all_reduce"),
+    *("disable_log_stats", "enable_chunked_prefill", "enable_expert_parallel"),
+    *("enable_prefix_caching", "enforce_eager", "gpu_memory_utilization", "kv_cache_dtype"),
+    *("kv_cache_memory_bytes", "long_prefill_token_threshold", "max_long_partial_prefills"),
+    *("max_model_len", "max_num_batched_tokens", "max_num_partial_prefills", "max_num_seqs"),
+    *("max_parallel_loading_workers", "max_seq_len_to_capture", "num_gpu_blocks_override"),
+    *("pipeline_parallel_size", "preemption_mode", "scheduling_policy", "swap_space"),
+    *("tensor_parallel_size", "use_tqdm_on_load"),
+)
+# Options of a model that vLLM would leave out.
+_NOT_IN_VLLM = (
+    *("adapter", "autocast", "device_map", "factory", "max_memory", "model_kwargs"),
+    "quantization",
+)
+# Arguments of `apply_chat_template` and names that it gives to the template itself.
+_OF_THE_CHAT = (
+    *("continue_final_message", "conversation", "documents", "max_length", "messages", "padding"),
+    *("return_assistant_tokens_mask", "return_dict", "return_tensors", "sanitize_control_tokens"),
+    *("tokenize", "tokenizer_kwargs", "tools", "truncation"),
+)
 # Values of these that ask for nothing.
 _NOTHING = (None, (), False, 0)
+
+
+def check_mappings(generator: Generator) -> None:
+    """Raise unless the mappings of a generator hold what belongs there.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If they would change what is run, or what a rendered chat is.
+    """
+    for name, _ in generator.engine_options:
+        if name not in _VLLM_OPTIONS:
+            raise ValueError(
+                f"engine_options must not set {name!r}{meant(name, _VLLM_OPTIONS)}: the model, its "
+                "type and code are those of dask_embed.Model, and the options are about memory "
+                f"and speed: {', '.join(_VLLM_OPTIONS)}"
+            )
+    for name, value in generator.chat_template_kwargs:
+        if name in _OF_THE_CHAT:
+            raise ValueError(
+                f"chat_template_kwargs are variables of the template, and {name!r} is none of them:"
+                " the chat is the prompt after system=, and it is tokenized here"
+            )
+        if name == "add_generation_prompt":
+            boolean(name, value)
+        if name == "chat_template" and value is not None:
+            usable_text(name, value)
 
 
 def check_engine(generator: Generator, checkpoint: Checkpoint | None = None) -> None:
@@ -48,6 +99,12 @@ def check_engine(generator: Generator, checkpoint: Checkpoint | None = None) -> 
             raise ValueError(
                 f"engine={engine!r} does not take {name}={shown(value)}; use engine='auto'"
             )
+    unknown = [name for name in _NOT_IN_VLLM if getattr(generator.spec, name)]
+    if engine == "vllm" and unknown:
+        raise ValueError(
+            f"engine='vllm' loads the checkpoint as it is and does not take {unknown[0]}= of "
+            "dask_embed.Model; use engine='auto'"
+        )
     if checkpoint is None:
         return
     if engine in _UNKNOWN_TO and checkpoint.config.is_encoder_decoder:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dask_embed._validation import one_of, shown, usable_text
+from dask_embed._validation import shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tasks import require_head
 from dask_embed.operators.model import ModelOperator
@@ -46,7 +46,6 @@ class LanguageModelOperator(ModelOperator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        one_of("add_special_tokens", self.add_special_tokens, (True, False))
         if self.prompt is not None:
             usable_text("prompt", self.prompt)
         if not self.input_columns:

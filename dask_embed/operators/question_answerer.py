@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer, shown, usable_text
+from dask_embed._validation import positive_integer, shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.model import ModelOperator
@@ -123,8 +123,6 @@ class QuestionAnswerer(ModelOperator):
             usable_text("question", self.question)
         positive_integer("top_k", self.top_k)
         positive_integer("max_answer_length", self.max_answer_length, allow_none=False)
-        for name in ("null_answer", "align_to_words", "question_first"):
-            one_of(name, getattr(self, name), (True, False))
         check_stride(self.stride, self.on_long)
 
     @property

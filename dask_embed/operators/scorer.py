@@ -140,7 +140,6 @@ class Scorer(LanguageModelOperator):
         positive_integer("stride", self.stride)
         positive_integer("top_k_next", self.top_k_next)
         one_of("normalize", self.normalize, ("sum", "mean"))
-        one_of("candidate_end", self.candidate_end, (None, True, False))
         usable_text("separator", self.separator)
         if not isinstance(self.candidates_column, str | None):
             raise TypeError(

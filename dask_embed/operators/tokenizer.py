@@ -98,8 +98,6 @@ class Tokenizer(ColumnOperator):
         positive_integer("max_length", self.max_length)
         one_of("on_long", self.on_long, ("truncate", "error"))
         one_of("truncation", self.truncation, TRUNCATIONS)
-        one_of("windows", self.windows, (True, False))
-        one_of("special_tokens", self.special_tokens, (True, False))
         if self.stride != 0:
             positive_integer("stride", self.stride, allow_none=False)
         if self.windows and (self.max_length is None or self.on_long == "error"):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, shown, usable_text
+from dask_embed._validation import shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.labels import LabelOperator, softmax, stacked
@@ -95,7 +95,6 @@ class ZeroShotClassifier(LabelOperator):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "labels", _checked_labels(self.labels))
-        one_of("multi_label", self.multi_label, (True, False))
         self.require_probability("entailment")
         _hypotheses(self.hypothesis_template, self.labels)
         number = self.entailment_id

@@ -84,6 +84,8 @@ class VllmEngine:
             "tokenizer": str(loaded.checkpoint.tokenizer_folder),
             "dtype": spec.dtype,
             "trust_remote_code": spec.trust_remote_code,
+            # where it may choose, it reads pickled weights, too
+            "load_format": "auto" if spec.allow_pickle else "safetensors",
             **options,
         }
         self._llm = vllm.LLM(**arguments)

@@ -1,0 +1,105 @@
+"""What must not be kept: an operator's options reach graphs, Dask keys, logs and files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Parts of names, as letters without what joins them: ``api_key`` and ``apiKey`` are "apikey".
+_SECRET_PARTS = (
+    *("password", "passwd", "passphrase", "secret", "credential", "authorization", "bearer"),
+    *("apikey", "accesskey", "accountkey", "privatekey", "sharedkey", "connectionstring"),
+)
+_SECRET_WORDS = frozenset({"auth", "cookie", "jwt", "pwd", "sas"})
+# A name that ends in "token" is of a secret, unless another of its words says of which place in
+# a text it is.
+_WORDS_OF_TEXT_TOKENS = frozenset(
+    {
+        *("additional", "audio", "begin", "boi", "bos", "cls", "decoder", "end", "eoi", "eos"),
+        *("eot", "extra", "fake", "image", "mask", "max", "min", "new", "newline", "num", "pad"),
+        *("prefix", "sep", "special", "speech", "start", "stop", "suffix", "think", "tool", "unk"),
+        *("video", "vision", "word"),
+    }
+)
+_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_USER_IN_URL = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s:@]*:[^/\s@]+@", re.IGNORECASE)
+# Access tokens of the Hub, GitHub, OpenAI and its kin, AWS.
+_KNOWN_TOKEN = re.compile(
+    r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}"
+    r"|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16})\b"
+)
+_DEEPEST = 32
+
+
+def refuse_secrets(option: str, given: Any) -> None:
+    """Raise ValueError if a text or anything in nested mappings and lists is a secret.
+
+    Parameters
+    ----------
+    option : str
+        Name of the argument, for the message, which never holds a value.
+    given : object
+        A mapping or its items, nested as may be, or a text. A text that is json is looked into.
+
+    Notes
+    -----
+    A secret is known by the name it stands under (a password, a key of an API, a token that is
+    none of a text: ``hf_token`` and not ``pad_token``), by its own form (tokens of the Hub), or
+    as a user with a password in a URL. Numbers, booleans and None are none under ``token``.
+    """
+    for path, value in _texts(given, (), 0):
+        if any(map(_names_a_secret, path)) or _is_a_secret(value):
+            where = "".join(f"[{name!r}]" for name in path)
+            raise ValueError(
+                f"{option}{where} must not hold an access token, a password or another secret, "
+                "which would reach graphs, keys and logs: set it in the environment of the "
+                "workers (HF_TOKEN for the Hub), where their libraries look for it"
+            )
+
+
+def _texts(given: Any, path: tuple[str, ...], depth: int) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield each text, and what else may be a secret, with the names it stands under."""
+    if depth > _DEEPEST:
+        raise ValueError(f"an option must not be nested more than {_DEEPEST} levels deep")
+    if isinstance(given, str | bytes) and given:
+        text = given.decode("latin-1") if isinstance(given, bytes) else given
+        yield path, text
+        yield from _texts(_json(text), path, depth + 1)
+    elif isinstance(given, Mapping):
+        for key, value in given.items():
+            yield path, str(key)
+            yield from _texts(value, (*path, str(key)), depth + 1)
+    elif isinstance(given, list | tuple | set | frozenset):
+        for each in given:
+            items = {each[0]: each[1]} if _is_item(each) else each
+            yield from _texts(items, path, depth + 1)
+
+
+def _is_item(given: Any) -> bool:
+    """Return whether something is an item of a mapping that is written as a sequence of pairs."""
+    return isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], str)
+
+
+def _json(text: str) -> Any:
+    """Return what a text holds if it is a json object or list, None otherwise."""
+    if not text.lstrip().startswith(("{", "[")):
+        return None
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _names_a_secret(name: str) -> bool:
+    words = [word.lower() for word in _WORD.findall(name)]
+    joined = "".join(words)
+    if any(part in joined for part in _SECRET_PARTS) or not _SECRET_WORDS.isdisjoint(words):
+        return True
+    ends = joined.endswith(("token", "tokens"))
+    return ends and _WORDS_OF_TEXT_TOKENS.isdisjoint(words)
+
+
+def _is_a_secret(text: str) -> bool:
+    return bool(_USER_IN_URL.search(text) or _KNOWN_TOKEN.search(text))
