@@ -8,6 +8,7 @@ Nothing is switched at run time, and threads may run different adapters at a tim
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from dask_embed.models.quantize import shared_with_copies
-from dask_embed.models.sources import ADAPTER_WEIGHTS, require_adapter
+from dask_embed.models.settings import adapter_settings
+from dask_embed.models.sources import require_adapter, require_adapter_weights
 
 if TYPE_CHECKING:
-    from peft import PeftModel
+    from peft import PeftConfig, PeftModel
     from transformers import PreTrainedModel
 
 _PREFIX = "base_model.model."
@@ -81,8 +83,10 @@ def with_adapter(
         # of missing weights, which is an error below, and of names that transformers deprecates
         warnings.simplefilter("ignore")
         try:
-            adapted: Any = PeftModel.from_pretrained(model, str(folder), torch_device=str(device))
-        except (RuntimeError, ValueError) as error:
+            adapted: Any = PeftModel.from_pretrained(
+                model, str(folder), config=_configuration(folder), torch_device=str(device)
+            )
+        except (RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
                 raise
             reason = " ".join(str(error).split())
@@ -90,6 +94,17 @@ def with_adapter(
         _require_fit(adapted, folder)
         whole = adapted.merge_and_unload() if merge else adapted.get_base_model()
     return whole.eval().requires_grad_(False)
+
+
+def _configuration(folder: Path) -> PeftConfig:
+    """Return an adapter's configuration, of the entries that describe the adapter alone."""
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    written = require_adapter(folder)
+    known = PEFT_TYPE_TO_CONFIG_MAPPING[written["peft_type"]]
+    fields = {field.name for field in dataclasses.fields(known)}
+    described = adapter_settings(written)
+    return known(**{name: value for name, value in described.items() if name in fields})
 
 
 def _own(model: torch.nn.Module, names: Iterable[str]) -> None:
@@ -131,11 +146,5 @@ def _misfit(folder: Path, model: torch.nn.Module) -> str:
 def _stored(folder: Path) -> list[str]:
     from safetensors import safe_open
 
-    file = folder / ADAPTER_WEIGHTS
-    if not file.is_file():
-        raise ValueError(
-            f"adapter folder {str(folder)!r} holds no {ADAPTER_WEIGHTS}; pickled adapters are not "
-            "read, save it again with peft's save_pretrained"
-        )
-    with safe_open(file, framework="pt") as weights:
+    with safe_open(require_adapter_weights(folder), framework="pt") as weights:
         return list(weights.keys())

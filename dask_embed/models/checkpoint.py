@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_embed._validation import shown
-from dask_embed.models.hub import locate, require_whole
+from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
 from dask_embed.models.libraries import importing
 from dask_embed.models.modules import (
     Dense,
@@ -19,8 +19,11 @@ from dask_embed.models.modules import (
     read_modules,
 )
 from dask_embed.models.options import require_fields
+from dask_embed.models.prepared import prepared
+from dask_embed.models.settings import model_settings
 from dask_embed.models.sources import TOKENIZER_FILES, tokenizer_folder
 from dask_embed.models.spec import Model
+from dask_embed.models.weights import Weights, find_weights
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -92,6 +95,18 @@ class Checkpoint:
     def tokenizer_folder(self) -> Path:
         return self.own_tokenizer or self.folder
 
+    def weights(self, model: Model) -> Weights:
+        """Return the files of the transformer's weights, none where there are none.
+
+        Raises
+        ------
+        ValueError
+            If they are not whole, or not in the folder.
+        """
+        return find_weights(
+            self.folder, any_name=model.factory is not None, allow_pickle=model.allow_pickle
+        )
+
     @property
     def hidden_size(self) -> int:
         """Number of values of a token vector."""
@@ -153,6 +168,8 @@ def read_checkpoint(
         model.model_kwargs,
     )
     _require_tokenizer(checkpoint)
+    if weights or needs_weights:
+        _require_named_adapter(checkpoint, model)
     if weights or (needs_weights and revision.startswith("local-")):
         _require_weights(checkpoint, model)
     return checkpoint
@@ -224,7 +241,8 @@ def _config_of(
     kind = written.get("model_type")
     named = named_labels(labels)
     if not known and kind not in CONFIG_MAPPING:
-        return PretrainedConfig.from_dict(written | named)
+        described = model_settings(written, folder, code=trust_remote_code)
+        return PretrainedConfig.from_dict(described | named)
     if kind not in CONFIG_MAPPING and not trust_remote_code:
         if "auto_map" in written:
             raise ValueError(
@@ -235,10 +253,11 @@ def _config_of(
         raise ValueError(
             f"{str(file)!r} has model_type {kind!r}, which the installed transformers does not know"
         )
+    ready = prepared(folder, code=trust_remote_code)
     read = {"trust_remote_code": trust_remote_code, "local_files_only": True}
     if fields:
-        require_fields(fields, AutoConfig.from_pretrained(folder, **read))
-    return AutoConfig.from_pretrained(folder, **read, **named, **fields)
+        require_fields(fields, AutoConfig.from_pretrained(ready, **read))
+    return AutoConfig.from_pretrained(ready, **read, **named, **fields)
 
 
 def named_labels(labels: tuple[str, ...] | None) -> dict[str, Any]:
@@ -253,16 +272,14 @@ def named_labels(labels: tuple[str, ...] | None) -> dict[str, Any]:
 
 def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
     folder = checkpoint.folder
-    files = _weight_files(folder)
+    weights = checkpoint.weights(model)
     for module in checkpoint.modules:
         if isinstance(module, Dense | LayerNorm):
-            files += sorted((checkpoint.root / module.path).glob("*.safetensors"))
-    require_whole(files, checkpoint.root, "checkpoint")
-    if any(folder.glob("*.safetensors")):
+            files = sorted((checkpoint.root / module.path).glob("*.safetensors"))
+            require_whole(files, checkpoint.root, "checkpoint")
+    if weights.files:
         return
     pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
-    if pickled and model.allow_pickle:
-        return
     if pickled:
         raise ValueError(
             f"checkpoint {str(folder)!r} holds only pickled weights ({pickled[0]}), which can run "
@@ -272,15 +289,15 @@ def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
     raise ValueError(f"checkpoint {str(folder)!r} holds no weights (*.safetensors)")
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    """Return the safetensors files of a transformer: one file, its shards, or whatever is there."""
-    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
-    if single.is_file():
-        return [single]
-    if index.is_file():
-        shards = sorted(set(read_json(index).get("weight_map", {}).values()))
-        return [folder / name for name in shards]
-    return sorted(folder.glob("*.safetensors"))
+def _require_named_adapter(checkpoint: Checkpoint, model: Model) -> None:
+    """Raise ValueError if an adapter lies beside the model that nobody asked for."""
+    folders = {checkpoint.root, checkpoint.folder}
+    if model.adapter is None and any((each / ADAPTER_CONFIG).is_file() for each in folders):
+        raise ValueError(
+            f"model {model.name!r} holds a PEFT adapter beside the model; to run it with the "
+            f"adapter name it, dask_embed.Model(..., adapter={str(checkpoint.root)!r}), and to "
+            f"run it without take {ADAPTER_CONFIG} out of a copy of the folder"
+        )
 
 
 def _require_known_settings(settings: dict[str, Any], folder: Path) -> None:

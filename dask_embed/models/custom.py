@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +15,11 @@ import torch
 
 from dask_embed._validation import shown
 from dask_embed.models.checkpoint import Checkpoint
-from dask_embed.models.modules import read_json
 from dask_embed.models.spec import Model
+from dask_embed.models.weights import read_pickled
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-_INDEX = "model.safetensors.index.json"
 
 
 class CustomModel(torch.nn.Module):
@@ -91,27 +90,26 @@ def load_custom(checkpoint: Checkpoint, spec: Model, task: str) -> CustomModel:
     module = spec.factory(copy.deepcopy(checkpoint.config))
     if not isinstance(module, torch.nn.Module):
         raise TypeError(f"factory must return a torch.nn.Module, got {shown(module)}")
-    weights = _read_weights(checkpoint.folder, spec.allow_pickle)
+    weights = _read_weights(checkpoint.weights(spec).files)
     _require_fit(module, weights, checkpoint.folder)
     # names of a tied weight that the file leaves out follow the name that it has
     module.load_state_dict(weights, strict=False)
     return CustomModel(module, checkpoint.config, 2 if task == "classify" else 3)
 
 
-def _read_weights(folder: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
+def _read_weights(files: Iterable[Path]) -> dict[str, torch.Tensor]:
     from safetensors.torch import load_file
 
-    names = sorted(path.name for path in folder.glob("*.safetensors"))
-    if (folder / _INDEX).is_file():
-        names = sorted(set(read_json(folder / _INDEX)["weight_map"].values()))
-    elif "model.safetensors" in names:
-        names = ["model.safetensors"]
     weights: dict[str, torch.Tensor] = {}
-    for name in names:
-        weights |= load_file(folder / name)
-    if not names and allow_pickle:
-        for path in sorted(folder.glob("pytorch_model*.bin")):
-            weights |= torch.load(path, map_location="cpu", weights_only=True)
+    for file in files:
+        read = load_file(file) if file.suffix == ".safetensors" else read_pickled(file)
+        twice = sorted(set(weights) & set(read))
+        if twice:
+            raise ValueError(
+                f"several files of {str(file.parent)!r} hold {twice[0]!r}, {file.name!r} among "
+                "them; call the one that is meant model.safetensors"
+            )
+        weights |= read
     return weights
 
 

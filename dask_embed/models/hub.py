@@ -12,13 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dask_embed._validation import shown
+from dask_embed.models.modules import read_json
 from dask_embed.models.spec import Model
 
 T = TypeVar("T")
 
-METADATA_FILES = ("*.json", "*.txt", "*.model", "*.jinja", "tokenizer*")
+METADATA_FILES = (
+    *("*.json", "*.txt", "*.model", "*.jinja", "tokenizer*"),
+    *("*.tiktoken", "*.spm", "*.tokenizer", "*.codes"),
+)
 WEIGHT_FILES = ("*.safetensors",)
 PICKLED_WEIGHT_FILES = ("pytorch_model*.bin",)
+ADAPTER_CONFIG = "adapter_config.json"
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)?$")
 # What a fingerprint reads of the weights of a folder: whole tensors, and blocks of the others.
 _WHOLE_BYTES = 64 << 20
@@ -82,12 +88,11 @@ def locate(model: Model, *, weights: bool, kind: Kind = MODEL) -> tuple[Path, st
 
 
 def _local(model: Model, folder: Path, kind: Kind) -> tuple[Path, str]:
-    if not any((folder / name).is_file() for name in kind.files):
-        raise ValueError(
-            f"{kind.word} folder {str(folder)!r} holds no {' and no '.join(kind.files)}: "
-            f"it is not {kind.meaning}"
-        )
-    revision = fingerprint(folder)
+    _require_kind(folder, kind, str(folder))
+    paths = model_files(folder)
+    for path in paths:
+        _require_own(path, folder, kind.word)
+    revision = _fingerprint(folder, paths)
     if model.revision not in (None, revision):
         raise ValueError(
             f"{kind.word} folder {str(folder)!r} has fingerprint {revision!r} but "
@@ -95,6 +100,40 @@ def _local(model: Model, folder: Path, kind: Kind) -> tuple[Path, str]:
             "was built with"
         )
     return folder, revision
+
+
+def _require_kind(folder: Path, kind: Kind, name: str) -> None:
+    """Raise ValueError unless `folder`, which was asked for by `name`, is of a kind."""
+    if any((folder / name).is_file() for name in kind.files):
+        return
+    if kind is MODEL and (folder / ADAPTER_CONFIG).is_file():
+        base = read_json(folder / ADAPTER_CONFIG).get("base_model_name_or_path")
+        base = shown(base) if isinstance(base, str) and base else "'the model below it'"
+        raise ValueError(
+            f"model {name!r} is a PEFT adapter of {base} and no model; name both: "
+            f"dask_embed.Model({base}, adapter={name!r})"
+        )
+    raise ValueError(
+        f"{kind.word} folder {str(folder)!r} holds no {' and no '.join(kind.files)}: "
+        f"it is not {kind.meaning}"
+    )
+
+
+def _require_own(path: Path, folder: Path, word: str) -> None:
+    """Raise ValueError for a link by which other files of this machine would be read.
+
+    Weights may lie elsewhere, they are nothing but numbers, and all may lie in a cache of the Hub.
+    """
+    if not path.is_symlink() or path.suffix in (".safetensors", ".bin"):
+        return
+    target = path.resolve()
+    cached = target.parent.name == "blobs" and target.parent.parent.name.startswith("models--")
+    if not cached and folder not in target.parents:
+        name = path.relative_to(folder).as_posix()
+        raise ValueError(
+            f"file {name!r} of {word} {str(folder)!r} is a link that leaves the folder, to "
+            f"{shown(str(target))}; put a copy in its place"
+        )
 
 
 def fingerprint(folder: Path) -> str:
@@ -110,13 +149,21 @@ def fingerprint(folder: Path) -> str:
 
     A file is read again only once it has changed.
     """
+    return _fingerprint(folder, model_files(folder))
+
+
+def _fingerprint(folder: Path, paths: list[Path]) -> str:
     digest = hashlib.blake2b(digest_size=8)
-    paths = sorted(p for p in folder.rglob("*") if _is_model_file(p))
     share = max(1, sum(map(_holds_weights, paths)))
     for path in paths:
         digest.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size};".encode())
         digest.update(_digest(path, share if _holds_weights(path) else 1))
     return f"local-{digest.hexdigest()}"
+
+
+def model_files(folder: Path) -> list[Path]:
+    """Return all files below `folder` that a model may be made of; its fingerprint is of these."""
+    return sorted(path for path in folder.rglob("*") if _is_model_file(path))
 
 
 def once(read: Callable[..., T]) -> Callable[..., T]:
@@ -254,4 +301,5 @@ def _snapshot(model: Model, weights: bool, kind: Kind) -> tuple[Path, str]:
             f"{kind.word} {wanted} was not found: there is no such folder, and the Hub or its "
             f"cache did not have it ({reason})"
         ) from None
+    _require_kind(Path(path), kind, model.name)
     return Path(path), Path(path).name

@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from dask_embed.models.modules import Dense, LayerNorm
+from dask_embed.models.weights import read_pickled
 
 
 class DenseLayer(torch.nn.Module):
@@ -78,7 +79,7 @@ def _read_weights(folder: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
 
         return load_file(safe)
     if pickled.is_file() and allow_pickle:
-        return torch.load(pickled, map_location="cpu", weights_only=True)
+        return read_pickled(pickled)
     raise ValueError(
         f"module folder {str(folder)!r} holds no model.safetensors"
         + ("; pickled weights need allow_pickle=True" if pickled.is_file() else "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
@@ -18,10 +19,12 @@ from dask_embed.models.libraries import importing
 from dask_embed.models.modules import Dense, LayerNorm
 from dask_embed.models.options import WEIGHT_BITS
 from dask_embed.models.placement import input_device, placement, returns_to
+from dask_embed.models.prepared import prepared
 from dask_embed.models.quantize import quantization_config, quantize
 from dask_embed.models.sources import adapter_folder, load_tokenizer, require_packages
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import class_for
+from dask_embed.models.weights import not_tensors
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -235,13 +238,18 @@ def _load_model(
     }
     if arguments["quantization_config"] is None:  # the checkpoint's own, then
         del arguments["quantization_config"]
+    weights = checkpoint.weights(spec)
     shows_progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
         with importing():
             model, info = class_for(task, checkpoint).from_pretrained(
-                checkpoint.folder, output_loading_info=True, **arguments
+                prepared(checkpoint.folder, code=spec.trust_remote_code, weights=weights),
+                output_loading_info=True,
+                **arguments,
             )
+    except pickle.UnpicklingError as error:
+        raise ValueError(not_tensors(weights.files[0], error)) from None
     finally:
         if shows_progress:
             logging.enable_progress_bar()

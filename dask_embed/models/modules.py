@@ -120,6 +120,8 @@ def read_modules(folder: Path) -> tuple[str, Pooling | None, tuple[VectorModule,
     if not listing.is_file():
         return None
     entries = sorted(read_json(listing, list), key=lambda entry: entry["idx"])
+    for entry in entries:
+        _require_below(folder, entry.get("path", ""))
     if not entries or _kind(entries[0]) != "Transformer":
         given = entries[0]["type"] if entries else "nothing"
         raise ValueError(f"modules.json must begin with a Transformer module, got {shown(given)}")
@@ -135,6 +137,17 @@ def read_modules(folder: Path) -> tuple[str, Pooling | None, tuple[VectorModule,
             f"{[entry['type'] for entry in entries]}"
         )
     return entries[0].get("path", ""), pooling, after
+
+
+def _require_below(folder: Path, path: Any) -> None:
+    """Raise ValueError for the path of a module that is not the checkpoint's own."""
+    parts = Path(path).parts if isinstance(path, str) else ("..",)
+    links = any((folder / Path(*parts[: end + 1])).is_symlink() for end in range(len(parts)))
+    if ".." in parts or Path(path).is_absolute() or links:
+        raise ValueError(
+            f"modules.json of {str(folder)!r} must name folders in it, not links; "
+            f"got path {shown(path)}"
+        )
 
 
 def read_json(file: Path, kind: type = dict) -> Any:

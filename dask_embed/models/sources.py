@@ -11,10 +11,11 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from dask_embed._validation import shown
-from dask_embed.models.hub import Kind, locate, require_whole
+from dask_embed.models.hub import ADAPTER_CONFIG, Kind, locate, require_whole
 from dask_embed.models.libraries import importing
 from dask_embed.models.modules import read_json
 from dask_embed.models.options import WEIGHT_BITS
+from dask_embed.models.prepared import prepared
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
@@ -27,13 +28,22 @@ TOKENIZER_FILES = (
     *("tokenizer.model", "spiece.model", "sentencepiece.bpe.model"),
 )
 _LONGEST_REASON = 300  # characters of what transformers says
-ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _ADAPTER = Kind("adapter", (ADAPTER_CONFIG,), "a PEFT adapter")
 _TOKENIZER = Kind("tokenizer", TOKENIZER_FILES, "a tokenizer")
 # Kinds of adapters that put virtual tokens before the text instead of changing layers.
 _VIRTUAL_TOKENS = (
     *("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT"),
     *("ADAPTION_PROMPT", "CARTRIDGE"),
+)
+# Kinds that are made of other adapters or another model, which they name.
+_OF_OTHERS = ("XLORA", "SHADOW")
+# Kinds all of whose weights are in the adapter's own file.
+_LAYERS = (
+    *("ADALORA", "ADAMSS", "BEFT", "BOFT", "BONE", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD"),
+    *("GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "LORA"),
+    *("MISS", "OFT", "OSF", "PEANUT", "POLY", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA"),
+    *("SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT"),
 )
 # Settings of adapters that act only where peft's own wrapper runs the model.
 _OWN_FORWARD = ("alora_invocation_tokens", "arrow_config")
@@ -113,8 +123,10 @@ def check_parts(model: Model, checkpoint: Checkpoint) -> None:
             f"'auto', got {shown(model.device)}"
         )
     if model.adapter is not None:
-        folder, _ = adapter_folder(model)
+        folder, revision = adapter_folder(model)
         require_adapter(folder)
+        if revision.startswith("local-"):
+            require_adapter_weights(folder)
     if model.tokenizer is not None:
         _require_vocabulary(model, checkpoint)
 
@@ -179,11 +191,31 @@ def require_adapter(folder: Path) -> dict[str, Any]:
             f"adapter {str(folder)!r} is of type {kind!r}, which adds virtual tokens; "
             "adapters that change layers are needed, such as LoRA"
         )
+    if kind in _OF_OTHERS:
+        raise ValueError(
+            f"adapter {str(folder)!r} is of type {kind!r}, which reads other adapters or models "
+            "than its own weights; merge it into one model with peft"
+        )
+    if kind not in _LAYERS:
+        raise ValueError(
+            f"adapter {str(folder)!r} is of type {shown(kind)}; supported are {', '.join(_LAYERS)}"
+        )
     given = [name for name in _OWN_FORWARD if config.get(name)]
     if given:
         raise ValueError(f"adapter {str(folder)!r} sets {given[0]}, which is not supported")
     require_whole(folder.glob(ADAPTER_WEIGHTS), folder, _ADAPTER.word)
     return config
+
+
+def require_adapter_weights(folder: Path) -> Path:
+    """Return the file of an adapter's weights; raise ValueError without it."""
+    file = folder / ADAPTER_WEIGHTS
+    if not file.is_file():
+        raise ValueError(
+            f"adapter folder {str(folder)!r} holds no {ADAPTER_WEIGHTS}; pickled adapters are not "
+            "read, save it again with peft's save_pretrained"
+        )
+    return file
 
 
 def brings_a_head(model: Model) -> bool:
@@ -202,18 +234,48 @@ def load_tokenizer(folder: Path, model: Model) -> PreTrainedTokenizerBase:
     ValueError
         If its files are damaged, or some are missing.
     """
+    ready = prepared(folder, code=model.trust_remote_code)
+    with importing():
+        _require_tokenizer_class(ready, folder)
     try:
         with importing():
             from transformers import AutoTokenizer
 
             return AutoTokenizer.from_pretrained(
-                folder, trust_remote_code=model.trust_remote_code, local_files_only=True
+                ready, trust_remote_code=model.trust_remote_code, local_files_only=True
             )
     except Exception as error:  # tokenizers raise bare exceptions
         reason = shorten(f"{type(error).__name__}: {error}", _LONGEST_REASON, placeholder=" ...")
         raise ValueError(
             f"the tokenizer of model {model.name!r} in {str(folder)!r} cannot be loaded: {reason}"
         ) from error
+
+
+def _require_tokenizer_class(ready: Path, folder: Path) -> None:
+    """Raise ValueError if a class of transformers is named that is no tokenizer.
+
+    transformers would load whatever else it has under that name: a model, for instance.
+    """
+    from transformers import PreTrainedTokenizerBase
+    from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
+
+    for file in ("tokenizer_config.json", "config.json"):
+        name = read_json(ready / file).get("tokenizer_class") if (ready / file).is_file() else None
+        if name is None:
+            continue
+        if not isinstance(name, str):
+            raise ValueError(f"{str(folder / file)!r} names tokenizer_class {shown(name)}")
+        for each in (name, name.removesuffix("Fast")):
+            found = tokenizer_class_from_name(each)
+            if found is not None and not _is_tokenizer(found, PreTrainedTokenizerBase):
+                raise ValueError(
+                    f"{str(folder / file)!r} names tokenizer_class {shown(name)}, which is no "
+                    "tokenizer of transformers"
+                )
+
+
+def _is_tokenizer(found: Any, base: type) -> bool:
+    return isinstance(found, type) and issubclass(found, base)
 
 
 def _require_vocabulary(model: Model, checkpoint: Checkpoint) -> None:

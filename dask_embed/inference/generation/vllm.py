@@ -18,6 +18,8 @@ from dask_embed.inference.repeats import VectorCache
 from dask_embed.inference.runner import Runner
 from dask_embed.models.checkpoint import read_checkpoint
 from dask_embed.models.loading import LoadedModel, tokenizer_for
+from dask_embed.models.modules import read_json
+from dask_embed.models.prepared import prepared
 from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
 from dask_embed.text.tokenization import TokenLists
@@ -74,14 +76,17 @@ class VllmEngine:
 
     def __init__(self, loaded: LoadedModel, options: Mapping[str, Any]) -> None:
         vllm: Any = importlib.import_module("vllm")  # optional, and without types
-        spec, folder = loaded.spec, str(loaded.checkpoint.folder)
+        spec, checkpoint = loaded.spec, loaded.checkpoint
         self.tokenizer = loaded.tokenizer
         self._sampling = vllm.SamplingParams
         self._defaults = _generation_config(loaded)
         self._lock = threading.Lock()
+        code, weights = spec.trust_remote_code, checkpoint.weights(spec)
+        folder = prepared(checkpoint.folder, code=code, weights=weights)
+        own = checkpoint.own_tokenizer
         arguments = {
-            "model": folder,
-            "tokenizer": str(loaded.checkpoint.tokenizer_folder),
+            "model": str(folder),
+            "tokenizer": str(folder if own is None else prepared(own, code=code)),
             "dtype": spec.dtype,
             "trust_remote_code": spec.trust_remote_code,
             # where it may choose, it reads pickled weights, too
@@ -145,7 +150,7 @@ def _finish(output: Any) -> str:
 
 
 def _generation_config(loaded: LoadedModel) -> GenerationConfig:
-    folder = loaded.checkpoint.folder
-    if (folder / "generation_config.json").is_file():
-        return GenerationConfig.from_pretrained(folder, local_files_only=True)
+    file = loaded.checkpoint.folder / "generation_config.json"
+    if file.is_file():
+        return GenerationConfig.from_dict(read_json(file))
     return GenerationConfig.from_model_config(loaded.checkpoint.config)
