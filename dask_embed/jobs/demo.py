@@ -23,7 +23,7 @@ QUESTIONS = (
 # Packages about data, so that the questions have answers among a few thousand docstrings.
 PACKAGES = ("pandas", "dask", "distributed")
 _ROWS_IN_PACKAGES = 6000
-_OUTPUT_MARK = "part.0.parquet"
+_OUTPUT_MARK = "part.0[-.]*"
 
 
 def run_demo(
@@ -70,7 +70,7 @@ def run_demo(
 
 def _check_output(output: Path) -> None:
     if output.exists() and (
-        not output.is_dir() or (any(output.iterdir()) and not (output / _OUTPUT_MARK).exists())
+        not output.is_dir() or (any(output.iterdir()) and not any(output.glob(_OUTPUT_MARK)))
     ):
         raise FileExistsError(
             f"--output {str(output)!r} exists and was not written by this demo; name another folder"

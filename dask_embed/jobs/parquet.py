@@ -7,70 +7,46 @@ is ``object``, as for any nested column, and what made each vector column is wri
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
 from typing import Any
 
 import dask
 import dask.dataframe as dd
-import pyarrow as pa
-import pyarrow.dataset as pa_dataset
 import pyarrow.fs as pa_fs
-import pyarrow.parquet as pq
-from dask.dataframe.io.parquet.arrow import _wrapped_fs
-from dask.utils import natural_sort_key
+from dask.dataframe.dask_expr import new_collection
+from dask.dataframe.io.utils import _is_local_fs
 
 from dask_embed._secrets import refuse_secrets
 from dask_embed._validation import boolean
 from dask_embed.columns import to_host
-from dask_embed.expr import OperatorRows
-from dask_embed.jobs.engine import ArrowFiles, VectorEngine, nested_types, plainly_named
-from dask_embed.operators.together import parts_of
-from dask_embed.quantize_expr import Quantize
-
-METADATA_KEY = "dask_embed"
-# Options of `to_parquet` that are true or false, among them what deletes files.
-_SWITCHES = ("append", "compute", "ignore_divisions", "overwrite", "write_index")
-# Where a name may be that of a local folder or file, and what tells its content.
-_REVISIONS = {
-    "model": "revision",
-    "adapter": "adapter_revision",
-    "tokenizer": "tokenizer_revision",
-    "weights": "revision",
-    "prototypes": "revision",
-}
+from dask_embed.jobs.engine import ArrowFiles, VectorEngine
+from dask_embed.jobs.folder import Job, Run, data_files, next_place, require_whole
+from dask_embed.jobs.origin import provenance
+from dask_embed.jobs.write_expr import WriteParquet
+from dask_embed.jobs.writing import (
+    WritingEngine,
+    checked_names,
+    file_metadata,
+    new_run,
+    require_not_read,
+    require_order,
+    require_room,
+    writes_index,
+)
 
 
-class WritingEngine(VectorEngine):
-    """The engine that checks what is appended against what is there."""
-
-    @classmethod
-    def initialize_write(  # type: ignore[override]  # Dask names its arguments
-        cls,
-        df: Any,
-        fs: Any,
-        path: str,
-        append: bool = False,
-        schema: Any = "infer",
-        custom_metadata: Any = None,
-        **options: Any,
-    ) -> Any:
-        started = super().initialize_write(df, fs, path, schema=schema, **options)
-        if not append:
-            return started
-        written = _last_schema(fs, path)
-        if written is not None:
-            shared = [name for name in written.names if name in df.columns]
-            _require_same_origin(path, shared, written.metadata, custom_metadata)
-            _require_same_types(path, written, df)
-        # Dask compares names of types, and that of nested columns is ``object`` in files.
-        named = df.astype(dict.fromkeys(nested_types(df), object))
-        # The schema is that of the frame as it is.
-        schema = started[-1]["schema"]
-        return super().initialize_write(named, fs, path, append=True, schema=schema, **options)
-
-
-def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any) -> Any:
+def to_parquet(
+    frame: Any,
+    path: Any,
+    *,
+    overwrite: bool = False,
+    append: bool = False,
+    repeat: bool = False,
+    write_index: bool | None = None,
+    compute: bool = True,
+    **options: Any,
+) -> Any:
     """Write a Dask DataFrame to a folder of Parquet files, one per partition.
 
     Parameters
@@ -80,11 +56,21 @@ def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any
     path : str or Path
         Folder, also remote (``"s3://..."``).
     overwrite : bool
-        Replace what the folder holds. By default a folder with Parquet files is an error,
-        because old and new files would be read as one dataset.
+        Replace the Parquet files that the folder holds, once all new ones are there. By default
+        a folder with Parquet files is an error, because old and new files would be read as one
+        dataset. Files that this library did not write are never removed: other Parquet files
+        are an error, all else stays.
+    append : bool
+        Add the rows to those in the folder. A partition without rows then writes no file.
+    repeat : bool
+        Append although the folder holds what this very frame gave, which is an error otherwise.
+    write_index : bool, optional
+        Whether the index becomes a column; by default where it has a name.
+    compute : bool
+        Write now. Otherwise nothing is touched before the result is computed.
     **options
-        What ``dask.dataframe.to_parquet`` takes, such as ``compute=False``, ``write_index``,
-        ``append``, ``compression``, ``partition_on`` and ``storage_options``.
+        What ``dask.dataframe.to_parquet`` takes, such as ``compression``, ``partition_on``,
+        ``name_function`` and ``storage_options``.
 
     Returns
     -------
@@ -93,37 +79,124 @@ def to_parquet(frame: Any, path: Any, *, overwrite: bool = False, **options: Any
     Raises
     ------
     FileExistsError
-        If the folder holds Parquet files and neither `overwrite` nor ``append`` is given.
+        If the folder holds Parquet files and neither `overwrite` nor `append` is given, if it
+        holds some that this library did not write, or if another job is writing there.
     ValueError
-        If ``append`` is given and the last file has other columns or types, or says that another
-        operator, model, revision or setting made a column.
+        If `append` is given and the last file has other columns or types, or says that another
+        operator, model, revision or setting made a column; if the folder holds the rows of this
+        frame already; if the frame reads what it would overwrite.
 
     Notes
     -----
+    While it is written the folder has a file ``_dask_embed_unfinished``, and `read_parquet`
+    refuses it; other readers skip that file. A job that dies leaves it there, and what it was to
+    replace. Of two jobs that write one folder at a time the second fails.
+
     Vector columns stay Arrow fixed-size lists of float32: pandas gives arrays, DuckDB and
     Polars give their array types. The file metadata ``dask_embed`` is json: this library's
     version, and per column that an operator made what made it: the model, its revision, for
     vectors dimension and pooling, for chunks their limit and boundaries.
     """
-    for name, value in {"overwrite": overwrite, **options}.items():
-        if name in _SWITCHES:
-            boolean(name, value)
     refuse_secrets("custom_metadata", options.get("custom_metadata"))
     path = os.fspath(path)
-    if not overwrite and not options.get("append"):
-        _refuse_to_mix(path, options.get("storage_options"))
-    metadata = {METADATA_KEY: json.dumps(_provenance(frame))}
-    metadata.update(options.pop("custom_metadata", None) or {})
+    names, compute_kwargs = options.pop("name_function", None), options.pop("compute_kwargs", {})
+    switches = {"overwrite": overwrite, "append": append, "repeat": repeat, "compute": compute}
+    switches["write_index"] = write_index is None or write_index
+    run, present, dead = _checked(frame, path, switches, options)
+    append = append and bool(present)
+    if write_index is None:
+        write_index = writes_index(frame, run, present if append else set())
+    custom = file_metadata(run, provenance(frame), options.pop("custom_metadata", None))
     if type(frame._meta).__module__.split(".")[0] == "cudf":
         frame = frame.map_partitions(to_host, meta=to_host(frame._meta))
-    return dd.to_parquet(
+    planned = dd.to_parquet(
         frame,
         path,
         engine=WritingEngine,
-        overwrite=overwrite,
-        custom_metadata=metadata,
+        append=append,
+        compute=False,
+        write_index=write_index,
+        custom_metadata=custom,
+        name_function=names or run.part_name,
         **options,
     )
+    job, node = _job(planned.expr, run, frozenset(present), overwrite, dead, names)
+    with contextlib.nullcontext() if _is_local_fs(run.fs) else _retries():
+        written = new_collection(node)
+    return _computed(written, job, compute_kwargs) if compute else written
+
+
+def _checked(
+    frame: Any, path: str, switches: dict[str, bool], options: dict[str, Any]
+) -> tuple[Run, set[str], str | None]:
+    """Return a run for the folder, its files, and the dead run that it takes over."""
+    ignores_order = options.get("ignore_divisions", False)
+    for name, value in {**switches, "ignore_divisions": ignores_order}.items():
+        boolean(name, value)
+    overwrite, append, repeat = (switches[name] for name in ("overwrite", "append", "repeat"))
+    if overwrite and append:
+        raise ValueError("overwrite=True replaces what append=True adds to: give one of them")
+    run = new_run(frame, *_place(path, options))
+    present = data_files(run.fs, run.path)
+    dead = require_room(run, present, overwrite=overwrite, append=append, repeat=repeat)
+    if overwrite:
+        require_not_read(frame, run)
+    if append and present and not ignores_order:
+        require_order(frame, run, present)
+    return run, present, dead
+
+
+def _place(path: str, options: dict[str, Any]) -> tuple[Any, str]:
+    fs, folders, _, _ = VectorEngine.extract_filesystem(
+        path, options.get("filesystem"), {}, {}, options.get("storage_options")
+    )
+    return fs, folders[0]
+
+
+def _retries() -> Any:
+    """Let tasks that write to a store run again when it fails, as Dask's writer does."""
+    if "retries" in dask.config.get("annotations", {}):
+        return contextlib.nullcontext()
+    return dask.annotate(retries=5)
+
+
+def _job(
+    planned: Any,
+    run: Run,
+    before: frozenset[str],
+    overwrite: bool,
+    dead: str | None,
+    name_function: Any,
+) -> tuple[Job, WriteParquet]:
+    """Return the job, and the node that writes what Dask's node `planned` would."""
+    arguments = dict(zip(planned._parameters, planned.operands, strict=True))
+    append = arguments["append"]
+    summarized = bool(arguments["write_metadata_file"])
+    if append and not summarized and run.fs.exists(f"{run.path}/_metadata"):
+        raise ValueError(
+            f"write_metadata_file=False would hide the rows: {run.path!r} has a _metadata file, "
+            "from which readers take the list of files"
+        )
+    if name_function is None:
+        named, empty = None, "none" if append else "first"
+        arguments["offset"] = next_place(before) if append else 0
+    else:
+        first = arguments["offset"]
+        places = range(first, first + planned.frame.npartitions)
+        named, empty = checked_names(name_function, places, set(before)), "all"
+    job = Job(run, before, overwrite, named, dead, summarized)
+    return job, WriteParquet(*arguments.values(), job, empty)
+
+
+def _computed(written: Any, job: Job, options: dict[str, Any]) -> None:
+    job.begin()
+    try:
+        written.compute(**options)
+    except BaseException:
+        job.give_up()
+        raise
+    finally:
+        job.run.fs.invalidate_cache(job.run.path)
 
 
 def read_parquet(path: Any, **options: Any) -> Any:
@@ -142,6 +215,11 @@ def read_parquet(path: Any, **options: Any) -> Any:
         Columns of vectors, lists and structs have their `pandas.ArrowDtype`; vectors are what
         `to_array` takes.
 
+    Raises
+    ------
+    OSError
+        If a job of this library began to write the folder and did not finish.
+
     Notes
     -----
     Files that pandas or Dask wrote by their own ``to_parquet`` are read, too; pandas itself
@@ -156,92 +234,11 @@ def read_parquet(path: Any, **options: Any) -> Any:
         options["filesystem"] = ArrowFiles(wrapped.fs)
     if dask.config.get("dataframe.backend", "pandas") != "cudf":
         options["engine"] = VectorEngine
+    storage, filesystem = options.get("storage_options"), options.get("filesystem")
+    fs, places, _, _ = VectorEngine.extract_filesystem(given, filesystem, {}, {}, storage)
+    require_whole(fs, places)
     return dd.read_parquet(given if len(given) > 1 else given[0], **options)
 
 
 def _is_arrow(filesystem: Any) -> bool:
     return isinstance(filesystem, pa_fs.FileSystem) or filesystem in ("arrow", "pyarrow")
-
-
-def _provenance(frame: Any) -> dict[str, Any]:
-    """Describe each result column of `frame` that an operator of its expression made."""
-    from dask_embed import __version__
-
-    columns: dict[str, dict[str, Any]] = {}
-    for node in frame.expr.find_operations(OperatorRows):
-        for operator in parts_of(node.operator):
-            made = [name for name in operator.result_columns if name in frame.columns]
-            # The last to make a column comes first; an earlier one had its name and was cut away.
-            columns = {name: operator.provenance() for name in made} | columns
-    for node in frame.expr.find_operations(Quantize):
-        if node.column in columns:
-            columns[node.column]["precision"] = node.precision
-    return {"version": __version__, "columns": columns}
-
-
-def _last_schema(filesystem: Any, path: str) -> pa.Schema | None:
-    """Return the schema of the file that was appended last, None of an empty folder."""
-    files = pa_dataset.dataset(path, filesystem=_wrapped_fs(filesystem), format="parquet").files
-    if not files:
-        return None
-    with filesystem.open(max(files, key=natural_sort_key), mode="rb") as file:
-        return pq.read_schema(file)
-
-
-def _require_same_types(path: str, written: pa.Schema, frame: Any) -> None:
-    for name, given in nested_types(frame).items():
-        if name not in written.names:
-            continue  # Dask names all columns that differ
-        present = written.field(name).type
-        if plainly_named(present) != plainly_named(given):
-            raise ValueError(
-                f"append=True needs the types of the files in {path!r}: column {name!r} is "
-                f"{present} there, but {given} in the frame"
-            )
-
-
-def _require_same_origin(
-    path: str,
-    names: list[str],
-    written: dict[bytes, bytes] | None,
-    metadata: dict[str, str] | None,
-) -> None:
-    """Raise ValueError unless files and frame say the same about what made their columns."""
-    before = json.loads((written or {}).get(METADATA_KEY.encode(), b"{}"))
-    now = json.loads((metadata or {}).get(METADATA_KEY, "{}"))
-    for name in names:
-        there, here = (told.get("columns", {}).get(name, {}) for told in (before, now))
-        differing = _without_local_names(there).items() ^ _without_local_names(here).items()
-        if not differing:
-            continue
-        always = ["operator", "model", "revision"]
-        shown = dict.fromkeys([*always, *sorted(dict(differing))] if there and here else always)
-        told = [
-            ", ".join(f"{key}={made[key]!r}" for key in shown if key in made) or "nothing"
-            for made in (there, here)
-        ]
-        raise ValueError(
-            f"append=True would mix values of different origin in column {name!r} of {path!r}: "
-            f"what made it is {told[0]} in the files, but {told[1]} in the frame"
-        )
-
-
-def _without_local_names(made: dict[str, Any]) -> dict[str, str]:
-    """Return json of each setting; where a local folder lies does not count, its content does."""
-    return {
-        key: json.dumps(value, sort_keys=True)
-        for key, value in made.items()
-        if not str(made.get(_REVISIONS.get(key, ""))).startswith("local-")
-    }
-
-
-def _refuse_to_mix(path: str, storage_options: dict[str, Any] | None) -> None:
-    import fsspec
-
-    filesystem, folder = fsspec.core.url_to_fs(path, **(storage_options or {}))
-    present = [name for name in filesystem.find(folder) if name.endswith((".parquet", ".parq"))]
-    if present:
-        raise FileExistsError(
-            f"{path!r} already holds {len(present)} Parquet files; old and new would be read as "
-            "one dataset: choose another folder, or overwrite=True, or append=True"
-        )

@@ -1,0 +1,213 @@
+"""What is checked before a folder is written, and the job that writes it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from dask.dataframe.dask_expr.io.parquet import ReadParquet
+from dask.tokenize import tokenize
+from dask.utils import natural_sort_key
+
+from dask_embed.jobs.engine import VectorEngine, nested_types
+from dask_embed.jobs.folder import (
+    EXTENSIONS,
+    MARK,
+    METADATA_KEY,
+    Run,
+    data_files,
+    frame_of,
+    is_part,
+    read_mark,
+    read_origin,
+    told,
+)
+from dask_embed.jobs.origin import require_same_origin, require_same_types
+
+# Dask's name of an index without one, as a column of a file.
+_NO_NAME = "__null_dask_index__"
+# Footers of files that are read at a time.
+_READERS = 16
+
+
+class WritingEngine(VectorEngine):
+    """The engine that checks what is appended against what is there."""
+
+    @classmethod
+    def initialize_write(  # type: ignore[override]  # Dask names its arguments
+        cls,
+        df: Any,
+        fs: Any,
+        path: str,
+        append: bool = False,
+        schema: Any = "infer",
+        custom_metadata: Any = None,
+        **options: Any,
+    ) -> Any:
+        options["ignore_divisions"] = True  # `require_room` has looked at them
+        started = super().initialize_write(df, fs, path, schema=schema, **options)
+        if not append:
+            return started
+        written = last_schema(fs, path, data_files(fs, path))
+        shared = [name for name in written.names if name in df.columns]
+        require_same_origin(path, shared, written.metadata, custom_metadata)
+        require_same_types(path, written, df)
+        # Dask compares names of types, and that of nested columns is ``object`` in files.
+        named = df.astype(dict.fromkeys(nested_types(df), object))
+        # The schema is that of the frame as it is.
+        schema = started[-1]["schema"]
+        return super().initialize_write(named, fs, path, append=True, schema=schema, **options)
+
+
+def new_run(frame: Any, fs: Any, folder: str) -> Run:
+    """Return a run of its own for a write of `frame`."""
+    return Run(fs, folder, tokenize(frame.expr._name)[:8], os.urandom(4).hex())
+
+
+def require_room(
+    run: Run, present: set[str], *, overwrite: bool, append: bool, repeat: bool
+) -> str | None:
+    """Return the run of the dead job whose folder is written anew, None where there is none.
+
+    Raises
+    ------
+    FileExistsError, ValueError
+        If the folder must not be written so.
+    """
+    path = run.path
+    mark = read_mark(run.fs, path)
+    if mark is not None and not overwrite:
+        raise FileExistsError(
+            f"{path!r} is not whole: {told(mark)} is still writing it, or died; wait for it, or "
+            "write anew with overwrite=True, or remove what it wrote: the files that end in "
+            f"{mark.get('frame')}-{mark.get('run')}.parquet, then the mark {MARK!r}"
+        )
+    if overwrite:
+        _require_ours(run, present, (mark or {}).get("names") or ())
+        return (mark or {}).get("run")
+    if present and not append:
+        raise FileExistsError(
+            f"{path!r} already holds {len(present)} Parquet files; old and new would be read as "
+            "one dataset: choose another folder, or overwrite=True, or append=True"
+        )
+    if present and not repeat:
+        _require_new(run, present)
+    return None
+
+
+def _require_ours(run: Run, present: set[str], unfinished: Iterable[str]) -> None:
+    """Raise FileExistsError if the folder holds Parquet files that this library did not write."""
+    named = set(unfinished)
+    unknown = sorted(
+        file for file in present if not is_part(file) and file.rpartition("/")[2] not in named
+    )
+    with ThreadPoolExecutor(_READERS) as readers:
+        origins = readers.map(lambda file: read_origin(run.fs, f"{run.path}/{file}"), unknown)
+        foreign = [file for file, origin in zip(unknown, origins, strict=True) if not origin]
+    if foreign:
+        raise FileExistsError(
+            f"overwrite=True replaces what dask_embed wrote, but {run.path!r} holds {len(foreign)} "
+            f"other Parquet files ({foreign[0]!r}): remove them, or choose another folder"
+        )
+
+
+def _require_new(run: Run, present: set[str]) -> None:
+    """Raise ValueError if the folder holds rows of the same frame."""
+    frames = {frame_of(file) for file in present}
+    frames.add(read_origin(run.fs, f"{run.path}/{last_file(present)}").get("frame"))
+    if run.frame in frames:
+        raise ValueError(
+            f"append=True would write rows a second time: {run.path!r} holds what this very frame "
+            "gave; repeat=True appends it again"
+        )
+
+
+def require_not_read(frame: Any, run: Run) -> None:
+    """Raise ValueError if `frame` reads the files that are to be replaced."""
+    for node in frame.expr.find_operations(ReadParquet):
+        paths = node.path if isinstance(node.path, list) else [node.path]
+        for path in paths:
+            if f"{run.fs._strip_protocol(str(path))}/".startswith(f"{run.path.rstrip('/')}/"):
+                raise ValueError(
+                    f"overwrite=True would take away {run.path!r}, which the frame reads; write "
+                    "to another folder"
+                )
+
+
+def require_order(frame: Any, run: Run, present: set[str]) -> None:
+    """Raise ValueError if the index of a sorted frame begins before that of the files ends."""
+    name = frame.index.name
+    if not frame.known_divisions or name is None:
+        return
+    with run.fs.open(f"{run.path}/{last_file(present)}", mode="rb") as file:
+        metadata = pq.read_metadata(file)
+    names = metadata.schema.to_arrow_schema().names
+    if name not in names:
+        return
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    found = [group.column(_leaf(metadata, name)).statistics for group in groups]
+    last = max((each.max for each in found if each is not None and each.has_min_max), default=None)
+    if last is not None and frame.divisions[0] <= last:
+        raise ValueError(
+            f"append=True would leave the index {name!r} unsorted: that of the frame begins at "
+            f"{frame.divisions[0]!r}, and that of the last file in {run.path!r} ends at {last!r}; "
+            "ignore_divisions=True appends all the same"
+        )
+
+
+def _leaf(metadata: pq.FileMetaData, name: str) -> int:
+    """Return the number of a plain column among all leaves, of which nested columns have more."""
+    leaves = [metadata.schema.column(number).path for number in range(metadata.num_columns)]
+    return leaves.index(name)
+
+
+def writes_index(frame: Any, run: Run, present: set[str]) -> bool:
+    """Return whether the index goes into the files: one with a name, or as the files have it."""
+    if present and _NO_NAME in last_schema(run.fs, run.path, present).names:
+        return True
+    return frame.index.name is not None
+
+
+def file_metadata(run: Run, columns: dict[str, Any], custom: dict[str, str] | None) -> Any:
+    """Return what files say beside their columns, as `custom_metadata` of Dask's writer."""
+    told = {**columns, "frame": run.frame, "run": run.name}
+    return {METADATA_KEY: json.dumps(told), **(custom or {})}
+
+
+def checked_names(
+    name_function: Callable[[int], str], places: Iterable[int], present: set[str]
+) -> tuple[str, ...]:
+    """Return the names of a user's function.
+
+    Raises
+    ------
+    ValueError
+        If there is a file of that name, or one that would not be read as a Parquet file.
+    """
+    names = tuple(name_function(place) for place in places)
+    taken = {file.rpartition("/")[2] for file in present}.intersection(names)
+    if taken:
+        raise ValueError(f"name_function gives {min(taken)!r}, a file that the folder holds")
+    for name in names:
+        if not name.endswith(EXTENSIONS) or "/" in name or name[0] in "._":
+            raise ValueError(
+                f"name_function must give names of files that end in one of {EXTENSIONS} and do "
+                f"not begin with '.' or '_', which readers skip; got {name!r}"
+            )
+    return names
+
+
+def last_file(files: Iterable[str]) -> str:
+    """Return the file that was appended last."""
+    return max(files, key=lambda file: natural_sort_key(file.rpartition("/")[2]))
+
+
+def last_schema(fs: Any, path: str, present: set[str]) -> pa.Schema:
+    """Return the schema of the file that was appended last."""
+    with fs.open(f"{path}/{last_file(present)}", mode="rb") as file:
+        return pq.read_schema(file)

@@ -1,0 +1,474 @@
+"""One folder, one job at a time: no success for lost rows, and a dead job's folder is not whole."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import clusters
+import dask
+import dask.dataframe as dd
+import fsspec
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from dask._task_spec import convert_legacy_graph
+from dask.order import order
+
+import dask_embed as de
+
+MARK = "_dask_embed_unfinished"
+VECTOR = pd.ArrowDtype(pa.list_(pa.float32(), 2))
+
+
+@pytest.fixture(autouse=True)
+def _synchronous() -> Iterator[None]:
+    with dask.config.set(scheduler="synchronous"):
+        yield
+
+
+@pytest.fixture(params=["local", "memory"])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    if request.param == "local":
+        yield str(tmp_path / "out")
+        return
+    yield f"memory://{tmp_path.name}/out"
+    if fsspec.filesystem("memory").exists(f"/{tmp_path.name}"):
+        fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
+
+
+def _rows(start: int, stop: int, name: str | None = None) -> pd.DataFrame:
+    vectors = [np.full(2, row, np.float32) for row in range(start, stop)]
+    frame = pd.DataFrame({"id": range(start, stop), "v": pd.array(vectors, VECTOR)})
+    frame["odd"] = frame["id"] % 2
+    return frame.set_index(pd.RangeIndex(start, stop, name=name))
+
+
+def _frame(start: int, stop: int, parts: int = 2, name: str | None = None) -> dd.DataFrame:
+    return dd.from_pandas(_rows(start, stop, name), npartitions=parts)
+
+
+def _calling(frame: dd.DataFrame, function: Callable[[pd.DataFrame], None]) -> dd.DataFrame:
+    return frame.map_partitions(_Calling(function), meta=frame._meta)
+
+
+class _Calling:
+    def __init__(self, function: Callable[[pd.DataFrame], None]) -> None:
+        self._function = function
+        self._token = uuid.uuid4().hex
+
+    def __call__(self, rows: pd.DataFrame) -> pd.DataFrame:
+        self._function(rows)
+        return rows
+
+    def __dask_tokenize__(self) -> str:
+        return self._token
+
+
+def _ids(folder: str, read: Any = de.read_parquet) -> list[int]:
+    return sorted(read(folder).compute()["id"].tolist())
+
+
+def _names(folder: str) -> list[str]:
+    fs, path = fsspec.core.url_to_fs(folder)
+    return sorted(name[len(path) + 1 :] for name in fs.find(path)) if fs.exists(path) else []
+
+
+# ------------------------------------------------------------------------------------- two jobs
+@contextlib.contextmanager
+def _while_writing(frame: dd.DataFrame, folder: str, **options: Any) -> Iterator[list[Any]]:
+    """Write in another thread, and stand in its last partition meanwhile."""
+    inside, leave = threading.Event(), threading.Event()
+    last = frame["id"].max().compute()
+    errors: list[BaseException] = []
+
+    def stand(rows: pd.DataFrame) -> None:
+        if last in rows["id"].tolist():
+            inside.set()
+            assert leave.wait(30)
+
+    def write() -> None:
+        try:
+            with dask.config.set(scheduler="synchronous"):
+                _calling(frame, stand).ml.to_parquet(folder, **options)
+        except BaseException as error:
+            errors.append(error)
+            inside.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    assert inside.wait(30)
+    assert errors == []
+    try:
+        yield errors
+    finally:
+        leave.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("later", [{}, {"append": True}])
+def test_the_second_of_two_jobs_fails(folder: str, later: dict[str, bool]) -> None:
+    built = _frame(10, 20).ml.to_parquet(folder, compute=False)
+    with _while_writing(_frame(0, 10, 4), folder) as errors:
+        with pytest.raises(FileExistsError, match=r"a job that began .*, host .*, process \d+"):
+            _frame(10, 20).ml.to_parquet(folder, **later)
+        with pytest.raises(FileExistsError, match="two jobs in one folder would lose rows"):
+            built.compute()
+        with pytest.raises(OSError, match="is not whole"):
+            de.read_parquet(folder)
+    assert errors == []
+    assert _ids(folder) == [*range(10)]
+    with pytest.raises(FileExistsError, match="is not what it was when this write was built"):
+        built.compute()
+    assert _ids(folder) == [*range(10)]
+
+
+def test_two_appends_at_a_time(folder: str) -> None:
+    _frame(0, 10).ml.to_parquet(folder)
+    with (
+        _while_writing(_frame(10, 20), folder, append=True),
+        pytest.raises(FileExistsError, match="is not whole"),
+    ):
+        _frame(20, 30).ml.to_parquet(folder, append=True)
+    assert _ids(folder) == [*range(20)]
+    _frame(20, 30).ml.to_parquet(folder, append=True)
+    assert _ids(folder) == [*range(30)]
+
+
+def test_a_job_that_is_taken_over_fails(folder: str) -> None:
+    with _while_writing(_frame(0, 10), folder) as errors:
+        _frame(10, 20).ml.to_parquet(folder, overwrite=True)
+    assert len(errors) == 1
+    assert isinstance(errors[0], RuntimeError | FileExistsError)
+    assert _ids(folder) == [*range(10, 20)]
+
+
+def test_two_jobs_of_threads_that_begin_together(folder: str) -> None:
+    """Whoever comes first, what succeeds is whole and what fails wrote nothing that is left."""
+    together = threading.Barrier(2)
+    ended: list[tuple[int, BaseException | None]] = []
+
+    def write(start: int) -> None:
+        job = _frame(start, start + 20, 5).ml.to_parquet(folder, compute=False)
+        together.wait(30)
+        try:
+            with dask.config.set(scheduler="synchronous"):
+                job.compute()
+            ended.append((start, None))
+        except FileExistsError as error:
+            ended.append((start, error))
+
+    threads = [threading.Thread(target=write, args=(start,)) for start in (0, 100)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    [winner] = [start for start, error in ended if error is None]
+    assert len(ended) == 2
+    assert _ids(folder) == [*range(winner, winner + 20)]
+
+
+@pytest.mark.slow
+def test_jobs_of_two_clients_on_a_cluster(tmp_path: Path) -> None:
+    folder = str(tmp_path / "out")
+    built = [_frame(start, start + 20, 4).ml.to_parquet(folder, compute=False) for start in (0, 50)]
+    with clusters.cluster(2, 1, processes=True) as client:
+        first, second = client.compute(built)
+        outcomes = [future.exception() for future in (first, second)]
+    assert [type(error) for error in outcomes if error is not None] == [FileExistsError]
+    start = 0 if outcomes[0] is None else 50
+    assert _ids(folder) == [*range(start, start + 20)]
+
+
+# ------------------------------------------------------------------------------------ dead jobs
+def _fails(after: int = 2) -> Callable[[pd.DataFrame], None]:
+    """Return a function that fails for the partition that comes after so many."""
+    calls = itertools.count()
+
+    def fails(rows: pd.DataFrame) -> None:
+        if next(calls) == after:
+            raise ArithmeticError("broken")
+
+    return fails
+
+
+def test_a_failed_job_leaves_a_folder_that_is_not_whole(folder: str) -> None:
+    with pytest.raises(ArithmeticError):
+        _calling(_frame(0, 12, 4), _fails()).ml.to_parquet(folder)
+    assert MARK in _names(folder)
+    for given in (folder, f"{folder}/*.parquet"):
+        with pytest.raises(OSError, match="is not whole: a job that began") as caught:
+            de.read_parquet(given)
+        assert "\n" not in str(caught.value)
+    for options in ({}, {"append": True}):
+        with pytest.raises(FileExistsError, match=r"is not whole.*overwrite=True"):
+            _frame(0, 12).ml.to_parquet(folder, **options)
+    assert len(_ids(folder, dd.read_parquet)) > 0
+    _frame(0, 12).ml.to_parquet(folder, overwrite=True)
+    assert _ids(folder) == [*range(12)]
+    assert len(_names(folder)) == 2
+
+
+def test_a_job_that_wrote_nothing_leaves_nothing(folder: str) -> None:
+    with pytest.raises(ArithmeticError):
+        _calling(_frame(0, 12, 2), _fails(after=0)).ml.to_parquet(folder)
+    assert _names(folder) == []
+    _frame(0, 12).ml.to_parquet(folder)
+    assert _ids(folder) == [*range(12)]
+
+
+def test_a_killed_job_leaves_a_folder_that_is_not_whole(tmp_path: Path) -> None:
+    code = (
+        "import os, dask, pandas as pd, dask.dataframe as dd, dask_embed\n"
+        "def dies(rows):\n"
+        f"    if os.path.exists({str(tmp_path / 'out')!r}) and "
+        f"len(os.listdir({str(tmp_path / 'out')!r})) == 3: os._exit(3)\n"
+        "    return rows\n"
+        "frame = dd.from_pandas(pd.DataFrame({'id': range(9)}), npartitions=3)\n"
+        "dask.config.set(scheduler='synchronous')\n"
+        f"frame.map_partitions(dies, meta=frame._meta).ml.to_parquet({str(tmp_path / 'out')!r})\n"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 3
+    assert len(_ids(str(tmp_path / "out"), dd.read_parquet)) == 6
+    with pytest.raises(OSError, match="is not whole"):
+        de.read_parquet(tmp_path / "out")
+
+
+@pytest.mark.parametrize("given", ["out", "out/odd=0", "out/odd=0/*.parquet", "out/*/*.parquet"])
+def test_parts_of_an_unfinished_folder_are_not_whole(tmp_path: Path, given: str) -> None:
+    broken = _calling(_frame(0, 12, 4), _fails())
+    with pytest.raises(ArithmeticError):
+        broken.ml.to_parquet(tmp_path / "out", partition_on=["odd"])
+    with pytest.raises(OSError, match=r"out' is not whole"):
+        de.read_parquet(tmp_path / given)
+
+
+def test_a_folder_of_others_is_read(folder: str) -> None:
+    """Nothing there says that a job of ours began."""
+    plain = _rows(0, 6).drop(columns="v")
+    dd.from_pandas(plain, npartitions=2).to_parquet(folder)
+    assert _ids(folder) == [*range(6)]
+    _frame(6, 9).drop(columns="v").ml.to_parquet(folder, append=True, write_index=True)
+    assert _ids(folder) == [*range(9)]
+
+
+# ---------------------------------------------------------------------------------- overwriting
+def test_old_files_stay_until_the_new_are_there(folder: str) -> None:
+    _frame(0, 6).ml.to_parquet(folder)
+    old = _names(folder)
+    seen: list[bool] = []
+    frame = _calling(_frame(10, 16, 3), lambda rows: seen.append(set(old) <= {*_names(folder)}))
+    lazy = frame.ml.to_parquet(folder, overwrite=True, compute=False)
+    assert _names(folder) == old
+    lazy.compute()
+    assert seen == [True] * 3
+    assert _ids(folder) == [*range(10, 16)]
+    assert not {*old} & {*_names(folder)}
+    lazy.compute()
+    assert _ids(folder) == [*range(10, 16)]
+
+
+def test_a_failed_overwrite_loses_nothing(folder: str) -> None:
+    _frame(20, 26).ml.to_parquet(folder)
+    old = _names(folder)
+    with pytest.raises(ArithmeticError):
+        _calling(_frame(0, 12, 4), _fails()).ml.to_parquet(folder, overwrite=True)
+    assert {*old} < {*_names(folder)}
+    _frame(0, 12).ml.to_parquet(folder, overwrite=True)
+    assert _ids(folder) == [*range(12)]
+
+
+def test_files_that_are_not_ours_stay(folder: str) -> None:
+    _frame(0, 6).ml.to_parquet(folder, partition_on=["odd"], write_metadata_file=True)
+    fs, path = fsspec.core.url_to_fs(folder)
+    for name in ("README.md", "odd=0/notes.txt"):
+        fs.pipe_file(f"{path}/{name}", b"mine")
+    _frame(10, 16).ml.to_parquet(folder, overwrite=True)
+    kept = [name for name in _names(folder) if not name.startswith("part.")]
+    assert kept == ["README.md", "odd=0/notes.txt"]
+    assert _ids(folder) == [*range(10, 16)]
+    assert not fs.exists(f"{path}/odd=1") or fs.protocol == "memory"
+    with fs.open(f"{path}/other.parquet", "wb") as file:
+        pd.DataFrame({"id": [1]}).to_parquet(file)
+    before = _names(folder)
+    with pytest.raises(FileExistsError, match=r"holds 1 other Parquet files \('other.parquet'\)"):
+        _frame(0, 6).ml.to_parquet(folder, overwrite=True)
+    assert _names(folder) == before
+
+
+def test_files_of_an_earlier_version_are_replaced(tmp_path: Path) -> None:
+    _frame(0, 6).ml.to_parquet(tmp_path / "out")
+    for number, file in enumerate(sorted((tmp_path / "out").iterdir())):
+        file.rename(tmp_path / "out" / f"part.{number}.parquet")
+    assert _ids(tmp_path / "out") == [*range(6)]
+    _frame(6, 9, 1).ml.to_parquet(tmp_path / "out", append=True)
+    assert [name.split("-")[0] for name in _names(str(tmp_path / "out"))] == [
+        "part.0.parquet",
+        "part.1.parquet",
+        "part.2",
+    ]
+    _frame(10, 16).ml.to_parquet(tmp_path / "out", overwrite=True)
+    assert _ids(tmp_path / "out") == [*range(10, 16)]
+
+
+def test_what_is_read_is_not_overwritten(folder: str) -> None:
+    _frame(0, 6).ml.to_parquet(folder)
+    with pytest.raises(ValueError, match="which the frame reads"):
+        de.read_parquet(folder).ml.to_parquet(folder, overwrite=True)
+    assert _ids(folder) == [*range(6)]
+
+
+# ---------------------------------------------------------------------------- tasks that run twice
+def _run_twice(dsk: Any, keys: Any, **options: Any) -> Any:
+    """Compute every task two times, as a scheduler does that lost a worker."""
+    graph = convert_legacy_graph(dsk.__dask_graph__())
+    values: dict[Any, Any] = {}
+    for key in sorted(graph, key=order(graph).get):
+        for _ in range(2):
+            values[key] = graph[key]({name: values[name] for name in graph[key].dependencies})
+    return [
+        [values[key] for key in each] if isinstance(each, list) else values[each] for each in keys
+    ]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"write_index": True},
+        {"partition_on": ["odd"]},
+        {"write_metadata_file": True},
+        {"name_function": lambda place: f"mine-{place}.parquet"},
+    ],
+    ids=lambda options: ", ".join(options) or "plain",
+)
+def test_tasks_that_run_twice(folder: str, options: dict[str, Any]) -> None:
+    with dask.config.set(scheduler=_run_twice):
+        _frame(0, 6, 3, "row").ml.to_parquet(folder, **options)
+        _frame(6, 9, 2, "row").ml.to_parquet(folder, append=True, **options)
+    assert _ids(folder) == [*range(9)]
+    lazy = _frame(9, 12, 2, "row").ml.to_parquet(folder, append=True, compute=False, **options)
+    for _ in range(2):
+        lazy.compute()
+    assert _ids(folder) == _ids(folder, dd.read_parquet) == [*range(12)]
+    assert MARK not in _names(folder)
+
+
+# -------------------------------------------------------------------------------------- appending
+def test_the_same_frame_is_appended_only_when_asked(folder: str) -> None:
+    _frame(0, 6).ml.to_parquet(folder)
+    with pytest.raises(ValueError, match=r"would write rows a second time.*repeat=True"):
+        _frame(0, 6).ml.to_parquet(folder, append=True)
+    _frame(6, 9).ml.to_parquet(folder, append=True)
+    with pytest.raises(ValueError, match="would write rows a second time"):
+        _frame(0, 6).ml.to_parquet(folder, append=True)
+    assert _ids(folder) == [*range(9)]
+    _frame(6, 9).ml.to_parquet(folder, append=True, repeat=True)
+    assert _ids(folder) == [*range(6), 6, 6, 7, 7, 8, 8]
+
+
+def test_an_append_on_names_of_the_user_is_not_repeated(folder: str) -> None:
+    def name(place: int) -> str:
+        return f"mine-{place}.parquet"
+
+    for start in (0, 6):
+        _frame(start, start + 6).ml.to_parquet(folder, append=True, name_function=name)
+    with pytest.raises(ValueError, match="would write rows a second time"):
+        _frame(6, 12).ml.to_parquet(folder, append=True, name_function=name)
+    assert _names(folder) == [f"mine-{place}.parquet" for place in range(4)]
+
+
+def _above(frame: dd.DataFrame, least: int) -> dd.DataFrame:
+    return frame[frame["id"] > least]
+
+
+def test_rows_without_any_make_no_file(folder: str) -> None:
+    empty = _above(_frame(0, 6, 3), 90)
+    empty.ml.to_parquet(folder)
+    assert len(_names(folder)) == 1
+    assert de.read_parquet(folder).compute()["v"].dtype == VECTOR
+    _frame(0, 6).ml.to_parquet(folder, append=True)
+    before = _names(folder)
+    _above(_frame(6, 12, 3), 90).ml.to_parquet(folder, append=True)
+    assert _names(folder) == before
+    _above(_frame(6, 12, 3), 8).ml.to_parquet(folder, append=True)
+    assert _ids(folder) == [*range(6), 9, 10, 11]
+    assert de.read_parquet(folder)["id"].compute().tolist() == [*range(6), 9, 10, 11]
+
+
+def test_sorted_frames_with_overlapping_divisions(folder: str) -> None:
+    _frame(0, 6, name="row").ml.to_parquet(folder)
+    with pytest.raises(ValueError, match=r"begins at 4, and that of the last file .* ends at 5;"):
+        _frame(4, 9, name="row").ml.to_parquet(folder, append=True)
+    _frame(4, 9, name="row").ml.to_parquet(folder, append=True, ignore_divisions=True)
+    assert _ids(folder) == [0, 1, 2, 3, 4, 4, 5, 5, 6, 7, 8]
+    _frame(0, 6).ml.to_parquet(f"{folder}2")
+    _frame(4, 9).ml.to_parquet(f"{folder}2", append=True)  # the index has no name: no column
+
+
+def test_rows_are_not_hidden_behind_a_file_of_metadata(folder: str) -> None:
+    _frame(0, 6).ml.to_parquet(folder, write_metadata_file=True)
+    with pytest.raises(ValueError, match="would hide the rows"):
+        _frame(6, 9).ml.to_parquet(folder, append=True, write_metadata_file=False)
+    _frame(6, 9).ml.to_parquet(folder, append=True)
+    assert _ids(folder, dd.read_parquet) == [*range(9)]
+
+
+# ------------------------------------------------------------------------------------------ names
+def test_names_of_the_user_do_not_meet_those_that_are_there(folder: str) -> None:
+    def name(place: int) -> str:
+        return f"mine-{place}.parquet"
+
+    built = [
+        _frame(start, start + 6).ml.to_parquet(folder, name_function=name, compute=False)
+        for start in (0, 10)
+    ]
+    built[0].compute()
+    with pytest.raises(FileExistsError, match=r"'mine-0\.parquet' is new"):
+        built[1].compute()
+    with pytest.raises(ValueError, match=r"'mine-0\.parquet', a file that the folder holds"):
+        _frame(0, 6).ml.to_parquet(folder, name_function=name, overwrite=True)
+    assert _ids(folder) == [*range(6)]
+    for wrong in ("_x.parquet", "x.data"):
+        with pytest.raises(ValueError, match="name_function must give names"):
+            _frame(0, 6, 1).ml.to_parquet(f"{folder}2", name_function=lambda _, w=wrong: w)
+
+
+def test_the_index_is_written_where_it_has_a_name(folder: str) -> None:
+    _frame(3, 9).ml.to_parquet(folder)
+    assert de.read_parquet(folder).compute().columns.tolist() == ["id", "v", "odd"]
+    assert "__null_dask_index__" not in _schema_names(folder)
+    _frame(3, 9, name="row").ml.to_parquet(f"{folder}2")
+    assert de.read_parquet(f"{folder}2").compute().index.tolist() == [*range(3, 9)]
+    _frame(3, 9).ml.to_parquet(f"{folder}3", write_index=True)
+    _frame(9, 12).ml.to_parquet(f"{folder}3", append=True)  # as the files have it
+    assert de.read_parquet(f"{folder}3").compute().index.tolist() == [*range(3, 12)]
+
+
+def _schema_names(folder: str) -> list[str]:
+    fs, path = fsspec.core.url_to_fs(folder)
+    with fs.open(f"{path}/{_names(folder)[0]}", "rb") as file:
+        return pa.parquet.read_schema(file).names
+
+
+def test_other_readers_open_a_finished_folder(tmp_path: Path) -> None:
+    import duckdb
+    import polars
+
+    out = tmp_path / "out"
+    _frame(0, 6).ml.to_parquet(out)
+    _frame(6, 9).ml.to_parquet(out, append=True)
+    assert pd.read_parquet(out)["id"].tolist() == [*range(9)]
+    assert dd.read_parquet(out)["id"].compute().tolist() == [*range(9)]
+    assert sorted(polars.read_parquet(out)["id"]) == [*range(9)]
+    assert duckdb.sql(f"select count(*) from '{out}/*.parquet'").fetchall() == [(9,)]
+    assert {os.path.splitext(name)[1] for name in os.listdir(out)} == {".parquet"}
