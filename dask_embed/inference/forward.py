@@ -124,7 +124,7 @@ class Forward:
     @property
     def _padding_id(self) -> int:
         """Any id does where the tokenizer has none: the mask hides it."""
-        return getattr(self._loaded.checkpoint.text_config, "pad_token_id", None) or 0
+        return self._loaded.checkpoint.padding_id or 0
 
     def padding(self) -> contextlib.AbstractContextManager[None]:
         """Give the context in which the model itself may be called, on rows of any mask."""

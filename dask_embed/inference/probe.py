@@ -12,6 +12,7 @@ import torch
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import Usage, is_out_of_memory
 from dask_embed.models.loading import LoadedModel
+from dask_embed.models.vocabulary import Tables
 from dask_embed.text.tokenization import TokenLists
 
 # Two ways must agree to this, relative to the size of the vectors.
@@ -153,5 +154,6 @@ def random_tokens(loaded: LoadedModel, lengths: list[int]) -> TokenLists:
     padding = getattr(config, "pad_token_id", None)
     # configurations of a factory's models need not say
     vocabulary = getattr(config, "vocab_size", None) or len(loaded.tokenizer)
+    vocabulary = min(vocabulary, Tables.of(loaded.model, loaded.task).tokens or vocabulary)
     allowed = np.setdiff1d(np.arange(vocabulary), [] if padding is None else [padding])
     return TokenLists.of([draw.choice(allowed, length).tolist() for length in lengths])

@@ -28,6 +28,7 @@ from dask_embed.models.loading import (
 from dask_embed.models.process import prepare_process
 from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
+from dask_embed.models.vocabulary import Tables
 from dask_embed.text.tokenization import TextTokenizer, TokenLists
 
 T = TypeVar("T")
@@ -59,6 +60,7 @@ class Runner:
         self._forward = Forward(loaded)
         self._tokenizers: dict[Hashable, Any] = {}
         self._tokenizers_lock = threading.Lock()
+        self.tables = Tables.of(loaded.model, loaded.task)
         self.head: TaskHead | None = None
         with self.session():
             if loaded.runs_as_one:

@@ -23,6 +23,7 @@ from dask_embed.inference.lanes import Jobs, lanes_of
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.sharing import tokenizing_for
 from dask_embed.inference.stats import Meter
+from dask_embed.models.vocabulary import Tables
 from dask_embed.text.tokenization import TokenLists
 
 # A chunk holds the tokens of about so many batches: enough to sort by length, little memory.
@@ -184,7 +185,7 @@ class Stream:
         """Encode `rows`, in halves where one of them cannot be, which is then named."""
         try:
             with self.meter.busy("tokenize"), tokenizing_for(self.meter):
-                return [self.encode(rows)]
+                return [within(self.runner.tables, self.encode(rows))]
         except BaseException as error:  # a panic of the tokenizer's Rust is no Exception
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
@@ -212,6 +213,45 @@ class Stream:
                 rows, characters = [], 0
         if rows:
             yield np.array(rows)
+
+
+def within(tables: Tables, encoded: Encoded) -> Encoded:
+    """Return the rows whose tokens all have an embedding; the others are failures.
+
+    On a GPU an id without one would end all that the process may still do there.
+    """
+    failures = {
+        **_beyond(encoded, encoded.tokens.types, tables.types, "token type"),
+        **_beyond(encoded, encoded.tokens.values, tables.tokens, "token id"),
+    }
+    if not failures:
+        return encoded
+    kept = np.flatnonzero(~np.isin(encoded.rows, list(failures)))
+    context = encoded.context
+    return Encoded(
+        encoded.rows[kept],
+        encoded.tokens.take(kept),
+        None if context is None else [context[place] for place in kept.tolist()],
+        None if encoded.costs is None else encoded.costs[kept],
+        encoded.failures | failures,
+    )
+
+
+def _beyond(
+    encoded: Encoded, values: np.ndarray | None, table: int | None, what: str
+) -> dict[int, str]:
+    """Return the message of each row that has a value for which a table has no row."""
+    if values is None or table is None or not len(values):
+        return {}
+    if int(values.max()) < table and int(values.min()) >= 0:
+        return {}
+    places = np.flatnonzero((values >= table) | (values < 0))
+    sequences = np.searchsorted(encoded.tokens.offsets, places, side="right") - 1
+    return {
+        int(encoded.rows[sequence]): f"it has the {what} {values[place]}, and the model has "
+        f"embeddings up to {table - 1}"
+        for place, sequence in zip(places[::-1], sequences[::-1], strict=True)
+    }
 
 
 def wait_for(futures: Sequence[Future[None]]) -> None:

@@ -159,7 +159,7 @@ class TaskHead:
         """Run the whole model on rows padded on the right; shapes as of `__call__`."""
         longest = int(tokens.lengths.max())
         mask = np.arange(longest)[None] < tokens.lengths[:, None]
-        ids = np.full(mask.shape, self._padding_id or 0, np.int64)
+        ids = np.full(mask.shape, self._loaded.checkpoint.padding_id or 0, np.int64)
         ids[mask] = tokens.values
         arguments = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
         if tokens.types is not None:

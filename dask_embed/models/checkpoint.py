@@ -134,6 +134,17 @@ class Checkpoint:
         return limit - self.position_offset
 
     @property
+    def padding_id(self) -> int | None:
+        """Id of the padding token, None where there is none or none that has an embedding."""
+        given = getattr(self.text_config, "pad_token_id", None)
+        return given if isinstance(given, int) and self.has_embedding(given) else None
+
+    def has_embedding(self, token: int) -> bool:
+        """Return whether the configuration has an embedding for a token of this id."""
+        known = getattr(self.text_config, "vocab_size", None)
+        return token >= 0 and (not isinstance(known, int) or token < known)
+
+    @property
     def default_limit(self) -> int | None:
         """Most tokens of a sequence where nobody asks for another limit, None without one."""
         limits = (self.position_limit, self.max_seq_length or self.tokenizer_limit)

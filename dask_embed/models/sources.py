@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
@@ -127,8 +125,9 @@ def check_parts(model: Model, checkpoint: Checkpoint) -> None:
         require_adapter(folder)
         if revision.startswith("local-"):
             require_adapter_weights(folder)
-    if model.tokenizer is not None:
-        _require_vocabulary(model, checkpoint)
+    from dask_embed.models.vocabulary import require_vocabulary
+
+    require_vocabulary(model, checkpoint)
 
 
 def require_packages(model: Model) -> None:
@@ -276,19 +275,3 @@ def _require_tokenizer_class(ready: Path, folder: Path) -> None:
 
 def _is_tokenizer(found: Any, base: type) -> bool:
     return isinstance(found, type) and issubclass(found, base)
-
-
-def _require_vocabulary(model: Model, checkpoint: Checkpoint) -> None:
-    folder, revision = tokenizer_folder(model)
-    highest = _highest_id(folder, revision, replace(_part(model, "tokenizer"), revision=None))
-    known = getattr(checkpoint.text_config, "vocab_size", None)
-    if isinstance(known, int) and highest >= known:
-        raise ValueError(
-            f"tokenizer {model.tokenizer!r} gives tokens up to {highest}, but model "
-            f"{model.name!r} has embeddings up to {known - 1}"
-        )
-
-
-@functools.lru_cache(maxsize=64)
-def _highest_id(folder: Path, revision: str, model: Model) -> int:
-    return max(load_tokenizer(folder, model).get_vocab().values())

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dask_embed.models.checkpoint import Checkpoint
+from dask_embed.models.libraries import importing
 from dask_embed.models.sources import adapter_folder, brings_a_head, check_parts, require_adapter
 from dask_embed.models.spec import Model
 
@@ -102,7 +103,8 @@ def saved_tasks(checkpoint: Checkpoint, model: Model) -> tuple[str, ...]:
     if checkpoint.pooling is not None:  # sentence-transformers wrote it
         return ("embed",)
     saved = list(getattr(checkpoint.config, "architectures", None) or [])
-    fitting = [task for task in _SAVED_TASKS if _is_class_of(task, checkpoint.config, saved)]
+    with importing():
+        fitting = [task for task in _SAVED_TASKS if _is_class_of(task, checkpoint.config, saved)]
     return (fitting[0] if fitting else "embed",)
 
 

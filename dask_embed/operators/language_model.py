@@ -9,6 +9,7 @@ import pyarrow as pa
 
 from dask_embed._validation import shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.modules import read_json
 from dask_embed.models.tasks import require_head
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.model_limits import require_room
@@ -70,6 +71,7 @@ class LanguageModelOperator(ModelOperator):
         checkpoint = read_checkpoint(self.spec)
         require_left_to_right(checkpoint, self.spec.name)
         require_head(language_task(checkpoint), checkpoint, self.spec)
+        require_start(checkpoint, self.spec.name)
         self.limit(checkpoint)
         types = self.output_types(checkpoint)
         require_room(self, checkpoint)
@@ -87,6 +89,21 @@ class LanguageModelOperator(ModelOperator):
 def language_task(checkpoint: Checkpoint) -> str:
     """Return which head of `dask_embed.models.tasks` a language model of this type has."""
     return "seq2seq-lm" if checkpoint.config.is_encoder_decoder else "causal-lm"
+
+
+def require_start(checkpoint: Checkpoint, name: str) -> None:
+    """Raise ValueError unless the token that a decoder begins with has an embedding."""
+    if not checkpoint.config.is_encoder_decoder:
+        return
+    written = checkpoint.folder / "generation_config.json"
+    settings = read_json(written) if written.is_file() else {}
+    given = getattr(checkpoint.config, "decoder_start_token_id", None)
+    start = settings.get("decoder_start_token_id", given)
+    if isinstance(start, int) and not checkpoint.has_embedding(start):
+        raise ValueError(
+            f"model {name!r} begins its texts with token {start} (decoder_start_token_id), for "
+            "which it has no embedding; mend its generation_config.json and config.json"
+        )
 
 
 def require_left_to_right(checkpoint: Checkpoint, name: str) -> None:

@@ -22,6 +22,7 @@ from dask_embed.models.modules import read_json
 from dask_embed.models.prepared import prepared
 from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
+from dask_embed.models.vocabulary import Tables
 from dask_embed.text.tokenization import TokenLists
 
 
@@ -56,6 +57,7 @@ class VllmRunner(Runner):
         )
         self._tokenizers = {}
         self._tokenizers_lock = threading.Lock()
+        self.tables = Tables(None)  # vLLM checks its own
         self.head = None
         self.verdict = Verdict(True, pads=False, reason="")
         self.budget = Budget(device)

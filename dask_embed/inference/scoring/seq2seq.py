@@ -183,7 +183,7 @@ class Seq2SeqScoring(LoadedScoring):
 
     @property
     def _padding_id(self) -> int:
-        return self._model.config.pad_token_id or 0
+        return self._runner.loaded.checkpoint.padding_id or 0
 
     def _why_not_shared(self) -> str:
         """Return why prompts do not run together, nothing if they may."""
