@@ -129,11 +129,22 @@ def render_chat(
         )
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": user})
-    return str(
-        tokenizer.apply_chat_template(
-            messages, tokenize=False, **{"add_generation_prompt": True, **arguments}
-        )
-    )
+    given = {"add_generation_prompt": True, **arguments}
+    if not _renders_jinja(tokenizer):
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **given))
+    from dask_embed.text.templates import render
+
+    chat_template = tokenizer.get_chat_template(given.pop("chat_template", None))
+    variables = {"messages": messages, "tools": None, "documents": None}
+    return render(chat_template, {**tokenizer.special_tokens_map, **given, **variables})
+
+
+def _renders_jinja(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether chats are written as in most tokenizers; mistral-common has its own way."""
+    from transformers import PreTrainedTokenizerBase
+
+    kind = type(tokenizer)
+    return kind.apply_chat_template is PreTrainedTokenizerBase.apply_chat_template
 
 
 def _parse(template: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
