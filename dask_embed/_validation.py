@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import os
 import reprlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 _LONGEST = 160  # characters of a value in a message
+_LARGEST = 2**63 - 1  # that libraries in Rust and C++ take for a number
 
 
 class _Short(reprlib.Repr):
@@ -65,15 +68,17 @@ def positive_integer(name: str, value: Any, *, allow_none: bool = True) -> None:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a positive integer, got {shown(value)}")
-    if value < 1:
+    if not 1 <= value <= _LARGEST:
         raise ValueError(f"{name} must be a positive integer, got {shown(value)}")
 
 
-def integer_from_zero(name: str, value: Any) -> None:
-    """Raise unless `value` is zero or an integer above it."""
+def integer_from_zero(name: str, value: Any, *, allow_none: bool = False) -> None:
+    """Raise unless `value` is zero or an integer above it, or None where that is allowed."""
+    if value is None and allow_none:
+        return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be 0 or a positive integer, got {shown(value)}")
-    if value < 0:
+    if not 0 <= value <= _LARGEST:
         raise ValueError(f"{name} must be 0 or a positive integer, got {shown(value)}")
 
 
@@ -156,6 +161,51 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
             raise TypeError(f"{name} must be a sequence of strings, got {shown(each)} in it")
         usable_text(name, each)
     return tuple(value)
+
+
+def place(name: str, value: Any) -> str:
+    """Return the text of a folder or file that is local, or remote as fsspec writes it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it can be neither.
+    """
+    if not isinstance(value, str | os.PathLike) or not str(value).strip():
+        raise TypeError(
+            f"{name} must be a folder or file, as text or as a path; got {shown(value)}"
+        )
+    text = os.fspath(value)
+    if "://" not in text:
+        local_path(name, text)
+    return text
+
+
+def text_file(name: str, value: Any) -> None:
+    """Raise TypeError unless `value` is something to write text to, or None."""
+    if value is not None and not callable(getattr(value, "write", None)):
+        raise TypeError(f"{name} must be a file to write text to, got {shown(value)}")
+
+
+def local_path(name: str, value: str | os.PathLike[str]) -> Path:
+    """Return the path that `value` stands for, ``~`` expanded; there need not be such a file.
+
+    Raises
+    ------
+    ValueError
+        If the operating system can have no file of this name.
+    """
+    try:
+        path = Path(value).expanduser()
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return path
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error).rstrip(".")
+        raise ValueError(
+            f"{name} must be a path that this machine can have ({reason}), got {shown(str(value))}"
+        ) from None
+    return path
 
 
 def usable_text(name: str, value: Any) -> None:

@@ -6,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 
+from dask_embed._validation import positive_integer
 from dask_embed.columns import vectors_to_array
+from dask_embed.columns.frames import require_series
 from dask_embed.columns.types import vector_dimension
 
 
@@ -33,6 +35,8 @@ def to_array(series: Any, dimension: int | None = None) -> Any:
     TypeError
         If the column does not hold vectors of one dimension.
     """
+    positive_integer("dimension", dimension)
+    require_series("to_array", series)
     if not hasattr(series, "expr"):
         return vectors_to_array(series, dimension or _dimension(series))
     dimension = dimension or lazy_dimension(series)

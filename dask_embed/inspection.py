@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from dask_embed._validation import one_of
+from dask_embed._validation import one_of, shown
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
@@ -176,7 +176,7 @@ def stats(client: Any = None) -> pd.DataFrame:
     from dask_embed.inference.stats import PartitionStats
 
     found = {_this_process(): ("", _records())}
-    client = client or _current_client()
+    client = _current_client() if client is None else client
     if client is not None:
         for address, (process, records) in _answers(client).items():
             found.setdefault(process, (address, records))
@@ -189,6 +189,8 @@ def stats(client: Any = None) -> pd.DataFrame:
 
 def _answers(client: Any) -> dict[str, tuple[tuple[str, int], list[dict[str, Any]]]]:
     """Return what `_process_records` gives on each worker, by its address."""
+    if not hasattr(client, "asynchronous"):
+        raise TypeError(f"client must be a distributed.Client, got {shown(client)}")
     if client.asynchronous:
         raise ValueError(
             "stats waits for the workers, so it needs a synchronous client, got the asynchronous "

@@ -19,7 +19,9 @@ from dask.dataframe.dask_expr._expr import (
 from dask.dataframe.dask_expr.io.io import IO
 from dask.utils import funcname
 
+from dask_embed._validation import text_file
 from dask_embed.chunk_expr import ChunkRows, End
+from dask_embed.columns.frames import require_frame
 from dask_embed.expr import OperatorRows, settled
 from dask_embed.operators.base import FrameOperator
 from dask_embed.operators.late_chunks import LateChunkEmbedder
@@ -42,7 +44,8 @@ def explain(frame: Any, file: TextIO | None = None) -> None:
         If `frame` is not a Dask collection.
     """
     if not hasattr(frame, "expr"):
-        raise TypeError(f"explain takes a Dask DataFrame or Series, got {type(frame).__name__}")
+        require_frame("explain", frame, lazy=True)
+    text_file("file", file)
     partitions = frame.optimize(fuse=False).npartitions  # Dask may have joined small files
     lines = _lines(frame.expr, settled(frame.simplify().expr))
     print(f"Plan ({partitions} partitions), first step first:", *lines, sep="\n", file=file)
@@ -151,7 +154,7 @@ def _operators(operator: FrameOperator) -> str:
 
 
 def _operator(operator: FrameOperator) -> str:
-    read, written = ", ".join(operator.input_columns), ", ".join(operator.output_columns)
+    read, written = ", ".join(map(str, operator.input_columns)), ", ".join(operator.output_columns)
     return f"{type(operator).__name__} on {read} -> {written}"
 
 

@@ -7,11 +7,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from dask_embed._validation import one_of, shown
+from dask_embed._validation import column_name, one_of, shown
 from dask_embed.arrays import lazy_dimension, to_array
 from dask_embed.columns import Vectors, append_columns
+from dask_embed.columns.frames import (
+    is_dask_frame,
+    require_columns,
+    require_frame,
+    require_series,
+)
 from dask_embed.columns.types import PRECISIONS, vector_type
-from dask_embed.operators.base import is_dask_frame
 from dask_embed.operators.ranges import CALIBRATED, checked_ranges, spread
 
 
@@ -58,7 +63,9 @@ def quantize(frame: Any, column: str, precision: str, *, ranges: Any = None) -> 
     >>> de.to_array(small["embedding"]).shape
     (2, 48)
     """
+    require_frame("quantize", frame)
     one_of("precision", precision, tuple(name for name in PRECISIONS if name != "float32"))
+    column_name("column", column)
     if column not in frame.columns:
         raise ValueError(
             f"column {column!r} is not in the dataframe; its columns are "
@@ -92,6 +99,7 @@ def calibration_ranges(series: Any) -> np.ndarray:
     ValueError
         If there is one vector only, or all are equal: they tell no range.
     """
+    require_series("calibration_ranges", series)
     if hasattr(series, "expr"):
         from dask_embed.quantize_expr import ranges_lazily
 
@@ -165,6 +173,7 @@ def quantize_partition(
 
     from dask_embed.inference.precision import to_precision
 
+    require_columns(frame, [column])
     series = frame[column]
     array = _float_array(series, dimension)
     vector_type(array.shape[1], precision)

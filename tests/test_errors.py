@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
+import numpy as np
 import pandas as pd
+import polars
 import pyarrow as pa
 import pytest
 from contract import shared_tiny_bert
@@ -126,7 +128,7 @@ CASES = {
         {"column": "texts"},
     ),
     "column that resembles nothing": Bad(ValueError, ("'zzz'", "['id', 'text'"), {"column": "zzz"}),
-    "column is not a name": Bad(ValueError, ("None", "is not in", "'text'"), {"column": None}),
+    "column is not a name": Bad(TypeError, ("None", "the name of a column"), {"column": None}),
     "number column": Bad(
         TypeError, ("'number'", "float64", *TYPES, "astype"), {"column": "number"}
     ),
@@ -157,7 +159,7 @@ CASES = {
     "output is the input": Bad(ValueError, ("'text'", "already exists"), {"output": "text"}),
     # The operator's arguments
     "output is not a string": Bad(TypeError, ("output", "3"), {"output": 3}),
-    "output is empty": Bad(TypeError, ("output", "''"), {"output": ""}),
+    "output is empty": Bad(ValueError, ("output", "''"), {"output": ""}),
     "output is None": Bad(TypeError, ("output", "None"), {"output": None}),
     "unknown pooling": Bad(
         ValueError,
@@ -491,23 +493,28 @@ def test_good_input_gets_as_far_as_the_weights(copy, way):
 
 
 @pytest.mark.parametrize(
-    ("thing", "named"),
+    ("thing", "kind", "hint"),
     [
-        (["a text"], "builtins.list"),
-        ("a text", "builtins.str"),
-        ({"text": ["a text"]}, "builtins.dict"),
-        (None, "NoneType"),
-        (pd.Series(["a text"]), "Series"),
-        (dd.from_pandas(pd.Series(["a text"]), npartitions=1), "Series"),
+        (["a text"], "got list", "pandas.DataFrame({'text': texts})"),
+        ("a text", "got 'a text'", "pandas.DataFrame({'text': texts})"),
+        ({"text": ["a text"]}, "got dict", "pandas.DataFrame({'text': texts})"),
+        (np.array(["a text"]), "got numpy.ndarray", "pandas.DataFrame({'text': texts})"),
+        (None, "got None", ""),
+        (pd.Series(["a text"]), "got pandas.Series", ".to_frame()"),
+        (dd.from_pandas(pd.Series(["a text"]), npartitions=1), "Series", ".to_frame()"),
+        (pa.table({"text": ["a text"]}), "got pyarrow.Table", ".to_pandas()"),
+        (polars.DataFrame({"text": ["a text"]}), "got polars.DataFrame", ".to_pandas()"),
+        (polars.LazyFrame({"text": ["a text"]}), "got polars.LazyFrame", ".to_pandas()"),
     ],
-    ids=["list", "str", "dict", "None", "Series", "Dask Series"],
+    ids=lambda value: type(value).__name__,
 )
-def test_calling_an_operator_on_something_else(copy, thing, named):
-    """Only dataframes are taken, and the error says what was given instead."""
+def test_calling_an_operator_on_something_else(copy, thing, kind, hint):
+    """Only dataframes are taken; the error says what was given, and how it becomes one."""
     embedder = de.Embedder(str(copy))
     with pytest.raises(TypeError, match="takes a pandas, cuDF or Dask DataFrame") as caught:
         embedder(thing)
-    assert named in str(caught.value)
+    assert kind in str(caught.value)
+    assert hint in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -220,7 +220,7 @@ def test_bad_arguments(tmp_path, file) -> None:
         ({"labels": ("a", "a")}, ValueError, "labels must be different names"),
         ({"labels": "ab"}, ValueError, "labels must be different names"),
         ({"score": "label"}, ValueError, "output columns must differ"),
-        ({"column": 3}, TypeError, "column must be the name"),
+        ({"column": 3.5}, TypeError, "column must be the name"),
     ):
         with pytest.raises(error, match=message):
             LinearHead(file, **options)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from typing import TextIO
 
+from dask_embed._validation import integer_from_zero, text_file, usable_text
 from dask_embed.inference.stats import totals
 
 _REFRESH_SECONDS = 0.2
@@ -37,7 +38,10 @@ def progress(
     """
     from tqdm import tqdm
 
-    on_screen = (file or sys.stderr).isatty()
+    integer_from_zero("total", total, allow_none=True)
+    usable_text("description", description)
+    text_file("file", file)
+    on_screen = getattr(file or sys.stderr, "isatty", bool)()
     pause = _REFRESH_SECONDS if on_screen else _REFRESH_SECONDS_IN_A_LOG
     before, started = totals(), time.monotonic()
     finished = threading.Event()

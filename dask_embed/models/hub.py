@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dask_embed._validation import shown
+from dask_embed._validation import local_path, shown
 from dask_embed.models.modules import read_json
 from dask_embed.models.spec import Model
 
@@ -77,7 +77,7 @@ def locate(model: Model, *, weights: bool, kind: Kind = MODEL) -> tuple[Path, st
         If there is no such folder or repository, or a local folder does not hold what
         `model.revision` promises.
     """
-    folder = Path(model.name).expanduser()
+    folder = local_path(kind.word, model.name)
     if folder.is_dir():
         return _local(model, folder.resolve(), kind)
     if not _HUB_ID.match(model.name) or folder.is_file():

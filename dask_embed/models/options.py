@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_embed._secrets import refuse_secrets
-from dask_embed._validation import meant, one_of, shown
+from dask_embed._validation import meant, one_of, shown, strings
 
 if TYPE_CHECKING:
     from dask_embed.models.spec import Model
@@ -132,7 +132,12 @@ def quantization_text(given: Any) -> str | None:
     """
     refuse_secrets("quantization", given)
     if isinstance(given, str) and given.startswith("{"):
-        given = json.loads(given)
+        try:
+            given = json.loads(given)
+        except (RecursionError, ValueError) as error:
+            raise ValueError(
+                f"quantization is no json ({type(error).__name__}), got {shown(given)}"
+            ) from None
     if given is None or isinstance(given, str):
         one_of("quantization", given, (None, *WEIGHT_BITS))
         return given
@@ -161,9 +166,9 @@ def label_names(given: Any) -> tuple[str, ...] | None:
     """Return names of labels as a tuple; raise unless they are distinct texts."""
     if given is None:
         return None
-    names = tuple(given) if not isinstance(given, str) else ()
-    if not names or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"labels must be a sequence of names, got {shown(given)}")
+    names = strings("labels", given)
+    if not names:
+        raise ValueError("labels must be at least one name, got none")
     if len(set(names)) != len(names):
         raise ValueError(f"labels must differ, got {shown(given)}")
     return names
@@ -214,6 +219,12 @@ def check_combinations(model: Model) -> None:
     ):
         if getattr(model, option) and getattr(model, needed) is None:
             raise ValueError(f"{option}={shown(getattr(model, option))} needs {needed}")
+    if model.device_map is not None and not model.device_map:
+        raise ValueError("device_map must name a strategy, or the device of each part; it is empty")
+    if isinstance(model.device_map, tuple) and not all(
+        isinstance(part, str) for part, _ in model.device_map
+    ):
+        raise TypeError(f"device_map must map names of parts, got {shown(model.device_map)}")
     if isinstance(model.device_map, str):
         one_of("device_map", model.device_map, STRATEGIES)
     for option, others in (

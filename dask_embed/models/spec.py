@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dask_embed._secrets import refuse_secrets
-from dask_embed._validation import booleans, one_of, shown
+from dask_embed._validation import booleans, non_empty_string, one_of, shown
 from dask_embed.models.options import (
     check_combinations,
     configuration_fields,
@@ -135,6 +135,9 @@ class Model:
                 "model must be a Hub id, a local folder or a dask_embed.Model, got "
                 f"{shown(self.name)}"
             )
+        for name in ("revision", "adapter_revision", "tokenizer_revision"):
+            non_empty_string(name, getattr(self, name), allow_none=True)
+        non_empty_string("attention", self.attention)
         one_of("dtype", self.dtype, DTYPES)
         one_of("autocast", self.autocast, AUTOCAST_DTYPES)
         booleans(self)
@@ -162,7 +165,7 @@ class Model:
             "factory": importable(self.factory),
             **{
                 name: location(name, getattr(self, name))
-                for name in ("adapter", "tokenizer", "offload_folder")
+                for name in ("adapter", "tokenizer", "offload_folder", "cache_dir")
             },
         }
 

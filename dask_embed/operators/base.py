@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from dask.utils import is_dataframe_like
 
 from dask_embed import config
-from dask_embed._validation import booleans, meant, one_of, shown
+from dask_embed._validation import booleans, column_name, meant, non_empty_string, one_of, shown
 from dask_embed.columns import (
     Result,
     TextColumn,
@@ -22,12 +21,19 @@ from dask_embed.columns import (
     keeps_on_device,
     read_text,
 )
+from dask_embed.columns.frames import is_dask_frame, require_columns, require_frame
 
 if TYPE_CHECKING:
     from dask_embed.inference.rows import Row
     from dask_embed.inference.stats import Meter
 
 Frame = TypeVar("Frame")
+
+# Arguments that name one column, by what they are for.
+_READ = ("column", "pair")
+_WRITTEN = (
+    *("output", "score", "scores", "probabilities", "count", "offsets", "embedding", "hidden"),
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -46,11 +52,23 @@ class FrameOperator(abc.ABC):
     def __post_init__(self) -> None:
         booleans(self)
         one_of("on_error", self.on_error, ("raise", "null"))
+        self._check_names()
         for name in self.output_columns:
             if not isinstance(name, str) or not name:
                 raise TypeError(f"an output column must be a non-empty string, got {shown(name)}")
         if len(set(self.output_columns)) != len(self.output_columns):
             raise ValueError(f"output columns must differ, got {shown(list(self.output_columns))}")
+
+    def _check_names(self) -> None:
+        """Raise unless all arguments that name a column can do so."""
+        for field in dataclasses.fields(self):
+            if "str" not in str(field.type) and field.type != "Any":
+                continue  # of an operator that means something else by the name
+            value, optional = getattr(self, field.name), field.default is None
+            if field.name in _READ or field.name.endswith("_column"):
+                column_name(field.name, value, allow_none=optional)
+            elif field.name in _WRITTEN:
+                non_empty_string(field.name, value, allow_none=optional)
 
     @property
     @abc.abstractmethod
@@ -117,11 +135,7 @@ class FrameOperator(abc.ABC):
         if is_dask_frame(frame):
             self.check(frame._meta)  # type: ignore[attr-defined]
             return self.pinned().lazily(frame)
-        if not is_dataframe_like(frame):
-            raise TypeError(
-                f"{type(self).__name__} takes a pandas, cuDF or Dask DataFrame, got "
-                f"{type(frame).__module__}.{type(frame).__name__}"
-            )
+        require_frame(type(self).__name__, frame)
         self.check(frame)
         return self.pinned().apply(frame)
 
@@ -261,6 +275,7 @@ class ColumnOperator(FrameOperator):
 
         with metered(type(self).__name__, self.subject) as meter:
             with meter.seconds("convert"):
+                require_columns(partition, self.input_columns)
                 columns = [self.read(partition[name]) for name in self.input_columns]
             errors = self._unusable(columns)
             self._raise_if_wanted(errors, partition)
@@ -284,11 +299,6 @@ class ColumnOperator(FrameOperator):
             for row, message in column.errors.items():
                 errors.setdefault(row, f"column {name!r}: {message}")
         return errors
-
-
-def is_dask_frame(frame: Any) -> bool:
-    """Return whether `frame` is a lazy Dask DataFrame."""
-    return hasattr(frame, "_meta") and hasattr(frame, "expr") and is_dataframe_like(frame._meta)
 
 
 def distinct_rows(columns: list[TextColumn]) -> tuple[list[Row], np.ndarray]:

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from dask_embed._validation import meant, one_of, positive_integer, shown, usable_text
+from dask_embed._validation import meant, one_of, positive_integer, shown, text_or_none
 from dask_embed.columns import Result, TextColumn
+from dask_embed.columns.frames import is_dask_frame
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
-from dask_embed.operators.base import Frame, is_dask_frame
+from dask_embed.operators.base import Frame
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.ranges import CALIBRATED, checked_ranges
 
@@ -100,14 +101,13 @@ class Embedder(ModelOperator):
         if not isinstance(self.normalize, bool):
             one_of("normalize", self.normalize, ("auto", True, False))
         for name in ("prompt", "prompt_name"):
-            if getattr(self, name) is not None:
-                usable_text(name, getattr(self, name))
+            text_or_none(name, getattr(self, name))
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError(
                 f"give prompt or prompt_name, not both: {shown(self.prompt)}, "
                 f"{shown(self.prompt_name)}"
             )
-        if self.pooling != "auto":
+        if not isinstance(self.pooling, str) or self.pooling != "auto":
             object.__setattr__(self, "pooling", _pooling_modes(self.pooling))
         one_of("precision", self.precision, tuple(PRECISIONS))
         object.__setattr__(self, "ranges", checked_ranges(self.precision, self.ranges))

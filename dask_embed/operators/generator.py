@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, shown
+from dask_embed._validation import one_of, shown, text_or_none
 from dask_embed.inference.generation.settings import GenerationSettings, row_seed
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.options import hashable_items
@@ -158,12 +158,11 @@ no_repeat_ngram_size
         super().__post_init__()
         one_of("chat", self.chat, (False, True, "auto"))
         one_of("engine", self.engine, ENGINES)
+        text_or_none("system", self.system)
         for name in ("system", "chat_template_kwargs"):
             value = getattr(self, name)
             if value not in (None, ()) and self.chat is False:
                 raise ValueError(f"{name}={shown(value)} is for chats; set chat=True")
-        if self.system is not None and not isinstance(self.system, str):
-            raise TypeError(f"system must be a string, got {shown(self.system)}")
         if self.hidden is not None and (settings.num_beams or 1) > 1:
             raise ValueError(f"hidden={shown(self.hidden)} is not kept of beams; set num_beams=1")
         check_engine(self)

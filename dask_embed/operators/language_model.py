@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from dask_embed._validation import shown, usable_text
+from dask_embed._validation import shown, text_or_none
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import read_json
 from dask_embed.models.tasks import require_head
@@ -46,9 +46,8 @@ class LanguageModelOperator(ModelOperator):
     add_special_tokens: bool = True
 
     def __post_init__(self) -> None:
+        text_or_none("prompt", self.prompt)
         super().__post_init__()
-        if self.prompt is not None:
-            usable_text("prompt", self.prompt)
         if not self.input_columns:
             raise ValueError(
                 f"prompt must name at least one column in braces ('{{text}}'); got "

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import positive_integer, shown
+from dask_embed._validation import integer_from_zero
 from dask_embed.columns import Result, Vectors
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.libraries import import_libraries
@@ -78,11 +78,8 @@ class LateChunkEmbedder(Chunker):
     tokens_per_batch: int | None = None
 
     def __post_init__(self) -> None:
-        if self.embedding in super().output_columns:
-            raise ValueError(f"embedding={shown(self.embedding)} is the name of another column")
         super().__post_init__()
-        if self.context != 0:
-            positive_integer("context", self.context)
+        integer_from_zero("context", self.context, allow_none=True)
         assert self._embedder is not None, "its arguments are checked here"
 
     @property

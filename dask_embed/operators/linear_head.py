@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from dask_embed._validation import one_of, shown
+from dask_embed._validation import non_empty_string, one_of, shown
 from dask_embed.models.modules import read_json
 from dask_embed.operators.vectors import (
     VectorOperator,
@@ -90,6 +90,7 @@ class LinearHead(VectorOperator):
             )
         object.__setattr__(self, "weights", str(self.weights))
         super().__post_init__()
+        non_empty_string("revision", self.revision, allow_none=True)
         one_of("activation", self.activation, ACTIVATIONS)
         if self.labels is not None:
             object.__setattr__(self, "labels", _checked_labels(self.labels))

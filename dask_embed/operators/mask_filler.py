@@ -86,7 +86,7 @@ class MaskFiller(ModelOperator):
         if not given or not all(isinstance(target, str) and target for target in given):
             raise ValueError(f"targets must be one or more words, got {shown(self.targets)}")
         for target in given:
-            usable_text("a target", target)
+            usable_text("targets", target)
         object.__setattr__(self, "targets", given)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import positive_integer, shown, usable_text
+from dask_embed._validation import positive_integer, shown, text_or_none
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.model import ModelOperator
@@ -114,13 +114,12 @@ class QuestionAnswerer(ModelOperator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        text_or_none("question", self.question)
         if (self.question is None) == (self.question_column is None):
             raise ValueError(
                 "give either question= (one for all rows) or question_column=; got "
                 f"{shown(self.question)} and {self.question_column!r}"
             )
-        if self.question is not None:
-            usable_text("question", self.question)
         positive_integer("top_k", self.top_k)
         positive_integer("max_answer_length", self.max_answer_length, allow_none=False)
         check_stride(self.stride, self.on_long)
@@ -137,6 +136,11 @@ class QuestionAnswerer(ModelOperator):
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         require_rust(self.spec, type(self).__name__)
+        if checkpoint.config.num_labels != 2:
+            raise ValueError(
+                f"model {self.spec.name!r} gives {checkpoint.config.num_labels} numbers for each "
+                "token (its labels); a head for question answering gives two, for begin and end"
+            )
         require_window(self, self.stride, self.limit(checkpoint))
         types = [pa.string(), *_FIELDS.values()]
         if self.top_k is not None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from dask_embed._validation import meant, one_of, shown, usable_text
+from dask_embed._validation import meant, one_of, shown, text_or_none
 from dask_embed.columns.types import vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import read_json
@@ -103,8 +103,7 @@ class Reranker(ModelOperator):
             )
         one_of("activation", self.activation, ("auto", *ACTIVATIONS))
         for name in ("query", "prompt", "prompt_name"):
-            if getattr(self, name) is not None:
-                usable_text(name, getattr(self, name))
+            text_or_none(name, getattr(self, name))
         if self.prompt is not None and self.prompt_name is not None:
             raise ValueError(
                 f"give prompt or prompt_name, not both: {shown(self.prompt)}, "

@@ -30,7 +30,7 @@ def fixed_candidates(candidates: Any) -> tuple[str, ...] | None:
             f"got {shown(candidates)}"
         )
     for text in candidates:
-        usable_text("a candidate", text)
+        usable_text("candidates", text)
     if not candidates or not all(candidates):
         raise ValueError(f"candidates must be strings that are not empty, got {shown(candidates)}")
     if len(set(candidates)) != len(candidates):

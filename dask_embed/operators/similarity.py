@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dask_embed._validation import one_of, shown
+from dask_embed._validation import non_empty_string, one_of, shown
 from dask_embed.operators.vectors import (
     VectorOperator,
     read_header,
@@ -76,6 +76,7 @@ class Similarity(VectorOperator):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        non_empty_string("revision", self.revision, allow_none=True)
         one_of("measure", self.measure, MEASURES)
         object.__setattr__(self, "prototypes", _plain(self.prototypes))
         if self.measure == "cosine" and not isinstance(self.prototypes, str):
@@ -208,7 +209,9 @@ def _plain(prototypes: Any) -> str | tuple[tuple[str, tuple[float, ...]], ...]:
         if not np.isfinite(array).all():
             raise ValueError(f"prototype {name!r} holds NaN or infinite numbers")
     if len(arrays) < len(pairs):
-        raise ValueError(f"prototypes must have different names, got {[name for name, _ in pairs]}")
+        raise ValueError(
+            f"prototypes must have different names, got {shown([name for name, _ in pairs])}"
+        )
     dimensions = {name: len(array) for name, array in arrays.items()}
     if len(set(dimensions.values())) != 1 or 0 in dimensions.values():
         raise ValueError(f"prototypes must be of one dimension, got {shown(dimensions)}")

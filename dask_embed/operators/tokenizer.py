@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer, shown
+from dask_embed._validation import integer_from_zero, one_of, positive_integer, shown
 from dask_embed.columns import Result, TextColumn
 from dask_embed.inference.sharing import tokenizing_for
 from dask_embed.models.spec import Model
@@ -98,8 +98,7 @@ class Tokenizer(ColumnOperator):
         positive_integer("max_length", self.max_length)
         one_of("on_long", self.on_long, ("truncate", "error"))
         one_of("truncation", self.truncation, TRUNCATIONS)
-        if self.stride != 0:
-            positive_integer("stride", self.stride, allow_none=False)
+        integer_from_zero("stride", self.stride)
         if self.windows and (self.max_length is None or self.on_long == "error"):
             raise ValueError("windows=True needs max_length=, and on_long='error' does not apply")
         if self.stride and not self.windows:

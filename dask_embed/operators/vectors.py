@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import shown
+from dask_embed._validation import local_path, shown
 from dask_embed.columns import Result, VectorColumn, read_vectors, stored_vectors
 from dask_embed.models.hub import once
 from dask_embed.operators.base import ColumnOperator
@@ -57,11 +57,6 @@ class VectorOperator(ColumnOperator):
     output: str = "label"
     score: str | None = None
     scores: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.column, str) or not self.column:
-            raise TypeError(f"column must be the name of a vector column, got {shown(self.column)}")
 
     @abc.abstractmethod
     def names(self) -> Sequence[str]:
@@ -223,10 +218,10 @@ def safetensors_file(name: str, path: str | Path) -> Path:
     ValueError
         If there is none, or more than one; `name` is the argument.
     """
-    place = Path(path).expanduser().resolve()
+    place = local_path(name, path).resolve()
     if place.is_file():
         if place.suffix != ".safetensors":
-            raise ValueError(f"{name} must be a .safetensors file, got {str(path)!r}")
+            raise ValueError(f"{name} must be a .safetensors file, got {shown(str(path))}")
         return place
     found = sorted(place.glob("*.safetensors")) if place.is_dir() else []
     if len(found) != 1:

@@ -27,6 +27,9 @@ _ARGUMENTS = (
 )
 
 
+_MOST = 2**31 - 1  # of tokens, beams and ranks
+
+
 @dataclass(frozen=True)
 class GenerationSettings:
     """What to ask of `model.generate`.
@@ -124,12 +127,12 @@ def row_seed(seed: int, ids: np.ndarray) -> int:
     return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little") >> 1
 
 
-def _integer(name: str, value: Any, least: int, most: float = math.inf) -> None:
+def _integer(name: str, value: Any, least: int, most: int = _MOST) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, not {shown(value)}")
     if not least <= value <= most:
-        bounds = f"at least {least}" if most == math.inf else f"between {least} and {most}"
-        raise ValueError(f"{name} must be {bounds}; got {value}")
+        bounds = f"between {least} and {most}" if value > most else f"at least {least}"
+        raise ValueError(f"{name} must be {bounds}; got {shown(value)}")
 
 
 def _number(name: str, value: Any, zero: bool, most: float) -> float:

@@ -1,0 +1,87 @@
+"""What is a dataframe that operators take, and how other things become one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from dask.utils import is_dataframe_like, is_series_like
+
+from dask_embed._validation import shown
+
+# How what other libraries have becomes a dataframe, by the package of its type.
+_CONVERSIONS = {
+    "polars": "convert it with .to_pandas()",
+    "pyarrow": "convert it with .to_pandas()",
+    "datasets": "convert it with .to_pandas(), a DatasetDict one of its splits",
+    "duckdb": "convert it with .df()",
+    "pyspark": "convert it with .toPandas()",
+}
+_TEXTS = "make a frame of texts with pandas.DataFrame({'text': texts})"
+
+
+def is_dask_frame(value: Any) -> bool:
+    """Return whether `value` is a lazy Dask DataFrame."""
+    return hasattr(value, "_meta") and hasattr(value, "expr") and is_dataframe_like(value._meta)
+
+
+def require_frame(taker: str, value: Any, *, lazy: bool = False) -> None:
+    """Raise TypeError unless `value` is a dataframe, with how it becomes one.
+
+    Parameters
+    ----------
+    taker : str
+        What takes the frame, for the message.
+    value : object
+    lazy : bool
+        Whether only a Dask DataFrame will do.
+    """
+    if is_dask_frame(value) or (not lazy and _is_in_memory(value)):
+        return
+    kinds = "a Dask DataFrame" if lazy else "a pandas, cuDF or Dask DataFrame"
+    hint = conversion(value)
+    if lazy and _is_in_memory(value):
+        hint = "dask.dataframe.from_pandas(frame, npartitions=...) makes one"
+    raise TypeError(f"{taker} takes {kinds}, got {_kind(value)}{hint and '; '}{hint}")
+
+
+def require_series(taker: str, value: Any) -> None:
+    """Raise TypeError unless `value` is a column of a dataframe, in memory or lazy."""
+    if not is_series_like(getattr(value, "_meta", value)):
+        raise TypeError(f"{taker} takes one column of a dataframe, got {_kind(value)}")
+
+
+def require_columns(partition: Any, names: Iterable[str]) -> None:
+    """Raise ValueError unless a partition has the columns that its dataframe promises."""
+    for name in names:
+        if name not in partition.columns:
+            raise ValueError(
+                f"a partition has no column {name!r}, which the dataframe promises (its meta); its "
+                f"columns are {shown(list(partition.columns))}"
+            )
+
+
+def conversion(value: Any) -> str:
+    """Return how `value` becomes a dataframe, empty where there is no telling."""
+    package = type(value).__module__.partition(".")[0]
+    if package in _CONVERSIONS:
+        return _CONVERSIONS[package]
+    if is_series_like(getattr(value, "_meta", value)):
+        return "convert it with .to_frame()"
+    if hasattr(value, "to_dataframe"):  # bags
+        return "convert it with .to_dataframe()"
+    if isinstance(value, str | list | tuple | dict | set) or package == "numpy":
+        return _TEXTS
+    return ""
+
+
+def _is_in_memory(value: Any) -> bool:
+    # Polars has frames that look alike, but not their index
+    return is_dataframe_like(value) and hasattr(value, "iloc") and not hasattr(value, "expr")
+
+
+def _kind(value: Any) -> str:
+    kind = type(value)
+    if kind.__module__ == "builtins":
+        return shown(value) if isinstance(value, str | int | float | type(None)) else kind.__name__
+    return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
