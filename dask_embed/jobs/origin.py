@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+from dask.dataframe.dask_expr._expr import Expr
 
+from dask_embed._validation import shown
 from dask_embed.expr import OperatorRows
 from dask_embed.jobs.engine import nested_types, plainly_named
 from dask_embed.jobs.folder import METADATA_KEY
+from dask_embed.operators.identity import defaults
 from dask_embed.operators.together import parts_of
 from dask_embed.quantize_expr import Quantize
 
+# What files say of a column: from 2 on, every setting that can change a value.
+FORMAT = 2
 # Where a name may be that of a local folder or file, and what tells its content.
 _REVISIONS = {
     "model": "revision",
@@ -27,16 +34,40 @@ def provenance(frame: Any) -> dict[str, Any]:
     """Describe each result column of `frame` that an operator of its expression made."""
     from dask_embed import __version__
 
-    columns: dict[str, dict[str, Any]] = {}
+    columns = {name: made.told for name, made in _origins(frame).items()}
+    return {"version": __version__, "format": FORMAT, "columns": columns}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """What made a column, and what files mean that do not name one of its settings."""
+
+    told: dict[str, Any]
+    defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def _origins(frame: Any) -> dict[str, _Origin]:
+    columns: dict[str, _Origin] = {}
     for node in frame.expr.find_operations(OperatorRows):
         for operator in parts_of(node.operator):
             made = [name for name in operator.result_columns if name in frame.columns]
+            origin = _Origin(operator.provenance(), defaults(operator)) if made else None
             # The last to make a column comes first; an earlier one had its name and was cut away.
-            columns = {name: operator.provenance() for name in made} | columns
+            columns = {name: origin for name in made if origin is not None} | columns
     for node in frame.expr.find_operations(Quantize):
-        if node.column in columns:
-            columns[node.column]["precision"] = node.precision
-    return {"version": __version__, "columns": columns}
+        if node.column in frame.columns:
+            origin = columns.get(node.column, _Origin({"operator": "quantize"}))
+            told = {**origin.told, "precision": node.precision, "ranges": _ranges(node)}
+            columns[node.column] = dataclasses.replace(origin, told=told)
+    return columns
+
+
+def _ranges(node: Quantize) -> Any:
+    """Return the ranges of integers, or what says over which rows they are calibrated."""
+    ranges = node.operand("ranges")
+    if isinstance(ranges, Expr):
+        return f"calibrated-{ranges._name.rpartition('-')[2]}"
+    return None if ranges is None else np.asarray(ranges, float).tolist()
 
 
 def require_same_types(path: str, written: pa.Schema, frame: Any) -> None:
@@ -51,30 +82,39 @@ def require_same_types(path: str, written: pa.Schema, frame: Any) -> None:
             )
 
 
-def require_same_origin(
-    path: str,
-    names: list[str],
-    written: dict[bytes, bytes] | None,
-    metadata: dict[str, str] | None,
-) -> None:
+def require_same_origin(path: str, written: pa.Schema, frame: Any) -> None:
     """Raise ValueError unless files and frame say the same about what made their columns."""
-    before = json.loads((written or {}).get(METADATA_KEY.encode(), b"{}"))
-    now = json.loads((metadata or {}).get(METADATA_KEY, "{}"))
-    for name in names:
-        there, here = (told.get("columns", {}).get(name, {}) for told in (before, now))
-        differing = _without_local_names(there).items() ^ _without_local_names(here).items()
+    said = json.loads((written.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    here = _origins(frame)
+    for name in written.names:
+        if name not in frame.columns:
+            continue
+        there, now = said.get("columns", {}).get(name, {}), here.get(name, _Origin({}))
+        differing = _differing(there, now, said.get("format", 1))
         if not differing:
             continue
         always = ["operator", "model", "revision"]
-        shown = dict.fromkeys([*always, *sorted(dict(differing))] if there and here else always)
+        named = dict.fromkeys([*always, *differing] if there and now.told else always)
         told = [
-            ", ".join(f"{key}={made[key]!r}" for key in shown if key in made) or "nothing"
-            for made in (there, here)
+            ", ".join(f"{key}={shown(made[key])}" for key in named if key in made) or "nothing"
+            for made in (there, now.told)
         ]
         raise ValueError(
             f"append=True would mix values of different origin in column {name!r} of {path!r}: "
             f"what made it is {told[0]} in the files, but {told[1]} in the frame"
         )
+
+
+def _differing(there: dict[str, Any], now: _Origin, written_as: int) -> list[str]:
+    """Return the settings in which files and frame differ."""
+    before, after = _without_local_names(there), _without_local_names(now.told)
+    if written_as < FORMAT and there and now.told:
+        # Files of the first format name some of the settings.
+        return sorted(key for key in before.keys() & after.keys() if before[key] != after[key])
+    if there and now.told:
+        for key in now.defaults.keys() & after.keys():  # a setting that is newer than the files
+            before.setdefault(key, json.dumps(now.defaults[key], sort_keys=True))
+    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
 def _without_local_names(made: dict[str, Any]) -> dict[str, str]:

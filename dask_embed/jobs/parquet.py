@@ -22,12 +22,13 @@ from dask_embed._validation import boolean
 from dask_embed.columns import to_host
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
 from dask_embed.jobs.folder import Job, Run, data_files, next_place, require_whole
-from dask_embed.jobs.origin import provenance
+from dask_embed.jobs.origin import provenance, require_same_origin
 from dask_embed.jobs.write_expr import WriteParquet
 from dask_embed.jobs.writing import (
     WritingEngine,
     checked_names,
     file_metadata,
+    last_schema,
     new_run,
     require_not_read,
     require_order,
@@ -141,8 +142,10 @@ def _checked(
     dead = require_room(run, present, overwrite=overwrite, append=append, repeat=repeat)
     if overwrite:
         require_not_read(frame, run)
-    if append and present and not ignores_order:
-        require_order(frame, run, present)
+    if append and present:
+        require_same_origin(path, last_schema(run.fs, run.path, present), frame)
+        if not ignores_order:
+            require_order(frame, run, present)
     return run, present, dead
 
 

@@ -27,7 +27,7 @@ from dask_embed.jobs.folder import (
     read_origin,
     told,
 )
-from dask_embed.jobs.origin import require_same_origin, require_same_types
+from dask_embed.jobs.origin import require_same_types
 
 # Dask's name of an index without one, as a column of a file.
 _NO_NAME = "__null_dask_index__"
@@ -46,7 +46,6 @@ class WritingEngine(VectorEngine):
         path: str,
         append: bool = False,
         schema: Any = "infer",
-        custom_metadata: Any = None,
         **options: Any,
     ) -> Any:
         options["ignore_divisions"] = True  # `require_room` has looked at them
@@ -54,8 +53,6 @@ class WritingEngine(VectorEngine):
         if not append:
             return started
         written = last_schema(fs, path, data_files(fs, path))
-        shared = [name for name in written.names if name in df.columns]
-        require_same_origin(path, shared, written.metadata, custom_metadata)
         require_same_types(path, written, df)
         # Dask compares names of types, and that of nested columns is ``object`` in files.
         named = df.astype(dict.fromkeys(nested_types(df), object))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Hashable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +22,7 @@ from dask_embed.columns import (
     read_text,
 )
 from dask_embed.columns.frames import is_dask_frame, require_columns, require_frame
+from dask_embed.operators.identity import told_fields
 
 if TYPE_CHECKING:
     from dask_embed.inference.rows import Row
@@ -48,6 +49,10 @@ class FrameOperator(abc.ABC):
     """
 
     on_error: str = "raise"
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"on_error"})
+    """Fields that cannot change a value, or that `input_columns` or `resolved` tell; those of
+    bases are added. All others are part of what files say of a column, see `provenance`."""
 
     def __post_init__(self) -> None:
         booleans(self)
@@ -110,6 +115,18 @@ class FrameOperator(abc.ABC):
     @abc.abstractmethod
     def lazily(self, frame: Any) -> Any:
         """Return the result for a Dask DataFrame, nothing computed and nothing checked."""
+
+    def resolved(self) -> dict[str, Any]:
+        """Return what the files that it reads make of the settings, as json values."""
+        return {}
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what a reader of the result has to know to compute it again, as json values.
+
+        The operator's and its model's fields but for `incidental` ones, and what is `resolved`.
+        """
+        named = {"operator": type(self).__name__, "input": list(self.input_columns)}
+        return {**named, **told_fields(self), **self.resolved()}
 
     def pinned(self) -> FrameOperator:
         """Return the operator with all that it reads resolved: files, revisions."""
@@ -227,10 +244,6 @@ class ColumnOperator(FrameOperator):
     @abc.abstractmethod
     def plan(self) -> list[str]:
         """Return in a few lines what is computed, for `dask_embed.explain`."""
-
-    @abc.abstractmethod
-    def provenance(self) -> dict[str, Any]:
-        """Return what a reader of the result has to know to compute it again, as json values."""
 
     def read(self, series: Any) -> Any:
         """Return what `run` needs of an input column, an object with `errors` by row."""

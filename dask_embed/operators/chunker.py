@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -80,6 +80,8 @@ class Chunker(FrameOperator):
     overlap: int = 0
     boundaries: str = "sentences"
     keep_text: bool = False
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"column", "output", "keep_text"})
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", Model.of(self.model))
@@ -185,17 +187,8 @@ class Chunker(FrameOperator):
         shared = f", at most {self.overlap} shared with the next" if self.overlap else ""
         return f"chunks of at most {self._most_tokens()} tokens{shared}, cut at {self.boundaries}"
 
-    def provenance(self) -> dict[str, Any]:
-        """Return what a reader of the result has to know to compute it again, as json values."""
-        return {
-            "operator": type(self).__name__,
-            "input": list(self.input_columns),
-            "model": self.spec.name,
-            "revision": self.spec.revision,
-            "max_tokens": self._most_tokens(),
-            "overlap": self.overlap,
-            "boundaries": self.boundaries,
-        }
+    def resolved(self) -> dict[str, Any]:
+        return {"max_tokens": self._most_tokens()}
 
     def meta(self, frame: Frame) -> Frame:
         """Return the result's empty frame, from the checkpoint's small files alone."""

@@ -79,6 +79,8 @@ class Classifier(LabelOperator):
     pair: str | None = None
     function_to_apply: str = "auto"
 
+    incidental: ClassVar[frozenset[str]] = frozenset({"column", "pair"})
+
     task: ClassVar[str] = "classify"
 
     def __post_init__(self) -> None:
@@ -99,9 +101,6 @@ class Classifier(LabelOperator):
         labels = labels_of(checkpoint)
         shown = ", ".join(labels[:5]) + (", ..." if len(labels) > 5 else "")
         return f"{len(labels)} labels ({shown}), {self._function(checkpoint)} of the logits"
-
-    def provenance(self) -> dict[str, Any]:
-        return {**super().provenance(), "function_to_apply": self.function_to_apply}
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
         """Return a sequence for each row: of text and pair, of the text alone if that is empty."""

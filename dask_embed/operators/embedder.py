@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -94,6 +94,10 @@ class Embedder(ModelOperator):
     precision: str = "float32"
     ranges: Any = None
 
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {"column", "normalize", "truncate_dim", "prompt_name"}
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("truncate_dim", "max_chars"):
@@ -165,17 +169,15 @@ class Embedder(ModelOperator):
         shape = f"{self.dimension(checkpoint)} x {self.precision}" if modules else "token vectors"
         return ", ".join([shape, *names])
 
-    def provenance(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, Any]:
         checkpoint = read_checkpoint(self.spec)
         modules = self.modules(checkpoint)
         pooling = [
             mode for module in modules if isinstance(module, Pooling) for mode in module.modes
         ]
         return {
-            **super().provenance(),
+            **super().resolved(),
             "dimension": self.dimension(checkpoint),
-            "precision": self.precision,
-            "ranges": self.ranges,
             "pooling": pooling or ["none"],
             "normalized": bool(modules) and isinstance(modules[-1], Normalize),
             "prompt": self.prompt_text(checkpoint),

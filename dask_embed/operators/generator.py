@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -19,6 +19,7 @@ from dask_embed.operators.generator_checks import (
     check_mappings,
     require_chat_template,
 )
+from dask_embed.operators.identity import plain, private
 from dask_embed.operators.language_model import LanguageModelOperator
 
 if TYPE_CHECKING:
@@ -149,6 +150,8 @@ no_repeat_ngram_size
     engine: str = "auto"
     engine_options: Any = ()
 
+    incidental: ClassVar[frozenset[str]] = frozenset({"hidden"})
+
     def __post_init__(self) -> None:
         settings = self.settings
         for name in _SETTINGS:  # in their one canonical form
@@ -199,13 +202,11 @@ no_repeat_ngram_size
         way = "draws" if self.do_sample else f"{self.num_beams or 1} beams"
         return f"up to {self.max_new_tokens} new tokens after {what}, {way}, engine {self.engine}"
 
-    def provenance(self) -> dict[str, Any]:
-        names = ("prompt", "chat", "system", "add_special_tokens", "engine")
+    def resolved(self) -> dict[str, Any]:
         return {
-            **super().provenance(),
-            **{name: getattr(self, name) for name in names},
-            "chat_template_kwargs": dict(self.chat_template_kwargs),
-            **dataclasses.asdict(self.settings),
+            **super().resolved(),
+            "chat_template_kwargs": plain(dict(self.chat_template_kwargs)),
+            "engine_options": private(self.engine_options),
         }
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +39,8 @@ class LabelOperator(ModelOperator):
     top_k: int | str | None = None
     threshold: float | None = None
 
+    incidental: ClassVar[frozenset[str]] = frozenset({"score", "scores"})
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.top_k, str):
@@ -51,9 +53,6 @@ class LabelOperator(ModelOperator):
     def result_columns(self) -> tuple[str, ...]:
         score = f"{self.output}_score" if self.score is None else self.score
         return (self.output, score) if self.scores is None else (self.output, score, self.scores)
-
-    def provenance(self) -> dict[str, Any]:
-        return {**super().provenance(), "top_k": self.top_k, "threshold": self.threshold}
 
     def require_probability(self, function: str) -> None:
         """Raise ValueError unless a score that `function` gives can be `threshold`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import pyarrow as pa
 
@@ -44,6 +44,8 @@ class LanguageModelOperator(ModelOperator):
     column: str = "text"
     prompt: str | None = None
     add_special_tokens: bool = True
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"column"})
 
     def __post_init__(self) -> None:
         text_or_none("prompt", self.prompt)

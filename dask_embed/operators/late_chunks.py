@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -76,6 +76,21 @@ class LateChunkEmbedder(Chunker):
     padding_side: str | None = None
     batch_size: int | None = None
     tokens_per_batch: int | None = None
+
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {
+            "embedding",
+            "context",
+            "normalize",
+            "truncate_dim",
+            "prompt",
+            "prompt_name",
+            "max_length",
+            "padding_side",
+            "batch_size",
+            "tokens_per_batch",
+        }
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -123,16 +123,9 @@ class LinearHead(VectorOperator):
             f"{len(layer.labels)} labels ({shown}), {self._function(layer)} of the logits",
         ]
 
-    def provenance(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, Any]:
         layer = self._layer()
-        return {
-            "operator": type(self).__name__,
-            "input": list(self.input_columns),
-            "weights": str(self.weights),
-            "revision": self.revision,
-            "labels": list(layer.labels),
-            "activation": self._function(layer),
-        }
+        return {"labels": list(layer.labels), "activation": self._function(layer)}
 
     def parameters(self) -> tuple[np.ndarray, ...]:
         layer = self._layer()

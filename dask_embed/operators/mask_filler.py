@@ -72,6 +72,8 @@ class MaskFiller(ModelOperator):
     targets: tuple[str, ...] | None = None
     masks: str = "one"
 
+    incidental: ClassVar[frozenset[str]] = frozenset({"column"})
+
     task: ClassVar[str] = "fill-mask"
 
     def __post_init__(self) -> None:
@@ -112,10 +114,6 @@ class MaskFiller(ModelOperator):
         if self.targets is not None:
             return f"best of {len(self.targets)} targets for the mask"
         return f"best {self.top_k} of {checkpoint.text_config.vocab_size} tokens for the mask"
-
-    def provenance(self) -> dict[str, Any]:
-        targets = None if self.targets is None else list(self.targets)
-        return {**super().provenance(), "top_k": self.top_k, "targets": targets}
 
     def load(self, runner: Runner) -> _Filler:
         import torch

@@ -70,6 +70,10 @@ class ModelOperator(ColumnOperator):
     batch_size: int | None = None
     tokens_per_batch: int | None = None
 
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {"output", "padding_side", "batch_size", "tokens_per_batch"}
+    )
+
     task: ClassVar[str] = "embed"
     """Which head the model has: a name of `dask_embed.models.tasks.TASKS`."""
 
@@ -245,15 +249,8 @@ class ModelOperator(ColumnOperator):
         parts += [f"{name} {value}" for name, value in self._model_parts().items()]
         return [", ".join(parts), self.describe(read_checkpoint(self.spec))]
 
-    def provenance(self) -> dict[str, Any]:
-        return {
-            "operator": type(self).__name__,
-            "input": list(self.input_columns),
-            "model": self.spec.name,
-            "revision": self.spec.revision,
-            **self._model_parts(),
-            "max_length": self.limit(read_checkpoint(self.spec)),
-        }
+    def resolved(self) -> dict[str, Any]:
+        return {"max_length": self.limit(read_checkpoint(self.spec))}
 
     def _model_parts(self) -> dict[str, str]:
         """Return what the model is made of besides its checkpoint, by name."""

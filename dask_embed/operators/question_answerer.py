@@ -110,6 +110,8 @@ class QuestionAnswerer(ModelOperator):
     question_first: bool = True
     stride: int | None = None
 
+    incidental: ClassVar[frozenset[str]] = frozenset({"column", "question_column"})
+
     task: ClassVar[str] = "answer"
 
     def __post_init__(self) -> None:
@@ -170,11 +172,9 @@ class QuestionAnswerer(ModelOperator):
         answers = "the best answer" if self.top_k is None else f"the {self.top_k} best answers"
         return f"{answers} in windows of {limit} tokens that share {stride}"
 
-    def provenance(self) -> dict[str, Any]:
-        names = ("question", "top_k", "null_answer", "max_answer_length", "align_to_words")
+    def resolved(self) -> dict[str, Any]:
         return {
-            **super().provenance(),
-            **{name: getattr(self, name) for name in (*names, "question_first")},
+            **super().resolved(),
             "stride": self._stride(self.limit(read_checkpoint(self.spec))),
         }
 

@@ -92,6 +92,8 @@ class Reranker(ModelOperator):
     prompt: str | None = None
     prompt_name: str | None = None
 
+    incidental: ClassVar[frozenset[str]] = frozenset({"column", "query_column", "prompt_name"})
+
     task: ClassVar[str] = "classify"
 
     def __post_init__(self) -> None:
@@ -128,11 +130,10 @@ class Reranker(ModelOperator):
         name = self._activation(checkpoint).rpartition(".")[2]
         return f"{name} of {len(labels_of(checkpoint))} logits, query {asked:.60}"
 
-    def provenance(self) -> dict[str, Any]:
+    def resolved(self) -> dict[str, Any]:
         checkpoint = read_checkpoint(self.spec)
         return {
-            **super().provenance(),
-            "query": self.query,
+            **super().resolved(),
             "prompt": self._prompt(checkpoint),
             "activation": self._activation(checkpoint),
         }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -132,6 +132,10 @@ class Scorer(LanguageModelOperator):
     stride: int | None = None
     top_k_next: int | None = None
 
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {"candidates_column", "scores", "probabilities"}
+    )
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", fixed_candidates(self.candidates))
         if self.output is None:
@@ -207,12 +211,6 @@ class Scorer(LanguageModelOperator):
             shown = ", ".join(self.candidates[:5]) + (", ..." if len(self.candidates) > 5 else "")
             what = f"{len(self.candidates)} candidates ({shown})"
         return f"log-likelihood of {what}, {self.normalize} of tokens"
-
-    def provenance(self) -> dict[str, Any]:
-        names = ("prompt", "separator", "normalize", "candidate_end", "add_special_tokens")
-        chosen = {name: getattr(self, name) for name in (*names, "stride", "top_k_next")}
-        fixed = None if self.candidates is None else list(self.candidates)
-        return {**super().provenance(), "candidates": fixed, **chosen}
 
     def load(self, runner: Runner) -> Scoring:
         from dask_embed.inference.scoring.score import scoring_of

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from dask.tokenize import tokenize
 
 from dask_embed._validation import non_empty_string, one_of, shown
 from dask_embed.operators.vectors import (
@@ -118,16 +119,13 @@ class Similarity(VectorOperator):
         at = f" at revision {self.revision}" if self.revision else ""
         return [f"{self.source}{at}", f"{self.measure} to {len(names)} prototypes ({shown})"]
 
-    def provenance(self) -> dict[str, Any]:
-        told = {"prototypes": self.prototypes} if isinstance(self.prototypes, str) else {}
-        return {
-            "operator": type(self).__name__,
-            "input": list(self.input_columns),
-            "measure": self.measure,
-            "names": list(self.names()),
-            "revision": self.revision,
-            **told,
-        }
+    def resolved(self) -> dict[str, Any]:
+        return {"prototypes": self._told_prototypes(), "names": list(self.names())}
+
+    def _told_prototypes(self) -> str:
+        if isinstance(self.prototypes, str):
+            return self.prototypes
+        return f"token-{tokenize(self.prototypes)}"
 
     def parameters(self) -> tuple[np.ndarray, ...]:
         if isinstance(self.prototypes, str):

@@ -57,12 +57,6 @@ class Together(ColumnOperator):
     def plan(self) -> list[str]:
         return [line for part in self.parts for line in part.plan()]
 
-    def provenance(self) -> dict[str, Any]:
-        return {
-            "operator": type(self).__name__,
-            "parts": [part.provenance() for part in self.parts],
-        }
-
     def passes(self) -> list[list[ColumnOperator]]:
         """Return the parts, those beside each other that one forward pass serves."""
         passes: dict[Hashable, list[ColumnOperator]] = {}

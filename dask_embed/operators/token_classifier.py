@@ -90,6 +90,8 @@ class TokenClassifier(ModelOperator):
     ignore_labels: tuple[str, ...] = ("O",)
     stride: int | None = None
 
+    incidental: ClassVar[frozenset[str]] = frozenset({"column"})
+
     task: ClassVar[str] = "classify-tokens"
 
     def __post_init__(self) -> None:
@@ -120,14 +122,6 @@ class TokenClassifier(ModelOperator):
         labels = labels_of(checkpoint)
         shown = ", ".join(labels[:5]) + (", ..." if len(labels) > 5 else "")
         return f"spans of {len(labels)} labels ({shown}), aggregation {self.aggregation}"
-
-    def provenance(self) -> dict[str, Any]:
-        return {
-            **super().provenance(),
-            "aggregation": self.aggregation,
-            "ignore_labels": list(self.ignore_labels),
-            "stride": self.stride,
-        }
 
     def load(self, runner: Runner) -> _Labeller:
         self._tokenizer(runner)  # a tokenizer that does not fit is an error of all rows

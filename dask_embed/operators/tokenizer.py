@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Hashable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -91,6 +91,10 @@ class Tokenizer(ColumnOperator):
     truncation: str = "longest_first"
     windows: bool = False
     stride: int = 0
+
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {"column", "pair", "output", "count", "offsets"}
+    )
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", Model.of(self.model))
@@ -192,16 +196,6 @@ class Tokenizer(ColumnOperator):
             f"tokenizer of {self.spec.name} at revision {self.spec.revision}",
             f"token ids {special} special tokens{limit}",
         ]
-
-    def provenance(self) -> dict[str, Any]:
-        settings = ("special_tokens", "max_length", "truncation", "windows", "stride")
-        return {
-            "operator": type(self).__name__,
-            "input": list(self.input_columns),
-            "model": self.spec.name,
-            "revision": self.spec.revision,
-            **{name: getattr(self, name) for name in settings},
-        }
 
     def pinned(self) -> Tokenizer:
         """Return the operator with its model resolved to a folder or commit."""

@@ -7,7 +7,7 @@ import dataclasses
 import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -57,6 +57,8 @@ class VectorOperator(ColumnOperator):
     output: str = "label"
     score: str | None = None
     scores: str | None = None
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"column", "output", "score", "scores"})
 
     @abc.abstractmethod
     def names(self) -> Sequence[str]:

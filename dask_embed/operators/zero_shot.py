@@ -90,6 +90,8 @@ class ZeroShotClassifier(LabelOperator):
     multi_label: bool = False
     entailment_id: int | None = None
 
+    incidental: ClassVar[frozenset[str]] = frozenset({"column"})
+
     task: ClassVar[str] = "classify"
 
     def __post_init__(self) -> None:
@@ -113,15 +115,6 @@ class ZeroShotClassifier(LabelOperator):
     def describe(self, checkpoint: Checkpoint) -> str:
         shown = ", ".join(self.labels[:5]) + (", ..." if len(self.labels) > 5 else "")
         return f"{len(self.labels)} labels ({shown}) by {self.hypothesis_template!r}"
-
-    def provenance(self) -> dict[str, Any]:
-        return {
-            **super().provenance(),
-            "labels": list(self.labels),
-            "hypothesis_template": self.hypothesis_template,
-            "multi_label": self.multi_label,
-            "entailment_id": self.entailment_id,
-        }
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
         from dask_embed.inference.stream import Encoded
