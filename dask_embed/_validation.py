@@ -54,6 +54,13 @@ def _array(value: Any) -> str:
     return f"{kind} of shape {tuple(value.shape)}" + ("" if dtype is None else f", type {dtype}")
 
 
+def shown_error(error: BaseException) -> str:
+    """Return kind and message of an error of another library, short and in one line."""
+    text = " ".join(str(error).split())
+    told = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return told if len(told) <= 2 * _LONGEST else f"{told[: 2 * _LONGEST - 4]} ..."
+
+
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     if any(type(value) is type(choice) and value == choice for choice in allowed):

@@ -534,7 +534,7 @@ def test_old_calls_mean_what_they_did() -> None:
         ({"tokenizer_revision": "v1"}, ValueError, "needs tokenizer"),
         ({"adapter": 3}, TypeError, "adapter must be a folder or a Hub id, got 3"),
         ({"tokenizer": " "}, TypeError, "tokenizer must be a folder or a Hub id"),
-        ({"labels": "abc"}, TypeError, "labels must be a sequence of names, got 'abc'"),
+        ({"labels": "abc"}, TypeError, "labels must be a sequence of strings, got 'abc'"),
         ({"labels": ["a", "a"]}, ValueError, "labels must differ"),
         ({"device_map": "auto", "compile": True}, ValueError, "device_map and compile do not go"),
         ({"device_map": "auto", "adapter": "a"}, ValueError, "device_map and adapter do not go"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dask_embed._validation import local_path, shown
+from dask_embed._validation import local_path, shown, shown_error
 from dask_embed.models.modules import read_json
 from dask_embed.models.spec import Model
 
@@ -31,6 +32,13 @@ _WHOLE_BYTES = 64 << 20
 _BLOCKS, _BLOCK_BYTES = 4096, 4096
 _LEAST_BLOCKS, _MOST_BLOCKS = 3, 1025
 _TAIL_BYTES = 1 << 20
+# Size of the types of safetensors; of others its library tells.
+_BITS = {
+    **dict.fromkeys(("F64", "I64", "U64"), 64),
+    **dict.fromkeys(("F32", "I32", "U32"), 32),
+    **dict.fromkeys(("F16", "BF16", "I16", "U16"), 16),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
+}
 _LARGEST_HEADER = 100_000_000  # that the safetensors library reads
 # Clocks of file systems are coarse: a file may change twice within one tick.
 _TICK_NANOSECONDS = 2_000_000_000
@@ -260,12 +268,25 @@ def _tensors(path: Path) -> tuple[int, list[tuple[int, int]]]:
     try:
         header = json.loads(content)
         header.pop("__metadata__", None)
-        offsets = [entry["data_offsets"] for entry in header.values()]
-        if not all(0 <= first <= last for first, last in offsets):
+        offsets = sorted(_offsets(entry) for entry in header.values())
+        # without holes, as safetensors wants them
+        ends = [0, *(last for _, last in offsets)]
+        if [first for first, _ in offsets] != ends[:-1]:
             raise ValueError("data_offsets")
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
         raise ValueError("has a header that is no index of tensors") from None
     return start, [(start + first, start + last) for first, last in offsets]
+
+
+def _offsets(entry: dict[str, Any]) -> tuple[int, int]:
+    """Return where a tensor lies; raise ValueError or TypeError if that is not its size."""
+    first, last = entry["data_offsets"]
+    shape, bits = entry["shape"], _BITS.get(entry["dtype"])
+    if any(type(number) is not int or number < 0 for number in (first, last, *shape)):
+        raise ValueError("data_offsets")
+    if first > last or (bits is not None and math.prod(shape) * bits != (last - first) * 8):
+        raise ValueError("data_offsets")
+    return first, last
 
 
 def _holds_weights(path: Path) -> bool:
@@ -278,8 +299,7 @@ def _is_model_file(path: Path) -> bool:
 
 
 def _snapshot(model: Model, weights: bool, kind: Kind) -> tuple[Path, str]:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from dask_embed.models.download import snapshot
 
     patterns = [*METADATA_FILES]
     if model.trust_remote_code:
@@ -287,19 +307,16 @@ def _snapshot(model: Model, weights: bool, kind: Kind) -> tuple[Path, str]:
     if weights:
         patterns += WEIGHT_FILES + (PICKLED_WEIGHT_FILES if model.allow_pickle else ())
     try:
-        path = snapshot_download(
-            model.name,
-            revision=model.revision,
-            cache_dir=model.cache_dir,
-            local_files_only=model.local_files_only,
-            allow_patterns=patterns,
-        )
-    except (LocalEntryNotFoundError, HfHubHTTPError, HFValidationError, OSError) as error:
+        path = snapshot(model, patterns)
+    except Exception as error:  # huggingface_hub hands on what its transport raises
         wanted = f"{model.name!r} at {model.revision!r}" if model.revision else repr(model.name)
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = shown_error(error)
+        owner = ""
+        if "/" not in model.name:
+            owner = f"; Hub ids are 'owner/name', such as 'sentence-transformers/{model.name}'"
         raise ValueError(
             f"{kind.word} {wanted} was not found: there is no such folder, and the Hub or its "
-            f"cache did not have it ({reason})"
+            f"cache did not have it ({reason}){owner}"
         ) from None
-    _require_kind(Path(path), kind, model.name)
-    return Path(path), Path(path).name
+    _require_kind(path, kind, model.name)
+    return path, path.name

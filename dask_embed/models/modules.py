@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dask_embed._validation import meant, shown
+from dask_embed._validation import meant, shown, shown_error
 
 # In the order in which sentence-transformers concatenates them.
 SENTENCE_TRANSFORMERS_MODES = {
@@ -160,8 +160,8 @@ def read_json(file: Path, kind: type = dict) -> Any:
     """
     try:
         content = json.loads(file.read_text("utf8"))
-    except ValueError as error:
-        raise ValueError(f"{str(file)!r} is not valid json: {error}") from None
+    except (OSError, RecursionError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} is not valid json: {shown_error(error)}") from None
     if not isinstance(content, kind):
         wanted = "a list" if kind is list else "an object"
         raise ValueError(f"{str(file)!r} must hold {wanted}, got {type(content).__name__}")
