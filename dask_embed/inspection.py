@@ -15,6 +15,7 @@ from dask_embed._validation import one_of, shown
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
+    from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.runner import Runner
     from dask_embed.models.checkpoint import Checkpoint
 
@@ -46,6 +47,16 @@ class ModelDescription:
         Why it does not run packed, or only up to a length.
     tokens_per_batch : int
         What is planned for now.
+    weights_mib : int
+        Memory of its weights, on its device.
+    batch_mib : int or None
+        Memory that a batch of so many tokens takes while it runs, by an estimate; of a language
+        model with the keys and values of the texts that `Generator` has under way. Like the next,
+        None where the model's sizes cannot be told from its files.
+    worker_mib : int or None
+        Memory that a worker process needs in all to run it, at its highest: Python and its
+        libraries, weights, tokenizer, and a batch for each thread; by an estimate that is right to
+        a quarter or so. Rows and results are more.
     compiled : bool
     """
 
@@ -63,6 +74,9 @@ class ModelDescription:
     runs: str
     reason: str
     tokens_per_batch: int
+    weights_mib: int
+    batch_mib: int | None
+    worker_mib: int | None
     compiled: bool
 
     def __str__(self) -> str:
@@ -107,6 +121,7 @@ def describe_model(model: str | Path | Model, task: str | None = None) -> ModelD
     loaded, verdict = runner.loaded, runner.verdict
     runs = "packed" if verdict.packed else "padded" if verdict.pads else "by length"
     limit = f"texts of more than {verdict.up_to} tokens run padded" if verdict.up_to else ""
+    needed = _footprint(pinned, runner)
     built = loaded.model if spec.factory is None else loaded.model.module
     return ModelDescription(
         name=spec.name,
@@ -123,6 +138,9 @@ def describe_model(model: str | Path | Model, task: str | None = None) -> ModelD
         runs=runs,
         reason=verdict.reason or limit,
         tokens_per_batch=runner.budget.tokens(config.get("tokens-per-batch")[loaded.device.type]),
+        weights_mib=_mib(sum(w.numel() * w.element_size() for w in loaded.model.parameters())),
+        batch_mib=None if needed is None else _mib(needed.batch),
+        worker_mib=None if needed is None else _mib(needed.process),
         compiled=spec.compile,
     )
 
@@ -141,6 +159,27 @@ def _runner(spec: Model, checkpoint: Checkpoint, task: str | None) -> Runner:
             first = first or error
     assert first is not None, "there is a task to try"
     raise first
+
+
+def _footprint(spec: Model, runner: Runner) -> Footprint | None:
+    """Return what the model needs of this process."""
+    from dask_embed import config
+    from dask_embed.inference.footprint import footprint
+    from dask_embed.inference.lanes import lanes_of
+    from dask_embed.operators.generator import Generator
+    from dask_embed.operators.language_model import LANGUAGE_TASKS
+
+    device, task = runner.loaded.device, runner.loaded.task
+    tokens = config.get("tokens-per-batch")[device.type]
+    if task in LANGUAGE_TASKS:
+        tokens = Generator(spec).batching.max_tokens or tokens
+    count = lanes_of(device).count if device.type == "cpu" else 0
+    dtype = str(runner.loaded.model.dtype).removeprefix("torch.")
+    return footprint(spec, task, tokens, count, dtype=dtype)
+
+
+def _mib(size: int) -> int:
+    return round(size / 2**20)
 
 
 def _tokenizer_kind(runner: Runner, checkpoint: Checkpoint) -> str:

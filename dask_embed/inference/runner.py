@@ -30,6 +30,7 @@ from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
 from dask_embed.models.vocabulary import Tables
 from dask_embed.text.tokenization import TextTokenizer, TokenLists
+from dask_embed.workers import warn_on_worker
 
 T = TypeVar("T")
 
@@ -44,7 +45,12 @@ def runner_for(model: Model, task: str = "embed") -> Runner:
         model, device=str(device), dtype=dtype_name(resolve_dtype(model, device))
     )
     prepare_process(device)
-    return get_or_build((resolved, task), lambda: Runner(load(resolved, task)))
+    return get_or_build((resolved, task), lambda: _build(resolved, task))
+
+
+def _build(model: Model, task: str) -> Runner:
+    warn_on_worker(model, task, model.device)
+    return Runner(load(model, task))
 
 
 class Runner:

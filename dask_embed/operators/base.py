@@ -25,6 +25,7 @@ from dask_embed.columns.frames import is_dask_frame, require_columns, require_fr
 from dask_embed.operators.identity import told_fields
 
 if TYPE_CHECKING:
+    from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.rows import Row
     from dask_embed.inference.stats import Meter
 
@@ -132,6 +133,13 @@ class FrameOperator(abc.ABC):
         """Return the operator with all that it reads resolved: files, revisions."""
         return self
 
+    def footprint(self, threads: int, *, on_gpu: bool = False) -> Footprint | None:
+        """Return the memory that a worker of so many threads needs, None where it is not known.
+
+        Nothing is loaded for it.
+        """
+        return None
+
     def check_column(self, series: Any) -> None:
         """Raise TypeError unless an input column may be of this type: text, by default."""
         check_text(series)
@@ -151,7 +159,11 @@ class FrameOperator(abc.ABC):
         """
         if is_dask_frame(frame):
             self.check(frame._meta)  # type: ignore[attr-defined]
-            return self.pinned().lazily(frame)
+            from dask_embed.workers import warn_of_small_workers
+
+            operator = self.pinned()
+            warn_of_small_workers(operator)
+            return operator.lazily(frame)
         require_frame(type(self).__name__, frame)
         self.check(frame)
         return self.pinned().apply(frame)

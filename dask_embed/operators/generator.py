@@ -25,6 +25,7 @@ from dask_embed.operators.language_model import LanguageModelOperator
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.generation.engines import Engine
     from dask_embed.inference.generation.prompts import PromptTokenizer
     from dask_embed.inference.rows import Chunk, Row
@@ -222,6 +223,10 @@ no_repeat_ngram_size
             device = resolve_device(self.spec.device).type
             budget = config.get("tokens-per-batch")[device] * _MORE_TOKENS.get(device, 1)
         return Batching(budget, self.batch_size, self.padding_side)
+
+    def footprint(self, threads: int, *, on_gpu: bool = False) -> Footprint | None:
+        known = self.engine in ("auto", "transformers")  # the others size their memory themselves
+        return super().footprint(threads, on_gpu=on_gpu) if known else None
 
     def runner(self) -> Runner:
         if self.engine != "vllm":

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dask_embed.inference.rows import Row
-    from dask_embed.inference.runner import Runner
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -81,10 +80,12 @@ class LanguageModelOperator(ModelOperator):
     def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         return tokenizer.num_special_tokens_to_add(pair=False) if self.add_special_tokens else 0
 
-    def runner(self) -> Runner:
-        from dask_embed.inference.runner import runner_for
+    @property
+    def loaded_task(self) -> str:
+        return language_task(read_checkpoint(self.spec))
 
-        return runner_for(self.spec, language_task(read_checkpoint(self.spec)))
+
+LANGUAGE_TASKS = ("causal-lm", "seq2seq-lm")
 
 
 def language_task(checkpoint: Checkpoint) -> str:

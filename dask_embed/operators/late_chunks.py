@@ -22,6 +22,7 @@ from dask_embed.operators.late_pooling import Distinct, Members, Sums, tokens_in
 if TYPE_CHECKING:
     import torch
 
+    from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
     from dask_embed.inference.stream import Encoded, Stream
@@ -140,6 +141,9 @@ class LateChunkEmbedder(Chunker):
         valid &= ~np.isin(chunks.rows, list(failed))
         columns = super().results(chunks, meter, partition)
         return {**columns, self.embedding: Vectors(vectors, valid)}
+
+    def footprint(self, threads: int, *, on_gpu: bool = False) -> Footprint | None:
+        return self._embedder.footprint(threads, on_gpu=on_gpu)
 
     @property
     def _embedder(self) -> Embedder:

@@ -24,6 +24,7 @@ from dask_embed.text.encoding import SequenceSettings, tokens_kept
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
@@ -228,13 +229,28 @@ class ModelOperator(ColumnOperator):
         """Return the model as this process has it, loading it on first use."""
         from dask_embed.inference.runner import runner_for
 
-        return runner_for(self.spec, self.task)
+        return runner_for(self.spec, self.loaded_task)
 
     @property
     def batching(self) -> Batching:
         from dask_embed.inference.stream import Batching
 
         return Batching(self.tokens_per_batch, self.batch_size, self.padding_side)
+
+    @property
+    def loaded_task(self) -> str:
+        """The head that the model is loaded with."""
+        return self.task
+
+    def footprint(self, threads: int, *, on_gpu: bool = False) -> Footprint | None:
+        from dask_embed import config
+        from dask_embed.inference.footprint import footprint
+
+        gpu = self.spec.device.startswith("cuda") or (self.spec.device == "auto" and on_gpu)
+        tokens = self.batching.max_tokens or config.get("tokens-per-batch")["cpu"]
+        # what runs on a GPU is in its own memory
+        batches, dtype = (0, "bfloat16") if gpu else (threads, "float32")
+        return footprint(self.spec, self.loaded_task, tokens, batches, dtype=dtype)
 
     def types(self) -> dict[str, pa.DataType]:
         checkpoint = read_checkpoint(self.spec)
