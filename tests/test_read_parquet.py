@@ -81,12 +81,19 @@ def test_what_others_wrote_is_read(tmp_path: Path, writer: str) -> None:
         (tmp_path / "out").mkdir()
         _frame().to_parquet(tmp_path / "out" / "one.parquet")
     else:
-        dd.from_pandas(_frame(), npartitions=2).to_parquet(tmp_path / "out")
+        with pytest.warns(UserWarning, match="pandas will not read column 'v'"):
+            dd.from_pandas(_frame(), npartitions=2).to_parquet(tmp_path / "out")
     with pytest.raises(NotImplementedError, match="in the string is not supported"):
         pd.read_parquet(tmp_path / "out")
     read = de.read_parquet(tmp_path / "out").compute()
     assert read["v"].dtype == VECTOR
     np.testing.assert_array_equal(de.to_array(read["v"])[:, 0], range(4))
+
+
+def test_plain_frames_are_written_without_a_warning(tmp_path: Path) -> None:
+    """And ours, too: warnings are errors here."""
+    dd.from_pandas(_frame(), npartitions=2).drop(columns="v").to_parquet(tmp_path / "plain")
+    dd.from_pandas(_frame(), npartitions=2).ml.to_parquet(tmp_path / "ours")
 
 
 def test_lists_and_patterns_of_files(tmp_path: Path) -> None:

@@ -3,19 +3,28 @@
 pandas names the type of an Arrow list column in a way that it cannot read back
 (``fixed_size_list<item: float>[384][pyarrow]``, pandas-dev/pandas#59738), and a table made from
 such a frame has that name in its metadata. Parquet files would not open, and Dask's shuffle
-between workers fails. So here are functions in place of Dask's two for pandas, which they call;
-frames without list columns go through unchanged.
+between workers fails. So here are functions in place of Dask's for pandas, which they call;
+frames without list columns go through unchanged. Where Dask's own writer would make such files
+they warn: pandas' registry of types is of no help, since its Arrow type refuses the name first.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
+import warnings
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 from dask.dataframe import backends  # noqa: F401 - registers Dask's own functions first
-from dask.dataframe.dispatch import from_pyarrow_table_dispatch, to_pyarrow_table_dispatch
+from dask.dataframe.dispatch import (
+    from_pyarrow_table_dispatch,
+    pyarrow_schema_dispatch,
+    to_pyarrow_table_dispatch,
+)
 
 
 def readable_metadata(schema: pa.Schema) -> dict[bytes, bytes]:
@@ -38,6 +47,35 @@ def _nested_names(schema: pa.Schema) -> list[str]:
 
 _dask_pandas_to_table = to_pyarrow_table_dispatch.dispatch(pd.DataFrame)
 _dask_table_to_pandas = from_pyarrow_table_dispatch.dispatch(pd.DataFrame)
+_dask_schema = pyarrow_schema_dispatch.dispatch(pd.DataFrame)
+_readable: ContextVar[bool] = ContextVar("readable", default=False)
+
+
+@contextlib.contextmanager
+def readable_files() -> Iterator[None]:
+    """Say that files which are planned here get metadata that pandas can read."""
+    token = _readable.set(True)
+    try:
+        yield
+    finally:
+        _readable.reset(token)
+
+
+@pyarrow_schema_dispatch.register(pd.DataFrame)
+def schema_of_pandas(frame: pd.DataFrame, **options: Any) -> pa.Schema:
+    """Return the schema of the files that a frame is written to."""
+    schema = _dask_schema(frame, **options)
+    nested = [
+        name for name in _nested_names(schema) if isinstance(frame.dtypes.get(name), pd.ArrowDtype)
+    ]
+    if nested and not _readable.get():
+        warnings.warn(
+            f"pandas will not read column {nested[0]!r} of these files "
+            f"({schema.field(nested[0]).type}): write with .ml.to_parquet, or read with "
+            "dask_embed.read_parquet",
+            stacklevel=2,
+        )
+    return schema
 
 
 @to_pyarrow_table_dispatch.register(pd.DataFrame)

@@ -20,6 +20,7 @@ from dask.dataframe.io.utils import _is_local_fs
 from dask_embed._secrets import refuse_secrets
 from dask_embed._validation import boolean
 from dask_embed.columns import to_host
+from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
 from dask_embed.jobs.folder import Job, Run, data_files, next_place, require_whole
 from dask_embed.jobs.origin import provenance, require_same_origin
@@ -110,17 +111,18 @@ def to_parquet(
     custom = file_metadata(run, provenance(frame), options.pop("custom_metadata", None))
     if type(frame._meta).__module__.split(".")[0] == "cudf":
         frame = frame.map_partitions(to_host, meta=to_host(frame._meta))
-    planned = dd.to_parquet(
-        frame,
-        path,
-        engine=WritingEngine,
-        append=append,
-        compute=False,
-        write_index=write_index,
-        custom_metadata=custom,
-        name_function=names or run.part_name,
-        **options,
-    )
+    with readable_files():
+        planned = dd.to_parquet(
+            frame,
+            path,
+            engine=WritingEngine,
+            append=append,
+            compute=False,
+            write_index=write_index,
+            custom_metadata=custom,
+            name_function=names or run.part_name,
+            **options,
+        )
     job, node = _job(planned.expr, run, frozenset(present), overwrite, dead, names)
     with contextlib.nullcontext() if _is_local_fs(run.fs) else _retries():
         written = new_collection(node)
