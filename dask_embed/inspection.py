@@ -201,8 +201,8 @@ def stats(client: Any = None) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns ``worker`` (the address, empty for this process), ``operator``, ``model``,
-        ``device``, the counts ``rows``, ``unique_rows``, ``tokenized``, ``tokens``, ``padding``,
-        ``batches``, ``splits``, and ``tokenize_seconds``, ``forward_seconds``,
+        ``device``, the counts ``rows``, ``failed``, ``unique_rows``, ``tokenized``, ``tokens``,
+        ``padding``, ``batches``, ``splits``, and ``tokenize_seconds``, ``forward_seconds``,
         ``convert_seconds`` and ``waiting_seconds``; see
         `dask_embed.inference.stats.PartitionStats`. Each process keeps its latest 10,000
         partitions. A worker that does not answer is left out, with a warning.

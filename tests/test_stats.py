@@ -27,7 +27,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 COLUMNS = [
     *("worker", "operator", "model", "device"),
-    *("rows", "unique_rows", "tokenized", "tokens", "padding", "batches", "splits"),
+    *("rows", "failed", "unique_rows", "tokenized", "tokens", "padding", "batches", "splits"),
     *("tokenize_seconds", "forward_seconds", "convert_seconds", "waiting_seconds"),
 ]
 SECONDS = COLUMNS[-4:]

@@ -26,6 +26,11 @@ class TextColumn:
     values: list[str | None]
     errors: dict[int, str] = field(default_factory=dict)
 
+    @property
+    def valid(self) -> np.ndarray:
+        """Which rows have a text, bool, shape (rows,)."""
+        return np.array([value is not None for value in self.values], bool)
+
 
 @dataclass(frozen=True)
 class VectorColumn:

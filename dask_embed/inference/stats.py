@@ -30,6 +30,8 @@ class PartitionStats:
     operator, model, device : str
     rows : int
         Rows with a text; nulls are not counted.
+    failed : int
+        Rows that could not be used, and became null where that was asked for.
     unique_rows : int
         Rows that the model ran; the others repeat one of them, or have no tokens.
     tokenized : int
@@ -52,6 +54,7 @@ class PartitionStats:
     model: str
     device: str = ""
     rows: int = 0
+    failed: int = 0
     unique_rows: int = 0
     tokenized: int = 0
     tokens: int = 0

@@ -24,6 +24,7 @@ from dask_embed.inference.runner import Runner
 from dask_embed.inference.sharing import tokenizing_for
 from dask_embed.inference.stats import Meter
 from dask_embed.models.vocabulary import Tables
+from dask_embed.text.encoding import encoding_problem
 from dask_embed.text.tokenization import TokenLists
 
 # A chunk holds the tokens of about so many batches: enough to sort by length, little memory.
@@ -186,10 +187,8 @@ class Stream:
         try:
             with self.meter.busy("tokenize"), tokenizing_for(self.meter):
                 return [within(self.runner.tables, self.encode(rows))]
-        except BaseException as error:  # a panic of the tokenizer's Rust is no Exception
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                raise
-            problem = str(error) or type(error).__name__
+        except BaseException as error:
+            problem = encoding_problem(error)
         if len(rows) > 1:
             half = len(rows) // 2
             return self._encode(rows[:half]) + self._encode(rows[half:])

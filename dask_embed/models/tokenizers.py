@@ -44,6 +44,14 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
         return _loaded(model, checkpoint.root, checkpoint.revision)
 
 
+def fresh_tokenizer(model: Model, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
+    """Return a tokenizer that nothing keeps, to call and to change."""
+    from dask_embed.models.loading import tokenizer_for
+
+    with _loading:
+        return tokenizer_for(checkpoint, model)
+
+
 def require_rust(model: Model, needing: str) -> None:
     """Raise unless the tokenizer of `model` says where tokens come from.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -23,6 +23,7 @@ from dask_embed.columns import (
 )
 from dask_embed.columns.frames import is_dask_frame, require_columns, require_frame
 from dask_embed.operators.identity import told_fields
+from dask_embed.operators.rehearsal import require_some_row
 
 if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
@@ -140,6 +141,9 @@ class FrameOperator(abc.ABC):
         """
         return None
 
+    def rehearse(self) -> None:  # noqa: B027 - there may be nothing to try
+        """Raise ValueError where no row could be used, whatever it holds, if small files tell."""
+
     def check_column(self, series: Any) -> None:
         """Raise TypeError unless an input column may be of this type: text, by default."""
         check_text(series)
@@ -162,6 +166,7 @@ class FrameOperator(abc.ABC):
             from dask_embed.workers import warn_of_small_workers
 
             operator = self.pinned()
+            operator.rehearse()
             warn_of_small_workers(operator)
             return operator.lazily(frame)
         require_frame(type(self).__name__, frame)
@@ -257,6 +262,13 @@ class ColumnOperator(FrameOperator):
     def plan(self) -> list[str]:
         """Return in a few lines what is computed, for `dask_embed.explain`."""
 
+    def examples(self) -> Iterator[list[Any]]:
+        """Yield columns of one row that should pass, for when all rows of a partition failed.
+
+        Without any, which is the default, rows are to blame for their failures.
+        """
+        yield from ()
+
     def read(self, series: Any) -> Any:
         """Return what `run` needs of an input column, an object with `errors` by row."""
         return read_text(series)
@@ -303,11 +315,15 @@ class ColumnOperator(FrameOperator):
                 require_columns(partition, self.input_columns)
                 columns = [self.read(partition[name]) for name in self.input_columns]
             errors = self._unusable(columns)
+            meter.count(failed=len(errors))
             self._raise_if_wanted(errors, partition)
-            results, failures = self.run(columns, on_device=keeps_on_device(partition), meter=meter)
+            on_device = keeps_on_device(partition)
+            results, failures = self.run(columns, on_device=on_device, meter=meter)
+            meter.count(failed=len(failures))
             self._raise_if_wanted(failures, partition)
             errors |= failures
             if self.on_error == "null":
+                require_some_row(self, columns, failures, on_device=on_device)
                 messages = [errors.get(row) for row in range(len(partition))]
                 results[self.error_column] = pa.array(messages, pa.string())
             with meter.seconds("convert"):

@@ -28,7 +28,9 @@ from dask_embed.models.tokenizers import (
 )
 from dask_embed.operators.base import Frame, FrameOperator
 from dask_embed.operators.chunks import Chunks, Cut, Cutter
+from dask_embed.operators.rehearsal import EXAMPLES, nothing_passes, require_encodable
 from dask_embed.text.chunking import BOUNDARIES, Rules
+from dask_embed.text.encoding import encoding_problem
 
 if TYPE_CHECKING:
     from dask_embed.inference.stats import Meter
@@ -168,6 +170,17 @@ class Chunker(FrameOperator):
         """Return the operator with its model resolved to a folder or commit."""
         return dataclasses.replace(self, model=pinned_tokenizer(self.spec))
 
+    def rehearse(self) -> None:
+        require_encodable(self, self.spec, tokenizer_checkpoint(self.spec))
+
+    def trial(self, tokenizer: Any, text: str) -> str | None:
+        """Return why no row with this text can be cut, None if one can."""
+        try:
+            (cut,) = Cutter.of(tokenizer).cut([text], self.rules())
+        except BaseException as error:
+            return encoding_problem(error)
+        return cut if isinstance(cut, str) else None
+
     def lazily(self, frame: Any) -> Any:
         from dask_embed.chunk_expr import chunk_lazily
 
@@ -209,7 +222,10 @@ class Chunker(FrameOperator):
             for row, text in enumerate(texts):
                 if text is not None and isinstance(cut := cuts[text], str):
                     errors[row] = cut
+            meter.count(failed=len(errors))
             self._raise_if_wanted(errors, partition)
+            if cuts and all(isinstance(cut, str) for cut in cuts.values()):
+                self._require_some_cut()
             chunks = Chunks.of(texts, cuts, errors)
             results = self.results(chunks, meter, partition)
             repeated = self.kept(partition).iloc[chunks.rows]
@@ -237,6 +253,14 @@ class Chunker(FrameOperator):
         valid = sum(text is not None for text in texts)
         meter.count(rows=valid)
         return cuts
+
+    def _require_some_cut(self) -> None:
+        """Raise ValueError if no text could be cut, whatever it is."""
+        from dask_embed.inference.stats import Meter
+
+        cuts = list(self.cut(EXAMPLES, Meter(type(self).__name__, self.spec.name)).values())
+        if all(isinstance(cut, str) for cut in cuts):
+            raise ValueError(nothing_passes(type(self).__name__, self.spec.name, str(cuts[0])))
 
     def kept(self, frame: Any) -> Any:
         return frame if self.keep_text else frame.drop(columns=[self.column])

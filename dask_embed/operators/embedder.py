@@ -19,7 +19,10 @@ from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.ranges import CALIBRATED, checked_ranges
 
 if TYPE_CHECKING:
+    from dask_embed.inference.rows import Row
+    from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
+    from dask_embed.inference.stream import Encoded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -191,6 +194,10 @@ class Embedder(ModelOperator):
         if self.pooling == ("none",):
             return embed_tokens(self, columns[0], on_device=on_device, meter=meter)
         return embed_vectors([self], columns[0], on_device=on_device, meter=meter)
+
+    def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
+        prompt = self.prompt_text(runner.loaded.checkpoint) or ""
+        return super().encode(runner, [(prompt + text[: self.max_chars],) for (text,) in rows])
 
     def tokens_key(self) -> Hashable:
         key = super().tokens_key()

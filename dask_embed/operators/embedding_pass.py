@@ -82,10 +82,9 @@ def _stream(
 ) -> Stream:
     first = embedders[0]
     prompt = _prompt(first, runner)
-    prepared = _Prepared(texts, prompt, first.max_chars)
     return Stream(
         runner,
-        lambda rows: _encode(first, runner, prepared, rows),
+        lambda rows: _encode(first, runner, texts, rows),
         [None if text is None else len(text) + len(prompt) for text in texts],
         meter,
         _batching(embedders),
@@ -105,13 +104,11 @@ def _batching(embedders: Sequence[Embedder]) -> Batching:
     return Batching(min(tokens, default=None), min(rows, default=None), next(iter(sides), None))
 
 
-def _encode(embedder: Embedder, runner: Runner, texts: _Prepared, rows: np.ndarray) -> Encoded:
-    """Return the tokens of the texts at `rows`."""
-    from dask_embed.text.encoding import encode_rows
-
-    limit = embedder.limit(runner.loaded.checkpoint)
-    chosen = [(texts[row],) for row in rows.tolist()]
-    encoded = encode_rows(runner, chosen, limit, on_long=embedder.on_long)
+def _encode(
+    embedder: Embedder, runner: Runner, texts: list[str | None], rows: np.ndarray
+) -> Encoded:
+    """Return the tokens of the texts at `rows`, none of them null."""
+    encoded = embedder.encode(runner, [(texts[row] or "",) for row in rows.tolist()])
     failures = {int(rows[row]): text for row, text in encoded.failures.items()}
     return dataclasses.replace(encoded, rows=rows[encoded.rows], failures=failures)
 
@@ -138,17 +135,3 @@ def _reduction(embedder: Embedder, runner: Runner, skipped: int) -> Reduction:
         DTYPES[embedder.precision],
         kind=(modules, skipped, embedder.precision, embedder.ranges),
     )
-
-
-class _Prepared:
-    """Texts as they are tokenized: behind the prompt, and cut."""
-
-    def __init__(self, texts: list[str | None], prompt: str, max_chars: int | None) -> None:
-        self._texts = texts
-        self._prompt = prompt
-        self._max_chars = max_chars
-
-    def __getitem__(self, row: int) -> str:
-        text = self._texts[row]
-        assert text is not None, "null rows do not run"
-        return self._prompt + text[: self._max_chars]

@@ -243,11 +243,13 @@ no_repeat_ngram_size
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
         from dask_embed.inference.stream import Encoded
 
-        engine, settings = self._engine(runner), self.settings
         tokens, failures = self._tokenizer(runner)(self.prompts(rows))
         kept = np.array([row for row in range(len(rows)) if row not in failures], np.int64)
         tokens = tokens.take(kept) if failures else tokens
-        costs = [engine.cost(length, settings) for length in tokens.lengths.tolist()]
+        costs: list[int] = []
+        if len(kept):
+            engine = self._engine(runner)
+            costs = [engine.cost(length, self.settings) for length in tokens.lengths.tolist()]
         return Encoded(kept, tokens, costs=np.array(costs, np.int64), failures=failures)
 
     def forward(self, model: Engine, tokens: TokenLists) -> Any:

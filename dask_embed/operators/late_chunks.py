@@ -114,6 +114,10 @@ class LateChunkEmbedder(Chunker):
         self._shared(checkpoint)
         return {**super().types(), **vectors}
 
+    def rehearse(self) -> None:
+        super().rehearse()
+        self._embedder.rehearse()
+
     def keeping(self, wanted: set[str]) -> Chunker:
         kept = super().keeping(wanted)
         # A text that the model fails on is among the errors; a subclass may cut in its own way.

@@ -16,6 +16,7 @@ from dask_embed.operators.model import ModelOperator
 
 if TYPE_CHECKING:
     import torch
+    from transformers import PreTrainedTokenizerBase
 
     from dask_embed.inference.rows import Chunk, Row
     from dask_embed.inference.runner import Runner
@@ -144,6 +145,9 @@ class MaskFiller(ModelOperator):
         return dataclasses.replace(
             encoded, rows=encoded.rows[kept], tokens=tokens, failures=failures
         )
+
+    def example(self, text: str, tokenizer: PreTrainedTokenizerBase) -> Row:
+        return (f"{text} {tokenizer.mask_token}",)
 
     def tokens_key(self) -> Hashable:
         return super().tokens_key()  # `encode` leaves out rows, and no tokens of a row

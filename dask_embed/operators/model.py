@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -19,7 +19,8 @@ from dask_embed.models.tasks import require_head
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.operators.base import ColumnOperator, distinct_rows
 from dask_embed.operators.model_limits import require_room
-from dask_embed.text.encoding import SequenceSettings, tokens_kept
+from dask_embed.operators.rehearsal import EXAMPLES, NeedsWeightsError, StandIn, require_encodable
+from dask_embed.text.encoding import SequenceSettings, encoding_problem, tokens_kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -317,6 +318,31 @@ class ModelOperator(ColumnOperator):
     def longest_row(self, checkpoint: Checkpoint) -> int | None:
         """Return the most tokens that are read of a row, None where windows read all of it."""
         return self.limit(checkpoint)
+
+    def rehearse(self) -> None:
+        if type(self).run.__module__.startswith("dask_embed."):
+            # a `run` of one's own need not encode
+            require_encodable(self, self.spec, read_checkpoint(self.spec))
+
+    def trial(self, tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:
+        """Return why no row with this text can be encoded, None if one can."""
+        stand_in: Any = StandIn(self.spec, read_checkpoint(self.spec), tokenizer)
+        try:
+            encoded = self.encode(stand_in, [self.example(text, tokenizer)])
+        except NeedsWeightsError:
+            return None  # as far as it goes without them
+        except BaseException as error:
+            return encoding_problem(error)
+        return encoded.failures.get(0)
+
+    def example(self, text: str, tokenizer: PreTrainedTokenizerBase) -> Row:
+        """Return a row that this operator should be able to use, with a text in each column."""
+        return (text,) * len(self.input_columns)
+
+    def examples(self) -> Iterator[list[TextColumn]]:
+        tokenizer = self.runner().loaded.tokenizer
+        for text in EXAMPLES:
+            yield [TextColumn([value]) for value in self.example(text, tokenizer)]
 
     def _encode(self, runner: Runner, distinct: list[Row], places: np.ndarray) -> Encoded:
         encoded = self.encode(runner, [distinct[place] for place in places])

@@ -238,8 +238,13 @@ class Scorer(LanguageModelOperator):
         lists = [self._candidates(row) for row in rows]
         candidates = encoding.tokenize_candidates(tokenizer, lists, self.separator)
         return encoding.encode_candidates(
-            scoring_of(runner), tokenizer, prompts, candidates, limits
+            lambda: scoring_of(runner), tokenizer, prompts, candidates, limits
         )
+
+    def example(self, text: str, tokenizer: PreTrainedTokenizerBase) -> Row:
+        row: Any = super().example(text, tokenizer)
+        candidates: Any = (text,)
+        return row if self.candidates_column is None else (*row[:-1], candidates)
 
     def tokens_key(self) -> Hashable:
         whole = SequenceSettings(None, special=False)  # a prompt, whatever is scored behind it

@@ -11,6 +11,7 @@ import pyarrow as pa
 from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_device
 from dask_embed.operators.base import ColumnOperator, Frame
 from dask_embed.operators.embedder import Embedder
+from dask_embed.operators.rehearsal import require_some_row
 
 if TYPE_CHECKING:
     from dask_embed.inference.stats import Meter
@@ -107,6 +108,7 @@ def _run(
 ) -> dict[str, Result]:
     """Return the results of parts that one forward pass serves, error columns included."""
     unusable = parts[0]._unusable(columns)
+    meter.count(failed=len(unusable))
     for part in parts:
         part._raise_if_wanted(unusable, partition)
     on_device = keeps_on_device(partition)
@@ -117,10 +119,12 @@ def _run(
 
         embedders = [part for part in parts if isinstance(part, Embedder)]
         results, failures = embed_vectors(embedders, columns[0], on_device=on_device, meter=meter)
+    meter.count(failed=len(failures))
     errors = unusable | failures
     for part in parts:
         part._raise_if_wanted(failures, partition)
         if part.on_error == "null":
+            require_some_row(part, columns, failures, on_device=on_device)
             messages = [errors.get(row) for row in range(len(partition))]
             results[part.error_column] = pa.array(messages, pa.string())
     return results

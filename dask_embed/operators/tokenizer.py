@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -25,8 +25,9 @@ from dask_embed.models.tokenizers import (
     tokenizer_of,
 )
 from dask_embed.operators.base import ColumnOperator, distinct_rows
+from dask_embed.operators.rehearsal import EXAMPLES, require_encodable
 from dask_embed.operators.token_columns import OFFSET, OneList, RowEncoder
-from dask_embed.text.encoding import SequenceSettings, tokens_kept
+from dask_embed.text.encoding import SequenceSettings, encoding_problem, tokens_kept
 
 if TYPE_CHECKING:
     from dask_embed.inference.stats import Meter
@@ -200,6 +201,21 @@ class Tokenizer(ColumnOperator):
     def pinned(self) -> Tokenizer:
         """Return the operator with its model resolved to a folder or commit."""
         return dataclasses.replace(self, model=pinned_tokenizer(self.spec))
+
+    def rehearse(self) -> None:
+        require_encodable(self, self.spec, tokenizer_checkpoint(self.spec))
+
+    def trial(self, tokenizer: Any, text: str) -> str | None:
+        """Return why no row with this text can be tokenized, None if one can."""
+        try:
+            encoded = self._encoder(tokenizer)([(text,) * len(self.input_columns)])
+        except BaseException as error:
+            return encoding_problem(error)
+        return encoded.failures.get(0)
+
+    def examples(self) -> Iterator[list[TextColumn]]:
+        for text in EXAMPLES:
+            yield [TextColumn([text]) for _ in self.input_columns]
 
     def tokens_key(self) -> Hashable:
         checkpoint = tokenizer_checkpoint(self.spec)

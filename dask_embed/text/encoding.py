@@ -277,6 +277,16 @@ def check_stride(stride: int | None, on_long: str) -> None:
         )
 
 
+def encoding_problem(error: BaseException) -> str:
+    """Return what an error of a tokenizer says; raise it if it is none.
+
+    A panic of one in Rust is no Exception.
+    """
+    if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+        raise error
+    return str(error) or type(error).__name__
+
+
 def encode_rows(
     runner: Runner, rows: Sequence[Row], max_length: int | None, *, on_long: str = "truncate"
 ) -> Encoded:

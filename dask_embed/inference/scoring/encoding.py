@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -190,21 +190,26 @@ def tokenize_candidates(
 
 
 def encode_candidates(
-    scoring: Scoring,
+    scoring: Callable[[], Scoring],
     tokenizer: ScoringTokenizer,
     prompts: Sequence[str],
     candidates: Sequence[Candidates],
     limits: Limits,
 ) -> Encoded:
-    """Return sequences of prompts and candidates; the context of each, its `Candidates`."""
+    """Return sequences of prompts and candidates; the context of each, its `Candidates`.
+
+    `scoring` is called where there is a row that fits.
+    """
     sequences = _Sequences.empty()
+    fitting: dict[int, np.ndarray] = {}
     for row, (ids, own) in enumerate(zip(tokenizer.texts(prompts), candidates, strict=True)):
         try:
-            prompt = _fitting(tokenizer, ids, own, limits)
+            fitting[row] = _fitting(tokenizer, ids, own, limits)
         except ValueError as error:
             sequences.failures[row] = str(error)
-            continue
-        for group in _groups(scoring, len(prompt), own):
+    for row, prompt in fitting.items():
+        own = candidates[row]
+        for group in _groups(scoring(), len(prompt), own):
             part = Candidates(
                 [own.tokens[number] for number in group], [own.places[number] for number in group]
             )
@@ -252,7 +257,7 @@ def encode_prompts(tokenizer: ScoringTokenizer, prompts: Sequence[str], limits: 
 
 def tokenizer_for(runner: Runner, *, special: bool, ends: bool | None) -> ScoringTokenizer:
     """Return the tokenizer of prompts and candidates of a loaded model."""
-    encodes = runner.loaded.task == "seq2seq-lm"
+    encodes = runner.loaded.checkpoint.config.is_encoder_decoder
     ends = encodes if ends is None else ends
     return runner.own_tokenizer(
         ("scoring", special, ends),
