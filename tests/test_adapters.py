@@ -252,6 +252,32 @@ def test_trained_biases_leave_the_base_alone(root: Path) -> None:
     assert shared == {"weight"}
 
 
+@pytest.mark.parametrize("initial", ["pissa", "olora"])
+def test_an_adapter_that_changes_the_layers_below_leaves_the_base_alone(
+    root: Path, initial: str
+) -> None:
+    """These begin with a part of the layer's weights, and take it out of them."""
+    de.unload()
+    folder = base_folder(root, "bert")
+    path = adapter(root, "bert", initial, init_lora_weights=initial)
+    adapted = de.Model(str(folder), device="cpu", adapter=path)
+    bare = de.Model(str(folder), device="cpu")
+    wanted, plain = reference(folder, "embed", path), reference(folder, "embed", None)
+    for model, expected in ((bare, plain), (adapted, wanted), (bare, plain)):
+        for given, vectors in zip(ours(model, "embed"), expected, strict=True):
+            close(given, vectors)
+    base = runner_for(bare, "embed").loaded.model
+    shared = pointers(base) & pointers(runner_for(adapted, "embed").loaded.model)
+    assert 0.5 < len(shared) / len(pointers(base)) < 1
+
+
+def test_an_adapter_that_begins_at_random_is_refused(root: Path) -> None:
+    path = adapter(root, "bert", "niter", init_lora_weights="pissa_niter_4")
+    spec = de.Model(str(base_folder(root, "bert")), adapter=path)
+    with pytest.raises(ValueError, match=r"init_lora_weights='pissa_niter_4'.* at random"):
+        de.Embedder(spec, column="text")(pd.DataFrame({"text": TEXTS}))
+
+
 def test_unload_gives_the_base_back(root: Path) -> None:
     import gc
     import weakref

@@ -12,8 +12,9 @@ import os
 import re
 import shutil
 import socket
+import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -195,6 +196,16 @@ def loop(folder: Folder) -> None:
     (folder.path / "vocab.txt").symlink_to("vocab.txt")
 
 
+def as_tokenizer(edit: Callable[[Folder], Any], refused: str = "") -> Case:
+    """Of a folder that is named for its tokenizer alone."""
+
+    def spoil(folder: Folder) -> None:
+        shutil.copytree(folder.path, folder.path.parent / "words")
+        edit(Folder(folder.path.parent / "words", folder.outside, folder.ran))
+
+    return Case(spoil, refused, options={"tokenizer": "words"})
+
+
 def of_the_cache(folder: Folder) -> None:
     """As huggingface_hub lays a repository out."""
     blobs = folder.outside / "models--owner--name" / "blobs"
@@ -276,6 +287,11 @@ CASES: dict[str, Case] = {
     "an unknown quantization": config(
         "quant_method must be one of", quantization_config={"quant_method": "owner/q"}
     ),
+    "a quantization of no kind": config("quantization_config must", quantization_config=["gptq"]),
+    "a quantization by a list": config(
+        "quant_method must be one of", quantization_config={"quant_method": ["gptq"]}
+    ),
+    "no quantization": config(quantization_config=None),
     "settings of generation": Case(
         lambda folder: folder.edit(
             "generation_config.json", custom_generate=_KERNEL, assistant_model="owner/other"
@@ -395,6 +411,27 @@ CASES: dict[str, Case] = {
     "a tokenizer of several": Case(without_tokenizer(tokenizer_class="RagTokenizer"), "is no"),
     "a template of its own": Case(
         lambda folder: folder.write("chat_template.jinja", "{{ ''.__class__.__mro__ }}")
+    ),
+    "a tokenizer of a folder": as_tokenizer(lambda f: (f.path / "model.safetensors").unlink()),
+    "a tokenizer beside an adapter": as_tokenizer(
+        lambda folder: folder.write("adapter_config.json", '{"base_model_name_or_path": "a/b"}')
+    ),
+    "a tokenizer beside a kernel": as_tokenizer(
+        lambda folder: folder.edit("config.json", _attn_implementation=_KERNEL, backbone=None)
+    ),
+    "a tokenizer beside other configurations": as_tokenizer(
+        lambda folder: folder.edit("config.json", configuration_files=["../config.json"]),
+        "names other configuration files",
+    ),
+    "a tokenizer that is linked": as_tokenizer(
+        lambda folder: folder.move_out("tokenizer_config.json"), "leaves the folder"
+    ),
+    "a tokenizer folder that is a model": as_tokenizer(
+        lambda folder: folder.edit("tokenizer_config.json", tokenizer_class="AutoModel"),
+        "is no tokenizer",
+    ),
+    "a tokenizer folder with code": as_tokenizer(
+        lambda folder: (folder.code(), folder.edit("tokenizer_config.json", auto_map=_CODE))
     ),
     # -------------------- links
     "a linked configuration": Case(lambda f: f.move_out("config.json"), "leaves the folder"),
@@ -562,17 +599,47 @@ def spoil(bases: Path, tmp_path: Path) -> Callable[[Case], Folder]:
     return build
 
 
+_opened: list[str] | None = None
+
+
+def _watch(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "open" and _opened is not None and isinstance(arguments[0], str):
+        _opened.append(arguments[0])
+
+
+sys.addaudithook(_watch)
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """Every file that Python opens, by the name that it is opened by."""
+    global _opened
+    _opened = []
+    yield _opened
+    _opened = None
+
+
+def named(folder: Folder, case: Case) -> de.Model:
+    options = dict(case.options)
+    if case.adapter:
+        options["adapter"] = folder.path.parent / "lora"
+    if "tokenizer" in options:
+        options["tokenizer"] = folder.path.parent / options["tokenizer"]
+    return de.Model(str(folder.path), device="cpu", **options)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_a_hostile_folder(
     name: str,
     spoil: Callable[[Case], Folder],
     expected: dict[str, np.ndarray],
     connections: list[Any],
+    opened: list[str],
 ) -> None:
     case = CASES[name]
     folder = spoil(case)
-    named = {"adapter": folder.path.parent / "lora"} if case.adapter else {}
-    model = de.Model(str(folder.path), device="cpu", **named, **case.options)
+    opened.clear()
+    model = named(folder, case)
     embedder = de.Embedder(model, column="text", pooling="auto" if case.base != "bert" else "mean")
     frame = pd.DataFrame({"text": TEXTS})
     if case.refused:
@@ -587,6 +654,8 @@ def test_a_hostile_folder(
         np.testing.assert_allclose(given, reference, rtol=0, atol=1e-5 * scale)
     assert not folder.ran.exists()
     assert connections == []
+    outside = [str(folder.outside), "/proc/self/environ", "/dev/zero"]
+    assert not [path for path in opened if any(each in path for each in outside)]
 
 
 def test_what_would_run_runs_where_it_is_allowed(
@@ -617,8 +686,7 @@ REFUSED_ON_THE_CLIENT = (
 def test_it_is_refused_before_any_work(name: str, spoil: Callable[[Case], Folder]) -> None:
     case = CASES[name]
     folder = spoil(case)
-    named = {"adapter": folder.path.parent / "lora"} if case.adapter else {}
     lazy = dd.from_pandas(pd.DataFrame({"text": TEXTS}), npartitions=2)
     with pytest.raises(ValueError) as caught:  # noqa: PT011
-        de.Embedder(de.Model(str(folder.path), **named), column="text")(lazy)
+        de.Embedder(named(folder, case), column="text")(lazy)
     assert case.refused in str(caught.value)

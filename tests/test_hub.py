@@ -6,7 +6,9 @@ or is not what was asked for is a ``ValueError`` of one line. Nothing here asks 
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
+import json
 import os
 import shutil
 from pathlib import Path
@@ -133,6 +135,24 @@ def test_what_the_cache_does_not_hold_is_an_error_of_one_line(
     assert wanted in str(caught.value)
     assert "\n" not in str(caught.value)
     assert caught.value.__cause__ is None
+
+
+def test_an_adapter_on_the_hub_is_no_model(cache: Path, bert: Path, tmp_path: Path) -> None:
+    alone, beside = tmp_path / "alone", Path(shutil.copytree(bert, tmp_path / "beside"))
+    alone.mkdir()
+    written = json.dumps({"peft_type": "LORA", "base_model_name_or_path": "org/name"})
+    for folder in (alone, beside):
+        (folder / "adapter_config.json").write_text(written)
+        add_commit(cache, f"org/{folder.name}", OLD, folder, refs=("main",))
+    frame = pd.DataFrame({"text": ["x"]})
+    for name, message in (
+        ("alone", r"'org/alone' is a PEFT adapter of 'org/name' .*adapter='org/alone'\)"),
+        ("beside", r"'org/beside' holds a PEFT adapter beside .*adapter='org/beside'\)"),
+    ):
+        model = dataclasses.replace(from_hub(cache), name=f"org/{name}")
+        with pytest.raises(ValueError, match=message) as caught:
+            de.Embedder(model, column="text")(frame)
+        assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["a b", "/no/such/folder", "./none", "org/name/more", "~/none"])

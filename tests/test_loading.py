@@ -21,7 +21,7 @@ import tiny
 import torch
 import transformers
 from dask.base import tokenize
-from safetensors.torch import load_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
@@ -204,14 +204,50 @@ def test_a_factory_needs_no_type_of_transformers(custom: Path, tmp_path: Path) -
 def test_weights_that_do_not_fit_the_module_are_named(
     custom: Path, tmp_path: Path, change: Any, message: str
 ) -> None:
-    from safetensors.torch import save_file
-
     target = shutil.copytree(custom, tmp_path / "copy")
     weights = load_file(target / "model.safetensors")
     change(weights)
     save_file(weights, target / "model.safetensors")
     with pytest.raises(ValueError, match=message):
         load(de.Model(target, device="cpu", factory=Head), "classify")
+
+
+def split(folder: Path, first: str, second: str, *, twice: bool = False) -> None:
+    """Save the weights in two files, with one of them in both if `twice`."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    names = sorted(weights)
+    halves = names[: len(names) // 2 + twice], names[len(names) // 2 :]
+    for file, half in zip((first, second), halves, strict=True):
+        save_file({name: weights[name] for name in half}, folder / file)
+
+
+def test_weights_of_a_factory_in_files_of_any_name(custom: Path, tmp_path: Path) -> None:
+    """Each weight once; and nothing that lies outside of the folder, or belongs to an adapter."""
+    logits = alone(Head(transformers.AutoConfig.from_pretrained(custom)), custom)
+    target = Path(shutil.copytree(custom, tmp_path / "parts"))
+    split(target, "body.safetensors", "head.safetensors")
+    save_file({"lora": torch.ones(1)}, target / "adapter_model.safetensors")
+    assert_classified(
+        de.Model(target, device="cpu", factory=Head), logits, ["good", "so so", "bad"]
+    )
+    target = Path(shutil.copytree(custom, tmp_path / "twice"))
+    split(target, "model.fp16.safetensors", "model.fp32.safetensors", twice=True)
+    with pytest.raises(ValueError, match=r"several files of .* hold '.*'model\.fp32\.safetensors'"):
+        load(de.Model(target, device="cpu", factory=Head), "classify")
+    target = Path(shutil.copytree(custom, tmp_path / "above"))
+    index = {"weight_map": {"fc.bias": "../parts/head.safetensors"}}
+    (target / "model.safetensors").unlink()
+    (target / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="in its folder"):
+        Classifier(de.Model(target, factory=Head))(dd.from_pandas(FRAME, npartitions=1))
+
+
+def test_an_adapter_beside_the_weights_of_a_factory(custom: Path, tmp_path: Path) -> None:
+    target = Path(shutil.copytree(custom, tmp_path / "copy"))
+    (target / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    with pytest.raises(ValueError, match="holds a PEFT adapter beside the model"):
+        Classifier(de.Model(target, factory=Head))(dd.from_pandas(FRAME, npartitions=1))
 
 
 def test_what_a_factory_must_give(custom: Path) -> None:
@@ -367,6 +403,18 @@ def test_a_package_for_weights_that_were_saved_quantized_is_named_on_the_client(
     config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
     (path / "config.json").write_text(json.dumps(config), "utf8")
     with pytest.raises(ModuleNotFoundError, match=r"saved', which .*'gptq', needs .*gptqm"):
+        de.Embedder(path, column="text")(dd.from_pandas(FRAME, npartitions=1))
+
+
+def test_saved_weights_for_which_code_would_be_fetched(
+    folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "find_spec", lambda name: True)
+    path = Path(shutil.copytree(folder("bert"), tmp_path / "saved"))
+    config = json.loads((path / "config.json").read_text("utf8"))
+    config["quantization_config"] = {"quant_method": "mxfp4"}
+    (path / "config.json").write_text(json.dumps(config), "utf8")
+    with pytest.raises(ValueError, match=r"'mxfp4', for which .* code from the Hub"):
         de.Embedder(path, column="text")(dd.from_pandas(FRAME, npartitions=1))
 
 

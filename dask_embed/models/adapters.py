@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _PREFIX = "base_model.model."
+# Beginnings of LoRA that take what they begin with out of the layer's own weights.
+_CHANGING_LAYERS = ("pissa", "olora")
 
 
 def twin(model: PreTrainedModel, attention: str | None) -> PreTrainedModel:
@@ -77,8 +79,7 @@ def with_adapter(
     """
     from peft import PeftModel
 
-    require_adapter(folder)
-    _own(model, adapter_weights(folder))
+    _own(model, _written_to(folder))
     with warnings.catch_warnings():
         # of missing weights, which is an error below, and of names that transformers deprecates
         warnings.simplefilter("ignore")
@@ -101,10 +102,23 @@ def _configuration(folder: Path) -> PeftConfig:
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     written = require_adapter(folder)
-    known = PEFT_TYPE_TO_CONFIG_MAPPING[written["peft_type"]]
+    known = PEFT_TYPE_TO_CONFIG_MAPPING.get(written["peft_type"])
+    if known is None:
+        raise ValueError(f"the installed peft knows no adapters of type {written['peft_type']!r}")
     fields = {field.name for field in dataclasses.fields(known)}
     described = adapter_settings(written)
     return known(**{name: value for name, value in described.items() if name in fields})
+
+
+def _written_to(folder: Path) -> Iterator[str]:
+    """Yield the weights of the model that an adapter changes in place, if the model has them."""
+    initial = require_adapter(folder).get("init_lora_weights")
+    for name in adapter_weights(folder):
+        layer, lora, _ = name.partition(".lora_")
+        if not lora:
+            yield name  # of the adapter's own: a bias
+        elif initial in _CHANGING_LAYERS:
+            yield f"{layer}.weight"
 
 
 def _own(model: torch.nn.Module, names: Iterable[str]) -> None:

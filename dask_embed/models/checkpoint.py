@@ -306,7 +306,7 @@ def _require_named_adapter(checkpoint: Checkpoint, model: Model) -> None:
     if model.adapter is None and any((each / ADAPTER_CONFIG).is_file() for each in folders):
         raise ValueError(
             f"model {model.name!r} holds a PEFT adapter beside the model; to run it with the "
-            f"adapter name it, dask_embed.Model(..., adapter={str(checkpoint.root)!r}), and to "
+            f"adapter name it, dask_embed.Model(..., adapter={model.name!r}), and to "
             f"run it without take {ADAPTER_CONFIG} out of a copy of the folder"
         )
 

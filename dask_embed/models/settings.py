@@ -70,6 +70,12 @@ def model_settings(written: dict[str, Any], folder: Path, *, code: bool) -> dict
             f"the config.json of {str(folder)!r} names other configuration files "
             f"({shown(written['configuration_files'])}); put the one that is meant in its place"
         )
+    quantization = written.get("quantization_config")
+    if quantization is not None and not isinstance(quantization, dict):
+        raise ValueError(
+            f"in the config.json of {str(folder)!r} quantization_config must be an object, "
+            f"got {shown(quantization)}"
+        )
     kept = _described(written, folder)
     name = written.get("_name_or_path")
     kept["_name_or_path"] = name if isinstance(name, str) and name else str(folder)

@@ -40,7 +40,7 @@ _OF_OTHERS = ("XLORA", "SHADOW")
 _LAYERS = (
     *("ADALORA", "ADAMSS", "BEFT", "BOFT", "BONE", "C3A", "DEFT", "DELORA", "FOURIERFT", "FROD"),
     *("GLORA", "GRALORA", "HIRA", "HRA", "IA3", "LILY", "LN_TUNING", "LOHA", "LOKR", "LORA"),
-    *("MISS", "OFT", "OSF", "PEANUT", "POLY", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA"),
+    *("MISS", "OFT", "OSF", "PEANUT", "PSOFT", "PVERA", "RANDLORA", "ROAD", "SHIRA"),
     *("SUPERTUNING", "TINYLORA", "TRAINABLE_TOKENS", "UNILORA", "VBLORA", "VERA", "WAVEFT"),
 )
 # Settings of adapters that act only where peft's own wrapper runs the model.
@@ -61,6 +61,8 @@ _PACKAGES = {
     "torchao": "torchao",
     "vptq": "vptq",
 }
+# Methods whose code is on the Hub: transformers fetches it with the package kernels.
+_FETCHED = ("eetq", "fbgemm_fp8", "fp8", "metal", "mxfp4", "mxfp8", "nvfp4")
 _EXTRAS = {
     "accelerate": "offload",
     "bitsandbytes": "bitsandbytes",
@@ -154,6 +156,12 @@ def _require_saved_method(model: Model, checkpoint: Checkpoint) -> None:
     # bitsandbytes once wrote no method
     method = saved.get("quant_method", "bitsandbytes")
     _require_method(method)
+    if method in _FETCHED and _is_installed("kernels"):
+        raise ValueError(
+            f"model {model.name!r} was saved quantized by {method!r}, for which transformers "
+            "fetches code from the Hub where the package kernels is installed; uninstall it, or "
+            f"allow it with dask_embed.Model(..., quantization={{'quant_method': {method!r}}})"
+        )
     asking = f"model {model.name!r}, which was saved quantized by {method!r},"
     _require_package(_PACKAGES.get(method), asking)
 
@@ -163,7 +171,7 @@ def _require_method(method: str) -> None:
         from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
 
     known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}
-    if method not in known:
+    if not isinstance(method, str) or method not in known:
         raise ValueError(f"quant_method must be one of {sorted(known)}, got {shown(method)}")
 
 
@@ -198,6 +206,13 @@ def require_adapter(folder: Path) -> dict[str, Any]:
     if kind not in _LAYERS:
         raise ValueError(
             f"adapter {str(folder)!r} is of type {shown(kind)}; supported are {', '.join(_LAYERS)}"
+        )
+    if str(config.get("init_lora_weights")).startswith("pissa_niter_"):
+        raise ValueError(
+            f"adapter {str(folder)!r} sets init_lora_weights="
+            f"{shown(config['init_lora_weights'])}, which peft would compute anew, at random; "
+            "convert it to plain LoRA with peft's save_pretrained(..., "
+            "path_initial_model_for_weight_conversion=)"
         )
     given = [name for name in _OWN_FORWARD if config.get(name)]
     if given:
