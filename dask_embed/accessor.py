@@ -244,7 +244,8 @@ class DaskAccessor(FrameAccessor):
         path : str or Path
             Folder to write, one file per partition.
         **options
-            `overwrite`, `compute` and what ``dask.dataframe.to_parquet`` takes.
+            `overwrite`, `append`, `repeat`, `compute` and what ``dask.dataframe.to_parquet``
+            takes.
         """
         from dask_embed.jobs.parquet import to_parquet
 

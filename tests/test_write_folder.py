@@ -261,6 +261,58 @@ def test_a_folder_of_others_is_read(folder: str) -> None:
     assert _ids(folder) == [*range(9)]
 
 
+def test_a_mark_that_cannot_be_read_is_someones(folder: str) -> None:
+    """It may be that of a job that is just beginning; only overwriting takes its place."""
+    built = _frame(0, 6).ml.to_parquet(folder, compute=False)
+    fs, path = fsspec.core.url_to_fs(folder)
+    fs.mkdirs(path, exist_ok=True)
+    fs.pipe_file(f"{path}/{MARK}", b"{")
+    with pytest.raises(FileExistsError, match="two jobs in one folder"):
+        built.compute()
+    _frame(10, 16).ml.to_parquet(folder, overwrite=True)
+    assert _ids(folder) == [*range(10, 16)]
+
+
+def test_a_store_without_exclusive_creation(tmp_path: Path) -> None:
+    """What was written last holds the folder."""
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Old(MemoryFileSystem):
+        protocol = "old"
+
+        def pipe_file(self, path: str, value: bytes) -> None:  # type: ignore[override]
+            super().pipe_file(path, value)
+
+    old = Old()
+    folder = f"/{tmp_path.name}/out"
+    with (
+        _while_writing(_frame(0, 10), folder, filesystem=old) as errors,
+        pytest.raises(FileExistsError, match="is not whole"),
+    ):
+        _frame(10, 20).ml.to_parquet(folder, filesystem=old)
+    assert errors == []
+    assert len(de.read_parquet(folder, filesystem=old).compute()) == 10
+    old.rm(f"/{tmp_path.name}", recursive=True)
+
+
+def test_a_filesystem_of_arrow(tmp_path: Path) -> None:
+    from pyarrow.fs import LocalFileSystem
+
+    folder = str(tmp_path / "out")
+    for start, options in ((0, {}), (6, {"append": True}), (20, {"overwrite": True})):
+        frame = _frame(start, start + 6)
+        frame.ml.to_parquet(folder, filesystem=LocalFileSystem(), **options)
+    assert _ids(folder) == [*range(20, 26)]
+
+
+def test_text_of_another_string_type_is_appended(folder: str) -> None:
+    rows = pd.DataFrame({"id": range(4), "text": list("abcd")})
+    for start, dtype in ((0, "str"), (4, "string[pyarrow]"), (8, "str")):
+        frame = rows.assign(id=rows["id"] + start).astype({"text": dtype})
+        dd.from_pandas(frame, npartitions=2).ml.to_parquet(folder, append=True)
+    assert _ids(folder) == [*range(12)]
+
+
 # ---------------------------------------------------------------------------------- overwriting
 def test_old_files_stay_until_the_new_are_there(folder: str) -> None:
     _frame(0, 6).ml.to_parquet(folder)

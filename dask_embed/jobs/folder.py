@@ -86,7 +86,7 @@ class Job:
     names : tuple of str, optional
         Names of the job's files, if they are not those of `Run.part_name`.
     takes_over : str, optional
-        The run whose mark may be replaced: a dead job's.
+        The run whose mark may be replaced: a dead job's, "" where its mark does not tell.
     summarized : bool
         Whether the job writes ``_metadata``.
     """
@@ -133,10 +133,10 @@ class Job:
         ).encode()
         run.fs.mkdirs(run.path, exist_ok=True)
         found = read_mark(run.fs, run.path)
-        if found is not None and found.get("run") == self.takes_over:
-            run.fs.pipe_file(_mark_path(run.path), content)
-        elif found is None:
+        if found is None:
             _create(run.fs, _mark_path(run.path), content)
+        elif self.takes_over is not None and found.get("run", "") == self.takes_over:
+            run.fs.pipe_file(_mark_path(run.path), content)
         found = read_mark(run.fs, run.path)
         if found is None or found.get("run") != run.name:
             raise FileExistsError(
@@ -304,7 +304,10 @@ def _create(fs: Any, path: str, content: bytes) -> None:
         if isinstance(fs, LocalFileSystem):
             with fs.open(path, "xb") as file:
                 file.write(content)
-        else:
+            return
+        try:
             fs.pipe_file(path, content, mode="create")
+        except (TypeError, ValueError, NotImplementedError):  # it does not know of this mode
+            fs.pipe_file(path, content)
     except FileExistsError:
         return  # the caller reads whose it is

@@ -86,7 +86,7 @@ def require_room(
         )
     if overwrite:
         _require_ours(run, present, (mark or {}).get("names") or ())
-        return (mark or {}).get("run")
+        return None if mark is None else mark.get("run", "")
     if present and not append:
         raise FileExistsError(
             f"{path!r} already holds {len(present)} Parquet files; old and new would be read as "
