@@ -211,8 +211,9 @@ class FrameAccessor:
         ----------
         column : str
             The vector column.
-        weights : str or Path
-            A safetensors file or its folder.
+        weights : str, Path, classifier or arrays
+            A safetensors file or its folder, a fitted linear classifier of scikit-learn, or its
+            arrays.
         **options
             See `dask_embed.LinearHead`.
         """
@@ -225,8 +226,8 @@ class FrameAccessor:
         ----------
         column : str
             The vector column.
-        prototypes : mapping, str or Path
-            Name to vector, or a safetensors file.
+        prototypes : mapping, array, str or Path
+            Name to vector, vectors as the rows of an array, or a safetensors file.
         **options
             See `dask_embed.Similarity`.
         """

@@ -13,6 +13,7 @@ import numpy as np
 
 from dask_embed._validation import non_empty_string, one_of, shown
 from dask_embed.models.modules import read_json
+from dask_embed.operators.linear_weights import LinearWeights
 from dask_embed.operators.vectors import (
     VectorOperator,
     read_header,
@@ -33,10 +34,12 @@ class LinearHead(VectorOperator):
 
     Parameters
     ----------
-    weights : str or Path
-        A safetensors file, or a folder with one: `weight` of shape (labels, dimension) and, if
-        there is one, `bias` of shape (labels,); also under a common prefix
-        (``classifier.weight``) or scikit-learn's names (`coef_`, `intercept_`).
+    weights : str, Path, classifier or arrays
+        A fitted linear classifier of scikit-learn (of its `coef_`, `intercept_` and `classes_`);
+        a matrix of shape (labels, dimension), or a tuple of it and the bias; both up to 1 MiB,
+        because each task carries them. Or a safetensors file, or a folder with one: `weight` of
+        shape (labels, dimension) and, if there is one, `bias` of shape (labels,); also under a
+        common prefix (``classifier.weight``) or scikit-learn's names (`coef_`, `intercept_`).
     column : str
         The vector column.
     labels : tuple of str, optional
@@ -47,7 +50,9 @@ class LinearHead(VectorOperator):
     activation : {"auto", "softmax", "sigmoid", "none"}
         From logits to scores. ``"auto"`` follows ``problem_type`` of the ``config.json``, as
         `Classifier` does: sigmoid for several labels at a time or a single one, none for
-        regression, softmax for one of several.
+        regression, softmax for one of several. Of a classifier: softmax where that is its
+        `predict_proba`, otherwise none, so that scores are its `decision_function` (of two
+        labels with the sign of each).
     revision : str, optional
         Fingerprint of the files; another content is then an error. Operators set it when they
         are applied, so that every worker computes with the same weights.
@@ -78,17 +83,19 @@ class LinearHead(VectorOperator):
     [False, True]
     """
 
-    weights: str | Path = dataclasses.field(kw_only=False)
+    weights: Any = dataclasses.field(kw_only=False)
     labels: tuple[str, ...] | None = None
     activation: str = "auto"
     revision: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.weights, str | Path):
-            raise TypeError(
-                f"weights must be a safetensors file or folder, got {shown(self.weights)}"
-            )
-        object.__setattr__(self, "weights", str(self.weights))
+            held = self.weights
+            if not isinstance(held, LinearWeights):
+                held = LinearWeights.of(held)
+            object.__setattr__(self, "weights", held)
+        else:
+            object.__setattr__(self, "weights", str(self.weights))
         super().__post_init__()
         non_empty_string("revision", self.revision, allow_none=True)
         one_of("activation", self.activation, ACTIVATIONS)
@@ -97,7 +104,7 @@ class LinearHead(VectorOperator):
 
     @property
     def source(self) -> str:
-        return f"head {str(self.weights)!r}"
+        return f"head {self.weights!r}"
 
     @property
     def subject(self) -> str:
@@ -111,7 +118,9 @@ class LinearHead(VectorOperator):
 
     def pinned(self) -> LinearHead:
         """Return the operator with the file's absolute path and fingerprint."""
-        files = _files(str(self.weights))
+        if isinstance(self.weights, LinearWeights):
+            return dataclasses.replace(self, revision=self._layer().revision)
+        files = _files(self.weights)
         revision = require_revision(files, self.revision)
         return dataclasses.replace(self, weights=str(files[0]), revision=revision)
 
@@ -128,6 +137,8 @@ class LinearHead(VectorOperator):
         return {"labels": list(layer.labels), "activation": self._function(layer)}
 
     def parameters(self) -> tuple[np.ndarray, ...]:
+        if isinstance(self.weights, LinearWeights):
+            return self.weights.parameters()
         layer = self._layer()
         tensors = read_tensors(layer.file)
         bias = tensors[layer.bias] if layer.bias else np.zeros(layer.shape[0], np.float32)
@@ -139,8 +150,9 @@ class LinearHead(VectorOperator):
         logits = vectors @ weight.T + bias
         layer = self._layer()
         function = self._function(layer)
-        if len(layer.labels) > layer.shape[0]:  # the logit of the first of two labels is zero
-            logits = arrays.concatenate([arrays.zeros_like(logits), logits], axis=1)
+        if len(layer.labels) > layer.shape[0]:  # one logit stands for two labels
+            first = -logits if function == "none" else arrays.zeros_like(logits)
+            logits = arrays.concatenate([first, logits], axis=1)
         if function == "sigmoid":
             return 1 / (1 + arrays.exp(-logits))
         if function == "softmax":
@@ -157,12 +169,14 @@ class LinearHead(VectorOperator):
         return "sigmoid" if several or len(layer.labels) == 1 else "softmax"
 
     def _layer(self) -> _Layer:
-        files = _files(str(self.weights))
-        revision = require_revision(files, self.revision)
-        layer = _read_layer(files, revision)
+        if isinstance(self.weights, LinearWeights):
+            layer = _held_layer(self.weights, self.revision)
+        else:
+            files = _files(self.weights)
+            layer = _read_layer(files, require_revision(files, self.revision))
         labels = self.labels or layer.labels
         rows = layer.shape[0]
-        one_of_two = rows == 1 and len(labels) == 2 and self.activation in ("auto", "softmax")
+        one_of_two = rows == 1 and len(labels) == 2 and self.activation != "sigmoid"
         if len(labels) != rows and not one_of_two:
             raise ValueError(
                 f"{self.source} needs as many labels as its weight has rows, {rows}; got "
@@ -175,6 +189,7 @@ class LinearHead(VectorOperator):
 class _Layer:
     """What small files say of a linear layer: names of its tensors, shape, labels."""
 
+    revision: str
     file: Path
     weight: str
     bias: str | None
@@ -200,7 +215,17 @@ def _read_layer(files: tuple[Path, ...], revision: str) -> _Layer:
     shape = shapes[weight]
     problem = config.get("problem_type")
     labels = _labels(files[0], shape[0], metadata, config)
-    return _Layer(files[0], weight, bias, (shape[0], shape[1]), labels, problem)
+    return _Layer(revision, files[0], weight, bias, (shape[0], shape[1]), labels, problem)
+
+
+def _held_layer(weights: LinearWeights, revision: str | None) -> _Layer:
+    found, labels = weights.fingerprint, weights.labels
+    if revision not in (None, found):
+        raise ValueError(f"weights have fingerprint {found!r} but {revision!r} was asked for")
+    if labels is None:
+        labels = tuple(f"LABEL_{number}" for number in range(weights.shape[0]))
+    problem = None if weights.probabilities else "regression"
+    return _Layer(found, Path(), "weight", "bias", weights.shape, labels, problem)
 
 
 def _tensor_names(file: Path, shapes: dict[str, tuple[int, ...]]) -> tuple[str, str | None]:

@@ -32,8 +32,9 @@ class Similarity(VectorOperator):
 
     Parameters
     ----------
-    prototypes : mapping, str or Path
-        Name to vector, a sequence of numbers; or a safetensors file with one vector per name.
+    prototypes : mapping, array, str or Path
+        Name to vector, a sequence of numbers; or a safetensors file with one vector per name. Of an
+        array of shape (prototypes, dimension) the names are the numbers of its rows: "0", "1".
     column : str
         The vector column.
     output : str
@@ -85,6 +86,13 @@ class Similarity(VectorOperator):
                 _require_direction(f"prototype {name!r}", np.array(vector))
         if self.revision is not None and not isinstance(self.prototypes, str):
             raise ValueError(f"revision is of a file of prototypes; got {shown(self.revision)}")
+
+    def __repr__(self) -> str:
+        held = self.prototypes
+        what = repr(held) if isinstance(held, str) else f"<{len(held)} x {len(held[0][1])}>"
+        names = [each.name for each in dataclasses.fields(self) if each.name != "prototypes"]
+        rest = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"{type(self).__name__}(prototypes={what}, {rest})"
 
     @property
     def source(self) -> str:
@@ -187,11 +195,22 @@ def _normalized(vectors: Any) -> Any:
     return vectors / arrays.maximum(lengths, np.float32(_SHORTEST))
 
 
+def _numbered(prototypes: Any) -> Any:
+    """Return the rows of an array of shape (prototypes, dimension) by number, all else as it is."""
+    try:
+        array = np.asarray(prototypes, np.float32)
+    except (TypeError, ValueError):
+        return prototypes  # pairs of name and vector, as it is kept
+    if array.ndim != 2:
+        return prototypes
+    return [(str(number), row) for number, row in enumerate(array)]
+
+
 def _plain(prototypes: Any) -> str | tuple[tuple[str, tuple[float, ...]], ...]:
     """Return a path as text, or names and vectors as tuples, which hash and pickle."""
     if isinstance(prototypes, str | Path):
         return str(prototypes)
-    given = prototypes.items() if isinstance(prototypes, Mapping) else prototypes
+    given = prototypes.items() if isinstance(prototypes, Mapping) else _numbered(prototypes)
     try:
         pairs = [(name, np.asarray(vector, np.float32)) for name, vector in given]
         arrays = dict(pairs)
