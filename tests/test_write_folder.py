@@ -467,6 +467,24 @@ def test_sorted_frames_with_overlapping_divisions(folder: str) -> None:
     _frame(4, 9).ml.to_parquet(f"{folder}2", append=True)  # the index has no name: no column
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda rows: rows.drop(columns="odd"), "Previous: ['id', 'v', 'odd'] | New: ['id', 'v']"),
+        (lambda rows: rows.assign(odd="x"), "('odd', "),
+    ],
+    ids=["columns", "types"],
+)
+def test_other_columns_are_not_appended(folder: str, change: Any, named: str) -> None:
+    _frame(0, 6).ml.to_parquet(folder)
+    other = dd.from_pandas(change(_rows(6, 9)), npartitions=1)
+    with pytest.raises(ValueError, match="needs the columns and types of the files") as caught:
+        other.ml.to_parquet(folder, append=True)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert _ids(folder) == [*range(6)]
+
+
 def test_rows_are_not_hidden_behind_a_file_of_metadata(folder: str) -> None:
     _frame(0, 6).ml.to_parquet(folder, write_metadata_file=True)
     with pytest.raises(ValueError, match="would hide the rows"):

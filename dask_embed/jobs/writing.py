@@ -58,7 +58,13 @@ class WritingEngine(VectorEngine):
         named = df.astype(dict.fromkeys(nested_types(df), object))
         # The schema is that of the frame as it is.
         schema = started[-1]["schema"]
-        return super().initialize_write(named, fs, path, append=True, schema=schema, **options)
+        try:
+            return super().initialize_write(named, fs, path, append=True, schema=schema, **options)
+        except ValueError as error:  # of Dask, in several lines
+            said = " ".join(str(error).split())
+            raise ValueError(
+                f"append=True needs the columns and types of the files in {path!r}: {said}"
+            ) from None
 
 
 def new_run(frame: Any, fs: Any, folder: str) -> Run:
