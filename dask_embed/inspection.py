@@ -6,8 +6,9 @@ import dataclasses
 import os
 import socket
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.runner import Runner
     from dask_embed.models.checkpoint import Checkpoint
+
+T = TypeVar("T")
+Process = tuple[str, int]
+"""Host and number of a process."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -215,10 +220,15 @@ def stats(client: Any = None) -> pd.DataFrame:
     from dask_embed.inference.stats import PartitionStats
 
     found = {_this_process(): ("", _records())}
-    client = _current_client() if client is None else client
+    client = current_client() if client is None else client
     if client is not None:
-        for address, (process, records) in _answers(client).items():
-            found.setdefault(process, (address, records))
+        for address, answer in answers(client, _process_records, "stats").items():
+            if isinstance(answer, BaseException):
+                problem = f"the statistics of worker {address} are left out: {answer!r}"
+                warnings.warn(problem, stacklevel=2)
+            else:
+                process, records = answer
+                found.setdefault(process, (address, records))
     rows = [
         {"worker": worker, **record} for worker, records in found.values() for record in records
     ]
@@ -226,29 +236,39 @@ def stats(client: Any = None) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=names)
 
 
-def _answers(client: Any) -> dict[str, tuple[tuple[str, int], list[dict[str, Any]]]]:
-    """Return what `_process_records` gives on each worker, by its address."""
+def answers(client: Any, function: Callable[[], T], asking: str) -> dict[str, T | BaseException]:
+    """Return what `function` gives on each worker of `client`, or why it does not, by address.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no client, or an asynchronous one; `asking` is the public function that needs it.
+    """
     if not hasattr(client, "asynchronous"):
         raise TypeError(f"client must be a distributed.Client, got {shown(client)}")
     if client.asynchronous:
         raise ValueError(
-            "stats waits for the workers, so it needs a synchronous client, got the asynchronous "
-            f"{client!r}; outside of its event loop call stats(client=distributed.Client(address))"
+            f"{asking} waits for the workers, so it needs a synchronous client, got the "
+            f"asynchronous {client!r}; outside of its event loop call "
+            f"{asking}(client=distributed.Client(address))"
         )
-    answers = client.run(_process_records, on_error="return")
-    for address, answer in answers.items():
-        if isinstance(answer, BaseException):
-            warnings.warn(
-                f"the statistics of worker {address} are left out: {answer!r}", stacklevel=3
-            )
-    return {a: answer for a, answer in answers.items() if not isinstance(answer, BaseException)}
+    found: dict[str, T | BaseException] = client.run(function, on_error="return")
+    return found
 
 
-def _process_records() -> tuple[tuple[str, int], list[dict[str, Any]]]:
+def process_totals() -> tuple[Process, tuple[int, int]]:
+    """Return this process, and the rows and tokens that it has run."""
+    from dask_embed.inference.stats import totals
+
+    counts = totals()
+    return _this_process(), (counts["rows"], counts["tokens"])
+
+
+def _process_records() -> tuple[Process, list[dict[str, Any]]]:
     return _this_process(), _records()
 
 
-def _this_process() -> tuple[str, int]:
+def _this_process() -> Process:
     return socket.gethostname(), os.getpid()
 
 
@@ -258,7 +278,8 @@ def _records() -> list[dict[str, Any]]:
     return [dataclasses.asdict(record) for record in records()]
 
 
-def _current_client() -> Any:
+def current_client() -> Any:
+    """Return the client that Dask computes with here, None without one."""
     from distributed import default_client
 
     try:

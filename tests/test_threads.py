@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import _thread
+import dataclasses
 import os
 import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ import dask
 import dask.dataframe as dd
 import pandas as pd
 import psutil
+import pyarrow as pa
 import pytest
 import tiny
 import torch
@@ -149,14 +152,148 @@ def test_an_error_drops_what_has_not_begun() -> None:
 def test_a_lane_is_free_again_whatever_fails(monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch, a setting that cannot be used, or what gives memory back."""
     lanes = Lanes(torch.device("cpu"), 1)
-    with dask.config.set({"embed.keep-freed-bytes": "much"}):
-        assert lanes.submit(lambda: 7).result(10) == 7
+    with lanes.jobs() as jobs:
+        with dask.config.set({"embed.keep-freed-bytes": "much"}):
+            assert jobs.run(lambda: 7).result(10) == 7
+        assert lanes._free == 1
+        monkeypatch.setattr("dask_embed.inference.lanes.give_back_freed_memory", lambda: 1 / 0)
+        assert jobs.run(lambda: 7).result(10) == 7
+        with pytest.raises(TypeError):
+            jobs.run(lambda: len(3)).result(10)
     assert lanes._free == 1
-    monkeypatch.setattr("dask_embed.inference.lanes.give_back_freed_memory", lambda: 1 / 0)
-    assert lanes.submit(lambda: 7).result(10) == 7
-    with pytest.raises(TypeError):
-        lanes.submit(lambda: len(3)).result(10)
-    assert lanes._free == 1
+
+
+def test_partitions_take_turns() -> None:
+    """One with a single batch waits for none of those that another has queued, but the running."""
+    order: list[str] = []
+    held = threading.Event()
+    lanes = Lanes(torch.device("cpu"), 1)
+    with lanes.jobs() as long, lanes.jobs() as short:
+        long.run(held.wait)
+        futures = [long.run(partial(order.append, "long")) for _ in range(5)]
+        futures += [short.run(partial(order.append, "short")) for _ in range(2)]
+        held.set()
+        for future in futures:
+            future.result(10)
+    assert order == ["long", "short", "long", "short", "long", "long", "long"]
+
+
+def test_a_batch_of_all_cores_is_not_overtaken() -> None:
+    """While others of one core each come without end."""
+    lanes = Lanes(torch.device("cpu"), 2)
+    alone = threading.Event()
+    with lanes.jobs() as many, lanes.jobs() as one:
+        futures = [many.run(partial(time.sleep, 0.01)) for _ in range(200)]
+        one.run(alone.set, 2)
+        assert alone.wait(10)
+        assert sum(future.done() for future in futures) < 20
+
+
+# ------------------------------------------------------------------- what nobody waits for any more
+BATCHES = 400
+_ran: list[str] = []
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Batches(de.ColumnOperator):
+    """Run many short batches for each partition, eight seconds in all; or what the text says."""
+
+    input_columns = property(lambda self: ("text",))
+    result_columns = property(lambda self: ("ran",))
+
+    def types(self) -> dict[str, pa.DataType]:
+        return {"ran": pa.int64()}
+
+    def plan(self) -> list[str]:
+        return ["batches"]
+
+    def provenance(self) -> dict[str, Any]:
+        return {"operator": "Batches"}
+
+    def run(self, columns: list[Any], *, on_device: bool, meter: Any) -> Any:
+        text = columns[0].values[0]
+        if text != "batches":
+            assert eventually(lambda: bool(_ran))
+            if text == "interrupt":
+                _thread.interrupt_main()
+                time.sleep(0.2)
+            raise ValueError("lost")
+        with lanes_of(torch.device("cpu")).jobs() as jobs:
+            for future in [jobs.run(self._batch) for _ in range(BATCHES)]:
+                future.result()
+        return {"ran": pa.array([1] * len(columns[0].values))}, {}
+
+    def _batch(self) -> None:
+        _ran.append("batch")
+        time.sleep(0.02)
+
+
+def eventually(holds: Callable[[], bool]) -> bool:
+    """Return whether it does within half a minute."""
+    end = time.monotonic() + 30
+    while not holds() and time.monotonic() < end:
+        time.sleep(0.01)
+    return holds()
+
+
+def ended() -> bool:
+    """Return whether no batch begins any more, and most never did."""
+    before = len(_ran)
+    time.sleep(0.3)
+    return len(_ran) == before < BATCHES / 2
+
+
+@pytest.fixture
+def frame() -> Callable[..., Any]:
+    _ran.clear()
+
+    def lazy(*texts: str) -> Any:
+        whole = pd.DataFrame({"text": list(texts)})
+        return dd.from_pandas(whole, npartitions=len(texts), sort=False)
+
+    return lazy
+
+
+@pytest.mark.parametrize("as_function", [False, True])
+@pytest.mark.parametrize("why", ["interrupt", "fail"])
+def test_partitions_of_threads_end_with_their_computation(
+    frame: Callable[..., Any], why: str, as_function: bool
+) -> None:
+    given = frame(why, "batches")
+    operator = Batches()
+    out = (
+        given.map_partitions(operator, meta=operator.meta(given._meta))
+        if as_function
+        else operator(given)
+    )
+    expected = KeyboardInterrupt if why == "interrupt" else ValueError
+    with dask.config.set(scheduler="threads", num_workers=2), pytest.raises(expected):
+        out.compute()
+    assert eventually(ended)
+
+
+def test_other_computations_go_on(frame: Callable[..., Any]) -> None:
+    """One that fails beside another, and one that runs within a task, end no other."""
+    lost, kept = Batches()(frame("fail", "batches")), Batches()(frame("batches"))
+    found = []
+    with dask.config.set(scheduler="threads", num_workers=2):
+        other = threading.Thread(target=lambda: found.append(kept.compute()))
+        other.start()
+        with pytest.raises(ValueError, match="lost"):
+            lost.compute()
+        other.join(60)
+    assert found[0]["ran"].tolist() == [1]
+
+
+def test_a_cancelled_task_of_a_worker_ends(frame: Callable[..., Any]) -> None:
+    with cluster(1, 1, processes=False) as client:
+        future = client.compute(Batches()(frame("batches")))
+        assert eventually(lambda: bool(_ran))
+        future.cancel()
+        del future
+        assert eventually(ended)
+        again = client.compute(Batches()(frame("batches")))
+        assert again.result()["ran"].tolist() == [1]
 
 
 # -------------------------------------------------------------------------------------- processes

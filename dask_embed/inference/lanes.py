@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 
+from dask_embed.inference.computations import belongs_to, current
 from dask_embed.models.malloc import give_back_freed_memory
 from dask_embed.models.process import claim_process, math_threads, set_math_threads
 
@@ -35,13 +38,69 @@ def lanes_of(device: torch.device) -> Lanes:
         return _lanes[key]
 
 
+@dataclass(eq=False)
+class _Work:
+    """Something to run on a lane, with so many math threads."""
+
+    run: Callable[[], Any]
+    threads: int
+    future: Future[Any] = field(default_factory=Future)
+
+
+class _Turns:
+    """Threads that take work of all partitions in turn: a short one waits for no long one."""
+
+    def __init__(self, count: int, name: str, run: Callable[[_Work], Any]) -> None:
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix=name)
+        self._run = run
+        self._lock = threading.Lock()
+        self._waiting: deque[Jobs] = deque()
+
+    def add(self, jobs: Jobs, work: _Work, queue: deque[_Work]) -> None:
+        """Queue work of `jobs`, whose work for these threads is in `queue`."""
+        with self._lock:
+            if not queue:
+                self._waiting.append(jobs)
+            queue.append(work)
+        self._pool.submit(self._take)
+
+    def _next(self) -> tuple[Jobs, _Work]:
+        with self._lock:
+            jobs = self._waiting.popleft()
+            queue = jobs.queues[self]
+            work = queue.popleft()
+            if queue:
+                self._waiting.append(jobs)
+            return jobs, work
+
+    def _take(self) -> None:
+        jobs, work = self._next()
+        future = work.future
+        if not future.set_running_or_notify_cancel():
+            return
+        computation = jobs.computation
+        if computation is not None and not computation.wanted():
+            future.set_exception(computation.error())
+            return
+        belongs_to(computation)
+        try:
+            result = self._run(work)
+        except BaseException as error:  # the partition's own thread raises it
+            future.set_exception(error)
+        else:
+            future.set_result(result)
+        finally:
+            belongs_to(None)
+            del jobs, work, future  # whose error refers to this frame
+
+
 class Lanes:
     """Threads that each run a batch of their own.
 
     On a CPU there is one per core, and each computes alone: in a team of math threads all wait
     for the slowest at every step, which is costly where something else runs on one of the cores.
     Texts are tokenized on the same threads. A GPU has one lane, and a thread that tokenizes
-    meanwhile.
+    meanwhile. Partitions take turns, batch by batch.
 
     Attributes
     ----------
@@ -54,10 +113,10 @@ class Lanes:
         self._on_cpu = device.type == "cpu"
         self._free = count
         self._changed = threading.Condition()
-        self._pool = ThreadPoolExecutor(count, thread_name_prefix=f"dask-embed-{device}")
-        self._tokenizing = self._pool
+        self._next: deque[_Work] = deque()
+        self.computing = self.tokenizing = _Turns(count, f"dask-embed-{device}", self._run)
         if not self._on_cpu:
-            self._tokenizing = ThreadPoolExecutor(1, thread_name_prefix="dask-embed-tokenize")
+            self.tokenizing = _Turns(1, "dask-embed-tokenize", self._run)
 
     @contextlib.contextmanager
     def jobs(self) -> Iterator[Jobs]:
@@ -68,23 +127,13 @@ class Lanes:
         finally:
             jobs.drop()
 
-    def submit(self, work: Callable[[], T], threads: int = 1) -> Future[T]:
-        """Run `work` on a lane, with so many math threads."""
-        return self._pool.submit(self._run, work, threads)
-
-    def submit_tokenizing(self, work: Callable[[], T]) -> Future[T]:
-        """Submit to the lanes of a CPU, beside those of a GPU."""
-        return self._tokenizing.submit(self._run, work, 1)
-
-    def _run(self, work: Callable[[], T], threads: int) -> T:
+    def _run(self, work: _Work) -> Any:
         if not self._on_cpu:
-            return work()
-        with self._changed:
-            self._changed.wait_for(lambda: self._free >= threads)
-            self._free -= threads
+            return work.run()
+        self._take_cores(work)
         try:
-            set_math_threads(threads)
-            return work()
+            set_math_threads(work.threads)
+            return work.run()
         finally:
             try:
                 # a setting that changed meanwhile is no reason to lose a batch
@@ -92,32 +141,53 @@ class Lanes:
                     give_back_freed_memory()
             finally:
                 with self._changed:
-                    self._free += threads
+                    self._free += work.threads
                     self._changed.notify_all()
+
+    def _take_cores(self, work: _Work) -> None:
+        """Wait for cores, one after the other: what needs several is not overtaken for ever."""
+        with self._changed:
+            self._next.append(work)
+            self._changed.wait_for(lambda: self._next[0] is work and self._free >= work.threads)
+            self._next.popleft()
+            self._free -= work.threads
+            self._changed.notify_all()
 
 
 class Jobs:
-    """What one partition has submitted."""
+    """What one partition has submitted.
+
+    Attributes
+    ----------
+    computation : Computation or None
+        What ends when nobody waits for the partition any more, and its work then.
+    queues : dict
+        What has not begun, by the threads that it is for.
+    """
 
     def __init__(self, lanes: Lanes) -> None:
         self.lanes = lanes
+        self.computation = current()
+        self.queues: dict[_Turns, deque[_Work]] = {
+            turns: deque() for turns in (lanes.computing, lanes.tokenizing)
+        }
         self._futures: list[Future[Any]] = []
 
     def run(self, work: Callable[[], T], threads: int = 1) -> Future[T]:
         """Submit a batch that uses so many of the cores."""
-        return self._kept(self.lanes.submit(work, threads))
+        return self._submit(self.lanes.computing, _Work(work, threads))
 
     def tokenize(self, work: Callable[[], T]) -> Future[T]:
-        return self._kept(self.lanes.submit_tokenizing(work))
+        """Submit to the lanes of a CPU, beside those of a GPU."""
+        return self._submit(self.lanes.tokenizing, _Work(work, 1))
 
     def drop(self) -> None:
         """Cancel what has not begun, and wait for what has."""
-        for future in self._futures:
-            future.cancel()
-        wait(self._futures)
+        wait([future for future in self._futures if not future.cancel()])
         self._futures.clear()
 
-    def _kept(self, future: Future[T]) -> Future[T]:
+    def _submit(self, turns: _Turns, work: _Work) -> Future[Any]:
         self._futures = [other for other in self._futures if not other.done()]
-        self._futures.append(future)
-        return future
+        self._futures.append(work.future)
+        turns.add(self, work, self.queues[turns])
+        return work.future

@@ -1,61 +1,93 @@
-"""Rows and tokens a second while models run in this process."""
+"""Rows and tokens a second while models run, here and on the workers of a cluster."""
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
+
+import dask
 
 from dask_embed._validation import integer_from_zero, text_file, usable_text
-from dask_embed.inference.stats import totals
+from dask_embed.inspection import Process, answers, current_client, process_totals
 
 _REFRESH_SECONDS = 0.2
 _REFRESH_SECONDS_IN_A_LOG = 10.0
+# Workers are asked so often, because one that goes takes along what it has not told.
+_ASKING_SECONDS = 1.0
+# Asking the workers takes at most one part in so many of the time.
+_PAUSES_PER_ASKING = 10
+# A worker that does not answer holds the end of the block for so long at most.
+_PATIENCE_SECONDS = 10.0
 
 
 @contextlib.contextmanager
 def progress(
-    total: int | None = None, description: str = "rows", file: TextIO | None = None
+    total: int | None = None,
+    description: str = "rows",
+    file: TextIO | None = None,
+    client: Any = None,
 ) -> Iterator[None]:
     """Show a bar with rows and tokens a second while models run within the ``with`` block.
 
     Parameters
     ----------
     total : int, optional
-        Rows expected; without it there is a count and a rate but no end.
+        Rows expected, for each operator that runs on them; without it there is a count and a rate
+        but no end.
     description : str
         Text before the bar.
     file : text file, optional
         Where to draw, by default standard error.
+    client : distributed.Client, optional
+        Count the rows of its workers too; by default the current client, if there is one.
+
+    Raises
+    ------
+    ValueError
+        If the client is asynchronous, or Dask is set to compute in processes that nobody can ask
+        (``scheduler="processes"``).
 
     Notes
     -----
-    It counts the rows of this process, so of the synchronous and threaded schedulers. Workers
-    of a cluster are other processes: watch them on Dask's dashboard.
+    It counts the rows of this process, so of the synchronous and threaded schedulers, and those of
+    the client's workers. Workers may come and go: what one ran counts, and what another runs again
+    in its place counts again.
     """
     from tqdm import tqdm
 
     integer_from_zero("total", total, allow_none=True)
     usable_text("description", description)
     text_file("file", file)
+    _require_a_scheduler_that_tells()
     on_screen = getattr(file or sys.stderr, "isatty", bool)()
     pause = _REFRESH_SECONDS if on_screen else _REFRESH_SECONDS_IN_A_LOG
-    before, started = totals(), time.monotonic()
-    finished = threading.Event()
+    counts = _Counts(current_client() if client is None else client)
+    started = time.monotonic()
+    finished, given_up = threading.Event(), threading.Event()
 
-    def refresh() -> None:
-        now = totals()
-        bar.n = now["rows"] - before["rows"]
-        rate = (now["tokens"] - before["tokens"]) / max(time.monotonic() - started, 1e-9)
+    def draw(rows: int, tokens: int) -> None:
+        bar.n = rows
+        rate = tokens / max(time.monotonic() - started, 1e-9)
         bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
         bar.refresh()
 
     def watch() -> None:
-        while not finished.wait(pause):
-            refresh()
+        asking, drawn, last = 0.0, started, False
+        while not last:
+            last = finished.wait(max(min(pause, _ASKING_SECONDS), _PAUSES_PER_ASKING * asking))
+            begun = time.monotonic()
+            found = counts.now()
+            now = time.monotonic()
+            asking = now - begun
+            if (last or now - drawn >= pause) and not given_up.is_set():
+                draw(*found)
+                drawn = now
 
     with tqdm(total=total, desc=description, unit=" rows", file=file) as bar:
         watcher = threading.Thread(target=watch, name="dask-embed-progress", daemon=True)
@@ -64,5 +96,57 @@ def progress(
             yield
         finally:
             finished.set()
-            watcher.join()
-            refresh()
+            watcher.join(_PATIENCE_SECONDS)
+            given_up.set()
+
+
+def _require_a_scheduler_that_tells() -> None:
+    scheduler = dask.config.get("scheduler", None)
+    if scheduler in ("processes", "multiprocessing"):
+        raise ValueError(
+            f"progress cannot count rows of Dask's scheduler {scheduler!r}, whose processes nobody "
+            "can ask; use distributed.Client(), which starts processes too, or scheduler='threads'"
+        )
+
+
+class _Counts:
+    """Rows and tokens since the beginning, of this process and the workers of a client."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self._late: set[str] = set()
+        self._latest: dict[Process, tuple[int, int]] = {}
+        found = self._asked()
+        self._before = dict(found.values())
+        # What these answer first may be of long ago; workers that join later begin at nothing.
+        self._silent = self._late
+
+    def now(self) -> tuple[int, int]:
+        """Return the rows and tokens so far, of processes that are gone the last known."""
+        for address, (process, counts) in self._asked().items():
+            if address in self._silent and process not in self._latest:
+                self._before.setdefault(process, counts)
+            self._latest[process] = counts
+        rows = tokens = 0
+        for process, counts in self._latest.items():
+            before = self._before.get(process, (0, 0))
+            rows += counts[0] - before[0]
+            tokens += counts[1] - before[1]
+        return rows, tokens
+
+    def _asked(self) -> dict[str, tuple[Process, tuple[int, int]]]:
+        """Return what the processes that answer say, by their address, here the empty one."""
+        found: dict[str, tuple[Process, tuple[int, int]]] = {"": process_totals()}
+        if self._client is None or self._client.status != "running":
+            return found
+        try:
+            told = answers(self._client, process_totals, "progress")
+        except (OSError, asyncio.CancelledError, concurrent.futures.CancelledError):
+            return found  # the cluster closes
+        self._late = set()
+        for address, answer in told.items():
+            if isinstance(answer, BaseException):
+                self._late.add(address)
+            else:
+                found[address] = answer
+        return found

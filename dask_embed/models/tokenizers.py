@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from dask_embed.inference.computations import require_wanted
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
@@ -116,6 +117,7 @@ def slices(sizes: Sequence[int]) -> Iterator[list[int]]:
         places.append(place)
         characters += size
         if characters >= _CHARACTERS_AT_A_TIME:
+            require_wanted()
             yield places
             places, characters = [], 0
     if places:

@@ -22,6 +22,7 @@ from dask_embed.columns import (
     read_text,
 )
 from dask_embed.columns.frames import is_dask_frame, require_columns, require_frame
+from dask_embed.inference.computations import follow
 from dask_embed.operators.identity import told_fields
 from dask_embed.operators.rehearsal import require_some_row
 
@@ -161,6 +162,7 @@ class FrameOperator(abc.ABC):
             If the frame does not fit: a missing column or one of another type, an output name
             that exists, a checkpoint that is missing or unfit. Nothing has been computed then.
         """
+        follow()
         if is_dask_frame(frame):
             self.check(frame._meta)  # type: ignore[attr-defined]
             from dask_embed.workers import warn_of_small_workers

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from dask_embed.inference.computations import require_wanted
 from dask_embed.inference.generation.cache import Cohort, Row, decoding_pass, prompt_pass
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.memory import Budget, is_out_of_memory, release
@@ -72,6 +73,7 @@ class Decoder:
         cohorts: list[Cohort] = []
         limit, highest = budget.tokens(most), 0
         while waiting or cohorts:
+            require_wanted()
             begin = self._admitted(waiting, cohorts, plan, limit)
             cohorts += begin
             cost = sum(cohort.cost for cohort in cohorts)
