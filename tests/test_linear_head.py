@@ -224,7 +224,7 @@ def test_bad_arguments(tmp_path, file) -> None:
     ):
         with pytest.raises(error, match=message):
             LinearHead(file, **options)
-    with pytest.raises(TypeError, match="weights must be a safetensors file or folder, got 7"):
+    with pytest.raises(TypeError, match=r"weights must be a safetensors file or folder, .*got 7"):
         LinearHead(7)
     for place, message in ((tmp_path, "0 of them"), (tmp_path / "none", "no file or folder")):
         with pytest.raises(ValueError, match=message):
