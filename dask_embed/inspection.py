@@ -206,7 +206,8 @@ def stats(client: Any = None) -> pd.DataFrame:
     -------
     pandas.DataFrame
         Columns ``worker`` (the address, empty for this process), ``operator``, ``model``,
-        ``device``, the counts ``rows``, ``failed``, ``unique_rows``, ``tokenized``, ``tokens``,
+        ``device``, the counts ``rows``, ``failed``, ``unique_rows``, ``tokenized``, ``truncated``
+        (texts that had more tokens than the limit), ``max_length`` (that limit), ``tokens``,
         ``padding``, ``batches``, ``splits``, and ``tokenize_seconds``, ``forward_seconds``,
         ``convert_seconds`` and ``waiting_seconds``; see
         `dask_embed.inference.stats.PartitionStats`. Each process keeps its latest 10,000
@@ -233,7 +234,7 @@ def stats(client: Any = None) -> pd.DataFrame:
         {"worker": worker, **record} for worker, records in found.values() for record in records
     ]
     names = ["worker", *(field.name for field in dataclasses.fields(PartitionStats))]
-    return pd.DataFrame(rows, columns=names)
+    return pd.DataFrame(rows, columns=names).astype({"max_length": "Int64"})
 
 
 def answers(client: Any, function: Callable[[], T], asking: str) -> dict[str, T | BaseException]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
+import headed
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +28,8 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 COLUMNS = [
     *("worker", "operator", "model", "device"),
-    *("rows", "failed", "unique_rows", "tokenized", "tokens", "padding", "batches", "splits"),
+    *("rows", "failed", "unique_rows", "tokenized", "truncated", "max_length"),
+    *("tokens", "padding", "batches", "splits"),
     *("tokenize_seconds", "forward_seconds", "convert_seconds", "waiting_seconds"),
 ]
 SECONDS = COLUMNS[-4:]
@@ -312,4 +314,60 @@ def test_a_wide_window_described(tmp_path: Path) -> None:
 def test_counts_are_whole_numbers(model: str, frame: pd.DataFrame) -> None:
     frame.ml.embed(model=model)
     found = recorded(model)
-    assert all(found[name].dtype == np.int64 for name in COLUMNS[4:11])
+    assert all(found[name].dtype == np.int64 for name in COLUMNS[4:14] if name != "max_length")
+    assert found["max_length"].dtype == "Int64"
+
+
+# ------------------------------------------------------------------------------------ truncation
+LONG = ["word " * 30, "x", "for each value " * 20, "one two", "  " + "y " * 6 + " " * 40, ""]
+
+
+def _longer(model: Any, limit: int, texts: list[str]) -> int:
+    """How many of the texts have more tokens than the limit, from transformers."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    return sum(len(ids) > limit for ids in tokenizer(texts)["input_ids"])
+
+
+@pytest.mark.parametrize("name", ["bert", "roberta", "llama", "t5"])
+def test_truncated_texts_are_counted(name: str, tmp_path: Path) -> None:
+    """Where a text fills the limit and has no more, it was not cut."""
+    folder = str(tiny.save(name, tmp_path / "model"))
+    frame = pd.DataFrame({"text": LONG})
+    for limit in (6, 8, 40):
+        frame.ml.embed(model=folder, max_length=limit)
+        last = recorded(folder).iloc[-1]
+        assert (last["truncated"], last["max_length"]) == (_longer(folder, limit, LONG), limit)
+    frame.ml.embed(model=folder)
+    assert recorded(folder)["max_length"].iloc[-1] == tiny.POSITIONS
+    frame.iloc[:3].ml.embed(model=folder, max_length=8, on_long="error", on_error="null")
+    assert recorded(folder)["truncated"].iloc[-1] == 0
+
+
+def test_truncated_prompts_are_counted(tmp_path: Path) -> None:
+    """Of a decoder the limit leaves room for what it writes, or what it scores."""
+    folder = str(headed.save("llama", "causal-lm", tmp_path / "model"))
+    frame = pd.DataFrame({"text": LONG})
+    de.Generator(folder, max_new_tokens=4, max_length=16)(frame)
+    last = recorded(folder).iloc[-1]
+    assert (last["truncated"], last["max_length"]) == (_longer(folder, 12, LONG), 12)
+    de.Scorer(folder, candidates=["x"], max_length=16)(frame)
+    scored = len(AutoTokenizer.from_pretrained(folder)("x", add_special_tokens=False)["input_ids"])
+    assert recorded(folder)["truncated"].iloc[-1] == _longer(folder, 16 - scored, LONG) > 0
+
+
+def test_windows_cut_nothing(tmp_path: Path) -> None:
+    folder = str(headed.save("bert", "classify-tokens", tmp_path / "model"))
+    frame = pd.DataFrame({"text": LONG})
+    de.TokenClassifier(folder, max_length=10)(frame)
+    de.TokenClassifier(folder, max_length=10, stride=2)(frame)
+    found = recorded(folder)
+    assert found["truncated"].tolist() == [_longer(folder, 10, LONG), 0]
+    assert found["max_length"].fillna(-1).tolist() == [10, -1]
+
+
+def test_the_limit_is_explained(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    lazy = dd.from_pandas(pd.DataFrame({"text": LONG}), npartitions=1)
+    de.explain(lazy.ml.embed(model=model, max_length=9))
+    assert (
+        "at most 9 tokens of a row are read, longer ones are cut there" in capsys.readouterr().out
+    )

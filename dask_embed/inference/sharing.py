@@ -89,6 +89,16 @@ def count_tokenized(texts: int) -> None:
         meter.count(tokenized=texts)
 
 
+def count_truncated(texts: int, limit: int | None = None) -> None:
+    """Count texts that were cut: by a tokenizer, if its `limit` is the one of the operator.
+
+    Another limit is there to tell texts that are too long, which then fail.
+    """
+    meter = _meter.get()
+    if meter is not None and limit in (None, meter.record.max_length):
+        meter.count(truncated=texts)
+
+
 def shared_tokens() -> SharedTokens | None:
     """Return the tokens that the operator of this thread shares with others, None without any."""
     meter = _meter.get()
@@ -106,7 +116,9 @@ def tokenize_once(tokenizer: TextTokenizer, texts: Sequence[str]) -> TokenLists:
 
     def tokenize(some: Sequence[str]) -> TokenLists:
         count_tokenized(len(some))
-        return tokenizer(some)
+        tokens = tokenizer(some)
+        count_truncated(tokens.truncated, tokenizer.max_length)
+        return tokens
 
     def each(missing: list[str]) -> list[np.ndarray]:
         tokens = tokenize(missing)

@@ -36,6 +36,10 @@ class PartitionStats:
         Rows that the model ran; the others repeat one of them, or have no tokens.
     tokenized : int
         Texts that were given to a tokenizer; of those that operators share, once.
+    truncated : int
+        Texts of these that have more tokens than `max_length`, of which the rest was not read.
+    max_length : int or None
+        The limit in force, in tokens; None where nothing limits a text, or windows read it whole.
     tokens : int
         Tokens of the unique rows.
     padding : int
@@ -57,6 +61,8 @@ class PartitionStats:
     failed: int = 0
     unique_rows: int = 0
     tokenized: int = 0
+    truncated: int = 0
+    max_length: int | None = None
     tokens: int = 0
     padding: int = 0
     batches: int = 0

@@ -112,6 +112,7 @@ class Stream:
         """Give a place to submit to, for the time of the block."""
         device = self.runner.loaded.device
         self.meter.record.device = str(device)
+        self.meter.record.max_length = self.longest
         with self.meter.sharing_out(), lanes_of(device).jobs() as jobs:
             yield jobs
 

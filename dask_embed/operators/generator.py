@@ -224,6 +224,9 @@ no_repeat_ngram_size
             budget = config.get("tokens-per-batch")[device] * _MORE_TOKENS.get(device, 1)
         return Batching(budget, self.batch_size, self.padding_side)
 
+    def longest_row(self, checkpoint: Checkpoint) -> int | None:
+        return self._most(checkpoint)
+
     def footprint(self, threads: int, *, on_gpu: bool = False) -> Footprint | None:
         known = self.engine in ("auto", "transformers")  # the others size their memory themselves
         return super().footprint(threads, on_gpu=on_gpu) if known else None

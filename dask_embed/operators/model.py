@@ -264,7 +264,13 @@ class ModelOperator(ColumnOperator):
     def plan(self) -> list[str]:
         parts = [f"model {self.spec.name} at revision {self.spec.revision}"]
         parts += [f"{name} {value}" for name, value in self._model_parts().items()]
-        return [", ".join(parts), self.describe(read_checkpoint(self.spec))]
+        checkpoint = read_checkpoint(self.spec)
+        lines = [", ".join(parts), self.describe(checkpoint)]
+        longest = self.longest_row(checkpoint)
+        if longest is None:
+            return lines
+        rest = "cut there" if self.on_long == "truncate" else "refused"
+        return [*lines, f"at most {longest} tokens of a row are read, longer ones are {rest}"]
 
     def resolved(self) -> dict[str, Any]:
         return {"max_length": self.limit(read_checkpoint(self.spec))}

@@ -172,6 +172,7 @@ class Tokenizer(ColumnOperator):
         back = np.full(len(distinct) + 1, -1)  # the last stands for nulls
         failed: dict[int, str] = {}
         count = 0
+        meter.record.max_length = None if self.windows else self.max_length
         with meter.seconds("tokenize"), tokenizing_for(meter):
             for places in slices([sum(map(len, row)) for row in distinct]):
                 for some, encoded in in_halves(encode, distinct, places, failed):

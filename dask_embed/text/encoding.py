@@ -11,8 +11,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from dask_embed._validation import shown
-from dask_embed.inference.sharing import count_tokenized, joined, shared_tokens, tokenize_once
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.inference.sharing import (
+    count_tokenized,
+    count_truncated,
+    joined,
+    shared_tokens,
+    tokenize_once,
+)
+from dask_embed.text.tokenization import TokenLists, were_longer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -160,6 +166,7 @@ class SequenceTokenizer:
         second = None if pairs is None else list(pairs)
         with self._lock:
             encoded = self._tokenizer(list(texts), second, **self._arguments)
+        self._count_truncated(encoded)
         types = encoded["token_type_ids"] if self._types else None
         tokens = TokenLists.of(encoded["input_ids"], types)
         rows = encoded.get("overflow_to_sample_mapping", range(len(tokens)))
@@ -167,6 +174,12 @@ class SequenceTokenizer:
         if self._offsets:
             origins = [self._origins(encoding) for encoding in encoded.encodings]
         return np.asarray(rows, np.int64), tokens, origins
+
+    def _count_truncated(self, encoded: Any) -> None:
+        limit = self._arguments["max_length"]
+        if limit is not None and not self._arguments.get("return_overflowing_tokens"):
+            longer = were_longer(encoded.encodings or encoded["input_ids"], limit)
+            count_truncated(sum(longer), limit)
 
     def _of_each(self, rows: list[Any]) -> list[_Row]:
         """Return the sequences of each of some texts or pairs."""

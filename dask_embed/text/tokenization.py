@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,11 +32,14 @@ class TokenLists:
         Where each text begins, and the end; int64, shape (texts + 1,).
     types : numpy.ndarray or None
         Token type of every id (0 or 1 for the parts of a pair), int8, shape (tokens,).
+    truncated : int
+        How many of the texts were longer, when they were tokenized.
     """
 
     values: np.ndarray
     offsets: np.ndarray
     types: np.ndarray | None = None
+    truncated: int = 0
 
     @classmethod
     def of(
@@ -97,6 +100,23 @@ class TokenLists:
         return np.asarray(first, np.int64), inverse
 
 
+def were_longer(encodings: Sequence[Any], max_length: int | None) -> list[bool]:
+    """Return which texts were cut to `max_length` tokens.
+
+    Parameters
+    ----------
+    encodings : sequence of tokenizers.Encoding, or of ids
+        Ids, of a tokenizer in Python, do not tell whether there were more: those that fill the
+        limit count.
+    max_length : int, optional
+    """
+    if max_length is None:
+        return [False] * len(encodings)
+    return [
+        len(each) >= max_length and bool(getattr(each, "overflowing", True)) for each in encodings
+    ]
+
+
 class TextTokenizer:
     """Turn texts into token lists exactly as the checkpoint's tokenizer does.
 
@@ -142,10 +162,12 @@ class TextTokenizer:
             return TokenLists.of([])
         if self._backend is None:
             with self._lock:
-                return TokenLists.of(self._by_reference(list(texts)))
-        if self.cuts_first:
-            return TokenLists.of(self._of_beginnings(texts))
-        return TokenLists.of(self._encode(list(texts)))
+                lists, longer = self._by_reference(list(texts))
+        elif self.cuts_first:
+            lists, longer = self._of_beginnings(texts)
+        else:
+            lists, longer = self._encode(list(texts))
+        return replace(TokenLists.of(lists), truncated=sum(longer))
 
     @property
     def kind(self) -> str:
@@ -160,24 +182,27 @@ class TextTokenizer:
         closes = len(ids) and int(ids[-1]) in self._tokenizer.all_special_ids
         return len(ids) - bool(closes)
 
-    def _encode(self, texts: list[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self._backend.encode_batch_fast(texts)]
+    def _encode(self, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
+        """Return the ids of each text, and whether it has more."""
+        encodings = self._backend.encode_batch_fast(texts)
+        return [each.ids for each in encodings], were_longer(encodings, self.max_length)
 
-    def _of_beginnings(self, texts: Sequence[str]) -> list[list[int]]:
+    def _of_beginnings(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """Tokenize what truncation is expected to keep, and more of a text where it keeps more."""
         assert self.max_length is not None
         characters = self.max_length * _CHARACTERS_PER_TOKEN
         beginnings = [cut_after(text, characters) for text in texts]
-        lists = self._encode(beginnings)
+        lists, longer = self._encode(beginnings)
         for row, text in enumerate(texts):
             wanted = characters
             while len(lists[row]) < self.max_length and len(beginnings[row]) < len(text):
                 wanted *= 4
                 beginnings[row] = cut_after(text, wanted)
-                lists[row] = self._encode([beginnings[row]])[0]
-        return lists
+                (lists[row],), (longer[row],) = self._encode([beginnings[row]])
+            longer[row] = longer[row] or bool(text[len(beginnings[row]) :].strip())
+        return lists, longer
 
-    def _by_reference(self, texts: list[str]) -> list[list[int]]:
+    def _by_reference(self, texts: list[str]) -> tuple[list[list[int]], list[bool]]:
         encoded = self._tokenizer(
             texts,
             padding=False,
@@ -188,12 +213,13 @@ class TextTokenizer:
         if any(any(types) for types in encoded.get("token_type_ids", ())):
             name = type(self._tokenizer).__name__
             raise ValueError(f"tokenizer {name} gives single texts a token type other than 0")
-        return encoded["input_ids"]
+        lists = encoded["input_ids"]
+        return lists, were_longer(encoded.encodings or lists, self.max_length)
 
     def _matching_backend(self) -> Any:
         """Return the Rust tokenizer if it alone gives the reference's ids, else None."""
         samples = ["Dask: tables, lazily.", "  two\n lines é", "", "a " * 40]
-        reference = self._by_reference(samples)
+        reference, _ = self._by_reference(samples)
         if not self._tokenizer.is_fast:
             return None
         backend = self._tokenizer.backend_tokenizer

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from dask_embed.inference.sharing import count_truncated
 from dask_embed.text.encoding import SequenceTokenizer, too_long
 from dask_embed.text.prompts import render_chat
 from dask_embed.text.tokenization import TokenLists
@@ -79,6 +80,7 @@ class PromptTokenizer:
             long = np.flatnonzero(tokens.lengths > most).tolist()
             for place in long:
                 texts[place] = self._rendered(self._shortened(prompts[place], most))
+            count_truncated(len(long))
             tokens = self._tokenize(texts)[1] if long else tokens
         # the types of tokens are nothing that a generating model would read
         tokens = TokenLists(tokens.values, tokens.offsets)

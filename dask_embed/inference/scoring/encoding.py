@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.scoring.score import FIRST, REST, Scoring
+from dask_embed.inference.sharing import count_truncated
 from dask_embed.inference.stream import Encoded
 from dask_embed.text.encoding import SequenceTokenizer
 from dask_embed.text.tokenization import TokenLists
@@ -289,8 +290,10 @@ def _fitting(
         )
     room = None if limit is None else limit - taken
     special = least - 1
-    if room is not None and len(ids) + special > room and not limits.cuts:
-        raise ValueError(_too_long(room, " besides its candidates" if taken else ""))
+    if room is not None and len(ids) + special > room:
+        if not limits.cuts:
+            raise ValueError(_too_long(room, " besides its candidates" if taken else ""))
+        count_truncated(1)
     return tokenizer.prompt(ids, room)
 
 
