@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dask_embed.models.patterns import matching
 from dask_embed.models.quantize import shared_with_copies
 from dask_embed.models.settings import adapter_settings
 from dask_embed.models.sources import require_adapter, require_adapter_weights
@@ -80,12 +81,13 @@ def with_adapter(
     from peft import PeftModel
 
     _own(model, _written_to(folder))
+    chosen = _modules_by_name(require_adapter(folder), folder, model)
     with warnings.catch_warnings():
         # of missing weights, which is an error below, and of names that transformers deprecates
         warnings.simplefilter("ignore")
         try:
             adapted: Any = PeftModel.from_pretrained(
-                model, str(folder), config=_configuration(folder), torch_device=str(device)
+                model, str(folder), config=_configuration(folder, chosen), torch_device=str(device)
             )
         except (RuntimeError, TypeError, ValueError) as error:
             if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
@@ -97,8 +99,11 @@ def with_adapter(
     return whole.eval().requires_grad_(False)
 
 
-def _configuration(folder: Path) -> PeftConfig:
-    """Return an adapter's configuration, of the entries that describe the adapter alone."""
+def _configuration(folder: Path, chosen: dict[str, list[str]]) -> PeftConfig:
+    """Return an adapter's configuration, of the entries that describe the adapter alone.
+
+    `chosen` stands for the entries of these names.
+    """
     from peft import PEFT_TYPE_TO_CONFIG_MAPPING
 
     written = require_adapter(folder)
@@ -106,7 +111,7 @@ def _configuration(folder: Path) -> PeftConfig:
     if known is None:
         raise ValueError(f"the installed peft knows no adapters of type {written['peft_type']!r}")
     fields = {field.name for field in dataclasses.fields(known)}
-    described = adapter_settings(written)
+    described = {**adapter_settings(written), **chosen}
     return known(**{name: value for name, value in described.items() if name in fields})
 
 
@@ -119,6 +124,35 @@ def _written_to(folder: Path) -> Iterator[str]:
             yield name  # of the adapter's own: a bias
         elif initial in _CHANGING_LAYERS:
             yield f"{layer}.weight"
+
+
+def _modules_by_name(
+    written: dict[str, Any], folder: Path, model: torch.nn.Module
+) -> dict[str, list[str]]:
+    """Return the entries that choose modules by a regular expression, as lists of their names.
+
+    peft would match them with Python's `re`, which nothing can interrupt.
+    """
+    names = [name for name, _ in model.named_modules() if name]
+    chosen = {}
+    for entry, pattern in written.items():
+        if not entry.endswith("_modules") or not isinstance(pattern, str):
+            continue
+        if pattern.lower() == "all-linear":
+            continue
+        source = f"adapter {str(folder)!r}: {entry}"
+        found = matching(pattern, names, source)
+        if not found and entry == "target_modules":
+            raise ValueError(f"{_misfit(folder, model)}: {source} matches no module")
+        # peft takes a listed name as the end of others, too
+        ends = tuple(f".{name}" for name in found)
+        more = [name for name in names if name.endswith(ends) and name not in found] if ends else []
+        if more:
+            raise ValueError(
+                f"{source} takes {more[0]!r} for one that ends as it does; write names as a list"
+            )
+        chosen[entry] = found
+    return chosen
 
 
 def _own(model: torch.nn.Module, names: Iterable[str]) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_embed._validation import shown
+from dask_embed.models.bounds import require_generation, require_sizes, require_weights_for
 from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
 from dask_embed.models.libraries import importing
 from dask_embed.models.modules import (
@@ -202,6 +203,8 @@ def _read(
     settings = _first_json(folder, _TRANSFORMER_CONFIGS)
     _require_known_settings(settings, folder)
     sentence = _first_json(root, ("config_sentence_transformers.json",))
+    generation = _first_json(folder, ("generation_config.json",))
+    require_generation(generation, f"the generation_config.json of {str(folder)!r}")
     return Checkpoint(
         folder=folder,
         root=root,
@@ -249,6 +252,7 @@ def _config_of(
     from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
 
     folder, written = file.parent, read_json(file)
+    require_sizes(written | fields, repr(str(file)))
     kind = written.get("model_type")
     named = named_labels(labels)
     if not known and kind not in CONFIG_MAPPING:
@@ -289,6 +293,9 @@ def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
             files = sorted((checkpoint.root / module.path).glob("*.safetensors"))
             require_whole(files, checkpoint.root, "checkpoint")
     if weights.files:
+        stored = sum(file.stat().st_size for file in weights.files)
+        if model.factory is None:
+            require_weights_for(checkpoint.text_config, stored, f"checkpoint {str(folder)!r}")
         return
     pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
     if pickled:

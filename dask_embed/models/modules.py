@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dask_embed._validation import meant, shown, shown_error
+from dask_embed.models.bounds import require_size_of_file
 
 # In the order in which sentence-transformers concatenates them.
 SENTENCE_TRANSFORMERS_MODES = {
@@ -159,6 +160,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
         If the file is not json, or holds something else.
     """
     try:
+        require_size_of_file(file)
         content = json.loads(file.read_text("utf8"))
     except (OSError, RecursionError, ValueError) as error:
         raise ValueError(f"{str(file)!r} is not valid json: {shown_error(error)}") from None

@@ -9,10 +9,12 @@ from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 from dask_embed._validation import shown
+from dask_embed.models.bounds import require_adapter_bounds
 from dask_embed.models.hub import ADAPTER_CONFIG, Kind, locate, require_whole
 from dask_embed.models.libraries import importing
 from dask_embed.models.modules import read_json
 from dask_embed.models.options import WEIGHT_BITS
+from dask_embed.models.patterns import require_patterns_that_end
 from dask_embed.models.prepared import prepared
 from dask_embed.models.spec import Model
 
@@ -217,6 +219,7 @@ def require_adapter(folder: Path) -> dict[str, Any]:
     given = [name for name in _OWN_FORWARD if config.get(name)]
     if given:
         raise ValueError(f"adapter {str(folder)!r} sets {given[0]}, which is not supported")
+    require_adapter_bounds(config, f"adapter {str(folder)!r}")
     require_whole(folder.glob(ADAPTER_WEIGHTS), folder, _ADAPTER.word)
     return config
 
@@ -255,7 +258,7 @@ def load_tokenizer(folder: Path, model: Model) -> PreTrainedTokenizerBase:
         with importing():
             from transformers import AutoTokenizer
 
-            return AutoTokenizer.from_pretrained(
+            tokenizer = AutoTokenizer.from_pretrained(
                 ready, trust_remote_code=model.trust_remote_code, local_files_only=True
             )
     except Exception as error:  # tokenizers raise bare exceptions
@@ -263,6 +266,10 @@ def load_tokenizer(folder: Path, model: Model) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"the tokenizer of model {model.name!r} in {str(folder)!r} cannot be loaded: {reason}"
         ) from error
+    require_patterns_that_end(
+        tokenizer, f"the tokenizer of model {model.name!r} in {str(folder)!r}"
+    )
+    return tokenizer
 
 
 def _require_tokenizer_class(ready: Path, folder: Path) -> None:

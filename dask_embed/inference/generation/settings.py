@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from dask_embed._validation import shown
+from dask_embed.models.bounds import require_stop_strings
 
 # The fields that `model.generate` takes under the same name.
 _ARGUMENTS = (
@@ -153,4 +154,5 @@ def _strings(stop: Any) -> tuple[str, ...]:
     wrong = [string for string in strings if not isinstance(string, str) or not string]
     if wrong:
         raise ValueError(f"stop must hold strings that are not empty; got {shown(wrong[0])}")
+    require_stop_strings(strings, "stop")
     return strings

@@ -1,0 +1,158 @@
+"""Regular expressions that come with a checkpoint: matched within a time, or not at all.
+
+Python's `re` and the tokenizers in Rust go on for as long as an expression takes, which may be
+for ever, and nothing can interrupt them.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import regex
+
+from dask_embed._validation import shown
+
+_LONGEST_PATTERN, _SECONDS = 20_000, 2.0
+# Counted repeats are written out when an expression is compiled.
+_MOST_COUNTED = 10_000
+_BRACES, _NUMBER = re.compile(r"\{[\d,]+\}"), re.compile(r"\d+")
+_COUNTED = re.compile(r"\{(\d*),(\d*)\}")
+
+
+def compiled_pattern(pattern: str, name: str) -> Any:
+    """Return a regular expression that can be matched with a time limit.
+
+    Raises
+    ------
+    ValueError
+        If it is none, or longer than any in use.
+    """
+    if len(pattern) > _LONGEST_PATTERN:
+        raise ValueError(
+            f"{name} must have at most {_LONGEST_PATTERN:,} characters, got {len(pattern):,}"
+        )
+    counts = (map(int, _NUMBER.findall(each[:40])) for each in _BRACES.findall(pattern))
+    if math.prod(max([1, *count]) for count in counts) > _MOST_COUNTED:
+        raise ValueError(f"{name} must not repeat anything very often, got {shown(pattern)}")
+    try:
+        return regex.compile(pattern)
+    except (regex.error, RecursionError, OverflowError) as error:
+        raise ValueError(
+            f"{name} must be a regular expression, got {shown(pattern)}: {error}"
+        ) from None
+
+
+def matching(pattern: str, names: Iterable[str], name: str) -> list[str]:
+    """Return those of `names` that a regular expression matches as a whole.
+
+    Raises
+    ------
+    ValueError
+        If that takes more than two seconds.
+    """
+    compiled, ends = compiled_pattern(pattern, name), time.monotonic() + _SECONDS
+    found = []
+    try:
+        for each in names:
+            left = ends - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if compiled.fullmatch(each, timeout=left):
+                found.append(each)
+    except TimeoutError:
+        raise ValueError(
+            f"{name} must be a regular expression that ends in time; {shown(pattern)} took more "
+            f"than {_SECONDS:g} s. Write the names of the modules as a list instead"
+        ) from None
+    return found
+
+
+def repeats_nest(pattern: str) -> bool:
+    """Return whether a regular expression repeats what is repeated in it, as ``(a+)+`` does.
+
+    Such a one may take a time that doubles with each character.
+    """
+    groups, last, at = [False], False, 0
+    while at < len(pattern):
+        step, closed = 1, False
+        if pattern[at] == "\\":
+            step = 2
+        elif pattern[at] == "[":
+            step = _class_length(pattern, at)
+        elif pattern[at] == "(":
+            groups.append(False)
+        elif pattern[at] == ")" and len(groups) > 1:
+            last, closed = groups.pop(), True
+            groups[-1] |= last
+        elif found := _varying(pattern, at):
+            if last:
+                return True
+            groups[-1], step = True, found
+        last = last and closed
+        at += step
+    return False
+
+
+def _class_length(pattern: str, start: int) -> int:
+    """Return how long a class of characters is, classes within it included."""
+    depth, at = 0, start
+    while at < len(pattern):
+        if pattern[at] == "\\":
+            at += 1
+        elif pattern[at] == "[":
+            depth += 1
+        elif pattern[at] == "]" and at > start + 1:
+            depth -= 1
+            if not depth:
+                return at + 1 - start
+        at += 1
+    return at - start
+
+
+def _varying(pattern: str, at: int) -> int:
+    """Return the length of a repeat of no fixed count at a place, 0 where there is none."""
+    if pattern[at] in "*+":
+        return 1
+    found = _COUNTED.match(pattern, at)
+    return len(found[0]) if found and found[1] != found[2] else 0
+
+
+def require_patterns_that_end(tokenizer: Any, source: str) -> None:
+    """Raise ValueError if the regular expressions of a tokenizer in Rust may take for ever.
+
+    They are matched against every text, by code that nothing can interrupt.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    for part in ("normalizer", "pre_tokenizer", "decoder"):
+        step = getattr(backend, part, None)
+        for pattern in _regexes(_state(step)):
+            if repeats_nest(pattern):
+                raise ValueError(
+                    f"{source} has the regular expression {shown(pattern)} in its {part}, which "
+                    "repeats what is repeated in it: it may take for ever, and is not run"
+                )
+
+
+def _state(step: Any) -> Any:
+    read: Callable[[], Any] | None = getattr(step, "__getstate__", None)
+    state = read() if step is not None and read is not None else None
+    try:
+        return json.loads(state) if isinstance(state, str | bytes) else None
+    except ValueError:  # of a step in Python
+        return None
+
+
+def _regexes(state: Any) -> Iterator[str]:
+    if isinstance(state, dict):
+        for name, value in state.items():
+            if name == "Regex" and isinstance(value, str):
+                yield value
+            yield from _regexes(value)
+    elif isinstance(state, list):
+        for each in state:
+            yield from _regexes(each)
