@@ -189,6 +189,32 @@ def test_jobs_of_two_clients_on_a_cluster(tmp_path: Path) -> None:
     assert _ids(folder) == [*range(start, start + 20)]
 
 
+def _dies_once(rows: pd.DataFrame, flag: str) -> pd.DataFrame:
+    """End the worker with the row 13, the first time."""
+    if 13 in rows["id"].tolist() and not os.path.exists(flag):
+        with open(flag, "w"):
+            os._exit(1)
+    return rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{}, {"overwrite": True}, {"partition_on": ["odd"]}], ids=str)
+def test_a_worker_that_dies_loses_and_doubles_nothing(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    folder = str(tmp_path / "out")
+    if "overwrite" in options:
+        _frame(50, 60).ml.to_parquet(folder)
+    frame = _frame(0, 20, 10)
+    frame = frame.map_partitions(_dies_once, str(tmp_path / "flag"), meta=frame._meta)
+    with clusters.cluster(2, 1, processes=True) as client:
+        job = frame.ml.to_parquet(folder, compute=False, **options)
+        client.compute(job).result(timeout=60)
+    assert (tmp_path / "flag").exists()
+    assert _ids(folder) == [*range(20)]
+    assert MARK not in _names(folder)
+
+
 # ------------------------------------------------------------------------------------ dead jobs
 def _fails(after: int = 2) -> Callable[[pd.DataFrame], None]:
     """Return a function that fails for the partition that comes after so many."""
