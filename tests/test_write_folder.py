@@ -405,6 +405,29 @@ def test_what_is_read_is_not_overwritten(folder: str) -> None:
     assert _ids(folder) == [*range(6)]
 
 
+def test_a_file_on_a_disk_has_its_name_when_it_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a task wrote that was cut short is no Parquet file to any reader, and goes."""
+    out, write, calls = tmp_path / "out", pa.parquet.write_table, itertools.count()
+
+    def cut_short(table: pa.Table, file: Any, **options: Any) -> None:
+        if next(calls) == 1:
+            file.write(b"PAR1")
+            raise OSError("no space left")
+        write(table, file, **options)
+
+    monkeypatch.setattr(pa.parquet, "write_table", cut_short)
+    lazy = _frame(0, 6, 3).ml.to_parquet(out, compute=False)
+    with pytest.raises(OSError, match="no space left"):
+        lazy.compute()
+    assert len(os.listdir(out)) == 3
+    assert len(pd.read_parquet(out)) == 2
+    lazy.compute()
+    assert _ids(str(out)) == [*range(6)]
+    assert all(name.startswith("part.") for name in os.listdir(out))
+
+
 # ---------------------------------------------------------------------------- tasks that run twice
 def _run_twice(dsk: Any, keys: Any, **options: Any) -> Any:
     """Compute every task two times, as a scheduler does that lost a worker."""

@@ -3,8 +3,9 @@
 A job begins with a mark in the folder, which it makes only where there is none, and takes the mark
 away when all its files are there and what they replace is gone. So a finished folder holds
 Parquet files alone, and one with a mark is being written, or was left by a job that died. Object
-stores have no renames: files get their final names at once, and these tell the place of the rows,
-the frame that they are of, and the run that wrote them.
+stores have no renames: files get their final names at once (on a local disk when they are whole, as
+an upload has), and these tell the place of the rows, the frame that they are of, and the run that
+wrote them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from fsspec.implementations.local import LocalFileSystem
 
 METADATA_KEY = "dask_embed"
 MARK = "_dask_embed_unfinished"
+# In the hidden name of a file on a local disk that is not whole.
+UNFINISHED = ".unfinished-"
 EXTENSIONS = (".parquet", ".parq", ".pq")
 _SUMMARIES = ("_metadata", "_common_metadata")
 _PART = re.compile(r"part\.(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.parquet")
@@ -190,6 +193,7 @@ class Job:
         run.require_held()
         if self.replaces:
             self._remove(sorted(self.before & present))
+        self._remove_unfinished()
         run.fs.rm_file(_mark_path(run.path))
 
     def _remove(self, files: Sequence[str]) -> None:
@@ -205,6 +209,16 @@ class Job:
             for folder in sorted(folders, key=len, reverse=True):
                 if not os.listdir(f"{run.path}/{folder}"):
                     os.rmdir(f"{run.path}/{folder}")
+
+    def _remove_unfinished(self) -> None:
+        """Remove what tasks left that were cut short and ran again."""
+        if not isinstance(self.run.fs, LocalFileSystem):
+            return
+        for name in os.listdir(self.run.path):
+            hidden, found, _ = name.partition(UNFINISHED)
+            meant = hidden[1:]
+            if found and (self._is_own(meant) or (self.replaces and is_part(meant))):
+                os.remove(f"{self.run.path}/{name}")
 
     def give_up(self) -> None:
         """Take the mark away where nothing was written; else it stays, the folder is not whole."""

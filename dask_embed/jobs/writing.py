@@ -13,12 +13,14 @@ import pyarrow.parquet as pq
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from dask.tokenize import tokenize
 from dask.utils import natural_sort_key
+from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import (
     EXTENSIONS,
     MARK,
     METADATA_KEY,
+    UNFINISHED,
     Run,
     data_files,
     frame_of,
@@ -65,6 +67,27 @@ class WritingEngine(VectorEngine):
             raise ValueError(
                 f"append=True needs the columns and types of the files in {path!r}: {said}"
             ) from None
+
+    @classmethod
+    def write_partition(
+        cls,
+        df: Any,
+        path: str,
+        fs: Any,
+        filename: str,
+        partition_on: Any,
+        *rest: Any,
+        **options: Any,
+    ) -> Any:
+        """Write a file; on a local disk it gets its name when it is whole, as in a store."""
+        if partition_on or not isinstance(fs, LocalFileSystem):
+            return super().write_partition(df, path, fs, filename, partition_on, *rest, **options)
+        hidden = f".{filename}{UNFINISHED}{os.urandom(4).hex()}"
+        written = super().write_partition(df, path, fs, hidden, partition_on, *rest, **options)
+        os.replace(f"{path}/{hidden}", f"{path}/{filename}")
+        for each in written:
+            each["meta"].set_file_path(filename)
+        return written
 
 
 def new_run(frame: Any, fs: Any, folder: str) -> Run:
