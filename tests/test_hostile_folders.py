@@ -445,6 +445,20 @@ CASES: dict[str, Case] = {
     "a link in the folder": Case(
         lambda folder: (folder.path / "vocab.txt").symlink_to("tokenizer.json")
     ),
+    "linked templates": Case(
+        lambda folder: (
+            folder.write("additional_chat_templates/a.jinja", "{{ messages }}"),
+            folder.move_out("additional_chat_templates"),
+        ),
+        "is a link",
+    ),
+    "a linked template": Case(
+        lambda folder: (
+            folder.write("additional_chat_templates/a.jinja", "{{ messages }}"),
+            folder.move_out("additional_chat_templates/a.jinja"),
+        ),
+        "leaves the folder",
+    ),
     "a link to itself": Case(loop),
     "a file that never ends": Case(
         lambda folder: (folder.path / "vocab.txt").symlink_to("/dev/zero")

@@ -73,7 +73,10 @@ def _settings(folder: Path) -> Iterator[Path]:
             continue
         if path.is_file() and any(path.match(pattern) for pattern in METADATA_FILES):
             yield path
-    yield from sorted((folder / _TEMPLATES).glob("*.jinja"))
+    templates = folder / _TEMPLATES
+    if templates.is_symlink():
+        raise ValueError(f"folder {str(templates)!r} is a link; put a copy in its place")
+    yield from sorted(templates.glob("*.jinja"))
 
 
 def _write(target: Path, content: dict[str, Any]) -> None:

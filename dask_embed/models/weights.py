@@ -72,7 +72,7 @@ def find_weights(folder: Path, *, any_name: bool = False, allow_pickle: bool = F
 def _named(folder: Path) -> str | None:
     """Return the weight file that config.json names, by which transformers would go."""
     file = folder / "config.json"
-    named = read_json(file).get("transformers_weights") if file.is_file() else None
+    named = _named_in(file) if file.is_file() else None
     if named is None:
         return None
     if not is_plain(named) or not named.endswith((".safetensors", f".safetensors{INDEX}")):
@@ -83,6 +83,11 @@ def _named(folder: Path) -> str | None:
     if not (folder / named).is_file():
         raise ValueError(f"file {named!r} of checkpoint {str(folder)!r} is missing; fetch it again")
     return str(named)
+
+
+@once
+def _named_in(config: Path) -> Any:
+    return read_json(config).get("transformers_weights")
 
 
 def _weights(folder: Path, name: str, standard: str) -> Weights:
