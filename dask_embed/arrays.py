@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import dask
 import pandas as pd
 
 from dask_embed._validation import positive_integer
@@ -41,7 +42,10 @@ def to_array(series: Any, dimension: int | None = None) -> Any:
         return vectors_to_array(series, dimension or _dimension(series))
     dimension = dimension or lazy_dimension(series)
     meta = vectors_to_array(series._meta, dimension)
-    return series.map_partitions(partition_to_array, dimension, meta.dtype, meta=meta)
+    # Dask optimizes what it turns into an array, and would join files of which few columns are
+    # read: the array would have fewer chunks than the frame has partitions.
+    with dask.config.set({"optimization.tune.active": False}):
+        return series.map_partitions(partition_to_array, dimension, meta.dtype, meta=meta)
 
 
 def partition_to_array(series: Any, dimension: int, dtype: Any) -> Any:

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._expr import Blockwise, Expr, Filter, Head, Index, Projection, Tail
 
-from dask_embed.conditions import is_rowwise
-from dask_embed.expr import (
-    AppendColumns,
-    OperatorRows,
+from dask_embed.computed_expr import (
+    ComputedRows,
+    SameRows,
     dependents_of,
-    narrow,
+    readers_of,
     select_result,
     wanted_columns,
 )
+from dask_embed.conditions import is_rowwise
+from dask_embed.expr import OperatorRows
 
 if TYPE_CHECKING:
     from dask_embed.operators.chunker import Chunker
@@ -40,20 +41,23 @@ class ChunkRows(OperatorRows):
             return self._filter_simplification(parent)
         if isinstance(parent, Projection):
             wanted = wanted_columns(self, parent, dependents)
-            return select_result(self, parent, wanted, self.operator.keeping(wanted))
+            return select_result(self.narrowed(wanted), self, parent)
         if isinstance(parent, Index):
             return self._index(parent, dependents)
         if isinstance(parent, Head | Tail | End):
             return self._end(parent, dependents)
         return None
 
+    def keeping(self, wanted: set[str]) -> ComputedRows:
+        operator = self.operator.keeping(wanted)
+        return self if operator is self.operator else type(self)(self.frame, operator)
+
     def _may_go_before(self, condition: Expr, sources: tuple[Expr, ...]) -> bool:
         return super()._may_go_before(condition, sources) and is_rowwise(condition, sources)
 
     def _index(self, parent: Index, dependents: Any) -> Expr | None:
         """Make nothing but the index, which needs the rows all the same."""
-        wanted = wanted_columns(self, parent, dependents)
-        narrowed = narrow(self, wanted, self.operator.keeping(wanted))
+        narrowed = self.narrowed(wanted_columns(self, parent, dependents))
         if narrowed is self and isinstance(parent, ChunkIndex):
             return None
         return ChunkIndex(narrowed)
@@ -62,8 +66,7 @@ class ChunkRows(OperatorRows):
         """Cut no more rows of a partition than are asked for: each gives one chunk at least."""
         if parent.n < 0 or dependents_of(self, dependents) != {parent._name}:
             return None
-        wanted = _wanted_above(parent, dependents)
-        narrowed = narrow(self, wanted, self.operator.keeping(wanted))
+        narrowed = self.narrowed(_wanted_above(parent, dependents))
         last = isinstance(parent, Tail) or (isinstance(parent, End) and parent.last)
         if not _is_cut(narrowed.frame, parent.n, last):
             narrowed = ChunkRows(End(narrowed.frame, parent.n, last), narrowed.operator)
@@ -120,8 +123,8 @@ class End(Blockwise):
 
     def _below(self, node: Expr) -> Expr | None:
         """Return `node` on the rows of its own input, if it gives a row for each of them."""
-        if isinstance(node, AppendColumns):
-            return type(node)(End(node.frame, self.n, self.last), node.operator)
+        if isinstance(node, SameRows):
+            return node.on(End(node.frame, self.n, self.last))
         if isinstance(node, Projection) and (lower := self._below(node.frame)) is not None:
             return type(node)(lower, *node.operands[1:])
         return None
@@ -129,14 +132,14 @@ class End(Blockwise):
 
 def _is_cut(node: Expr, n: int, last: bool) -> bool:
     """Return whether `node` has no other rows of each partition than these."""
-    while isinstance(node, AppendColumns | Projection):
+    while isinstance(node, SameRows | Projection):
         node = node.frame
     return isinstance(node, End) and (node.n, node.last) == (n, last)
 
 
 def _wanted_above(node: Expr, dependents: Any) -> set[str]:
     """Return the columns that are selected from `node`, all if it is not only selected from."""
-    parents = [found for reference in dependents[node._name] if (found := reference()) is not None]
+    parents = list(readers_of(node, dependents))
     if not parents or not all(isinstance(parent, Projection) for parent in parents):
         return set(node.columns)
     return {column for parent in parents for column in parent.columns}

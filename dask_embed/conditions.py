@@ -77,7 +77,7 @@ def of_same_rows(node: Expr) -> Iterator[Expr]:
         seen.add(found._name)
         yield found
         if _keeps_rows(found):
-            stack.extend(found.dependencies())
+            stack.extend(_inputs(found))
 
 
 def _keeps_rows(node: Expr) -> bool:
@@ -92,4 +92,9 @@ def _walk(expression: Expr, stop: Iterable[str]) -> Iterator[Expr]:
             continue
         seen.add(node._name)
         yield node
-        stack.extend(node.dependencies())
+        stack.extend(_inputs(node))
+
+
+def _inputs(node: Expr) -> Iterator[Expr]:
+    # Nodes of ours depend on one more, `Unfuse`, that no row is computed from.
+    return (operand for operand in node.operands if isinstance(operand, Expr))

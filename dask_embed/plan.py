@@ -22,6 +22,7 @@ from dask.utils import funcname
 from dask_embed._validation import text_file
 from dask_embed.chunk_expr import ChunkRows, End
 from dask_embed.columns.frames import require_frame
+from dask_embed.computed_expr import ComputedRows
 from dask_embed.expr import OperatorRows, settled
 from dask_embed.operators.base import FrameOperator
 from dask_embed.operators.late_chunks import LateChunkEmbedder
@@ -90,8 +91,9 @@ def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
         yield from _steps(below.frame, seen)
         order = [*reversed(filters), below]
     else:
-        for child in [node.frame] if isinstance(node, Filter) else node.dependencies():
-            yield from _steps(child, seen)
+        for child in [node.frame] if isinstance(node, Filter) else node.operands:
+            if isinstance(child, Expr):
+                yield from _steps(child, seen)
         order = [node]
     for each in order:
         # How strings are stored is no step.
@@ -138,7 +140,8 @@ def _describe(node: Expr) -> str:
         for name, value in zip(type(node)._parameters, node.operands, strict=False)
         if isinstance(value, str | int | float | list | tuple) and not isinstance(value, bool)
     ]
-    return f"{type(node).__name__.lower()} {' '.join(scalars)}".rstrip()
+    kind = node.labels[0] if isinstance(node, ComputedRows) else type(node).__name__.lower()
+    return f"{kind} {' '.join(scalars)}".rstrip()
 
 
 def _operators(operator: FrameOperator) -> str:
