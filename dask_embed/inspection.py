@@ -46,8 +46,8 @@ class ModelDescription:
         positions, the limit of sentence-transformers and that of the tokenizer.
     tokenizer : str
     runs : str
-        ``"packed"``: texts of a batch one after the other, without padding; ``"padded"``; or
-        ``"by length"``: only texts of one length together.
+        ``"packed"``: texts of a batch one after the other, without padding; ``"padded"``;
+        ``"by length"``: only texts of one length together; or ``"alone"``: one after the other.
     reason : str
         Why it does not run packed, or only up to a length.
     tokens_per_batch : int
@@ -124,8 +124,7 @@ def describe_model(model: str | Path | Model, task: str | None = None) -> ModelD
     pinned = spec.pinned(str(checkpoint.root) if local else spec.name, checkpoint.revision)
     runner = _runner(pinned, checkpoint, task)
     loaded, verdict = runner.loaded, runner.verdict
-    runs = "packed" if verdict.packed else "padded" if verdict.pads else "by length"
-    limit = f"texts of more than {verdict.up_to} tokens run padded" if verdict.up_to else ""
+    limit = f"texts of more than {verdict.up_to} tokens run alone" if verdict.up_to else ""
     needed = _footprint(pinned, runner)
     built = loaded.model if spec.factory is None else loaded.model.module
     return ModelDescription(
@@ -140,7 +139,7 @@ def describe_model(model: str | Path | Model, task: str | None = None) -> ModelD
         position_limit=checkpoint.position_limit,
         max_length=checkpoint.default_limit,
         tokenizer=_tokenizer_kind(runner, checkpoint),
-        runs=runs,
+        runs=verdict.runs,
         reason=verdict.reason or limit,
         tokens_per_batch=runner.budget.tokens(config.get("tokens-per-batch")[loaded.device.type]),
         weights_mib=_mib(sum(w.numel() * w.element_size() for w in loaded.model.parameters())),

@@ -308,7 +308,7 @@ def test_a_wide_window_described(tmp_path: Path) -> None:
     given = de.describe_model(str(tmp_path))
     assert given.runs == "packed"
     assert "600" in given.reason
-    assert "padded" in given.reason
+    assert "run alone" in given.reason
 
 
 def test_counts_are_whole_numbers(model: str, frame: pd.DataFrame) -> None:

@@ -145,18 +145,6 @@ def test_a_tokenizer_that_changes_text_in_python_is_honoured() -> None:
     assert as_lists(TextTokenizer(tokenizer, None)(TEXTS)) == expected
 
 
-def test_token_types_other_than_zero_are_an_error() -> None:
-    """They are not handed to the model, so they may not be needed."""
-    from tokenizers import processors
-
-    tokenizer = tiny.wordpiece()
-    tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS]:0 $A:1 [SEP]:1", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
-    )
-    with pytest.raises(ValueError, match="token type"):
-        TextTokenizer(tokenizer, None)(TEXTS)
-
-
 def test_no_text_gives_no_list() -> None:
     tokens = TextTokenizer(tiny.wordpiece(), 8)([])
     assert len(tokens) == 0

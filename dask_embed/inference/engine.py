@@ -145,6 +145,7 @@ class _Run:
                 meter.count(rows=-len(lost))  # they are counted again when they run
                 encoded = self._stream.encode(lost)
                 wait_for(self._submit(encoded, np.arange(len(lost))))
+        failures = self._execution.failures
         with meter.seconds("convert"):
             self._sink.flush()
             self._repeats.copy_all(self._sink, failures)

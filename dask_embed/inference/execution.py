@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
 from dask_embed.inference.memory import batch_cost, is_out_of_memory, release
 from dask_embed.inference.runner import Runner
@@ -36,7 +37,8 @@ class Execution:
     Attributes
     ----------
     failures : dict
-        Place to message, for sequences that do not fit in memory even alone.
+        Place to message, for sequences that do not fit in memory even alone, or whose result is no
+        finite number.
     """
 
     def __init__(
@@ -48,12 +50,33 @@ class Execution:
         *,
         counts_rows: bool = False,
     ) -> None:
-        self.failures: dict[int, str] = {}
+        self._failures: dict[int, str] = {}
+        self._doubts: list[tuple[np.ndarray, torch.Tensor]] = []
         self._runner = runner
         self._compute = compute
         self._sink = sink
         self._meter = meter
         self._counts_rows = counts_rows
+
+    @property
+    def failures(self) -> dict[int, str]:
+        while self._doubts:
+            places, finite = self._doubts.pop()
+            for place in places[~finite.cpu().numpy()].tolist():
+                self._failures[place] = (
+                    "the model gives it a result that is no finite number (see the model's dtype "
+                    "and weights)"
+                )
+        return self._failures
+
+    def _doubt(self, places: np.ndarray, results: Any, lengths: np.ndarray) -> None:
+        """Note which results are finite; whether all are is asked later, a GPU need not wait."""
+        if not isinstance(results, torch.Tensor) or not results.is_floating_point():
+            return
+        finite = results.isfinite().flatten(1).all(1) if results.ndim > 1 else results.isfinite()
+        owners = places if len(finite) == len(places) else np.repeat(places, lengths)
+        if finite.device.type == "cuda" or not finite.all():
+            self._doubts.append((owners, finite))
 
     def run(self, places: np.ndarray, tokens: TokenLists, costs: np.ndarray) -> None:
         """Run one batch, in halves where it does not fit in memory.
@@ -92,7 +115,9 @@ class Execution:
         """Run a batch and return None, or why it does not fit in memory."""
         try:
             with self._meter.busy("forward"), self._runner.session():
-                self._sink.put(places, self._compute(tokens), tokens.lengths)
+                results = self._compute(tokens)
+                self._sink.put(places, results, tokens.lengths)
+                self._doubt(places, results, tokens.lengths)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -113,7 +138,7 @@ class Execution:
         if problem is not None:
             self._meter.count(rows=int(self._counts_rows))
             release(self._runner.loaded.device)
-            self.failures[place] = (
+            self._failures[place] = (
                 f"its {len(tokens.values)} tokens do not fit in the memory of "
                 f"{self._runner.loaded.device}, even alone: {problem:.200}"
             )

@@ -1,4 +1,4 @@
-"""One forward pass of a transformer: a batch packed, or padded."""
+"""One forward pass of a transformer: each text alone, a batch packed, or padded."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ import numpy as np
 import torch
 
 from dask_embed.inference.attention import PACKED_ATTENTION, packed_batch
+from dask_embed.inference.positions import Positions
 from dask_embed.inference.scoring.branches import BranchedTokens
+from dask_embed.inference.state import put_back
 from dask_embed.models.loading import LoadedModel, compiled
 from dask_embed.text.tokenization import TokenLists
 
@@ -26,27 +28,70 @@ class Forward:
     All methods take token lists that are not empty and give the last hidden states, shape
     (tokens, hidden size), in the order of the batch and on the model's device.
 
+    Attributes
+    ----------
+    positions : Positions or None
+        The position ids that the model was seen to give a text by itself. Without them nothing
+        runs packed or padded on the left.
+    row : int or None
+        Most tokens of a packed row.
+    gives_types : bool
+        The tokenizer gives token types, and the model takes them.
+
     Notes
     -----
     Switching between packed and padded changes the model's configuration, so threads that want
-    the one wait until no thread runs the other.
+    the one wait until no thread runs the other. `alone` runs while nothing else does.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
-        self._model = loaded.transformer
+        self.model = self._model = loaded.transformer
         self._compiled: Any = compiled(self._model) if loaded.spec.compile else self._model
         self._padded_attention = self._model.config._attn_implementation
         self._running = 0
         self._changed = threading.Condition()
+        self.positions: Positions | None = None
+        self.row: int | None = None
         parameters = inspect.signature(self._model.forward).parameters
         self.takes_positions = "position_ids" in parameters
         self._takes_types = "token_type_ids" in parameters
+        # models may add an embedding of type 0, so it counts whether the tokenizer gives types
+        named = loaded.tokenizer.model_input_names
+        self.gives_types = self._takes_types and "token_type_ids" in named
+
+    def alone(self, tokens: TokenLists) -> torch.Tensor:
+        """Call the model on one text after the other, as its tokenizer says: the truth.
+
+        Whatever a text changes in the model is put back before the next.
+        """
+        vectors = []
+        for row in range(len(tokens)):
+            with self.by_itself():
+                vectors.append(self._rows(tokens.take(np.array([row]))))
+        return torch.cat(vectors)
+
+    def at_positions(self, tokens: TokenLists, positions: np.ndarray) -> torch.Tensor:
+        """Call the model on one text with position ids of shape (tokens,)."""
+        with self._attending_with(self._padded_attention):
+            return self._rows(tokens, position_ids=self._on_device(positions[None]))
 
     def packed(self, tokens: TokenLists) -> torch.Tensor:
-        """Run the texts one after the other in one row, without padding."""
+        """Run the texts one after the other in one row, without padding.
+
+        In several rows where one would be longer than the model takes.
+        """
+        if self.row is None or len(tokens) == 1 or len(tokens.values) <= self.row:
+            return self._packed(tokens)
+        rows = [self._packed(tokens.take(part)) for part in _rows_of(tokens.lengths, self.row)]
+        return torch.cat(rows)
+
+    def _packed(self, tokens: TokenLists) -> torch.Tensor:
+        assert self.positions is not None, "a packed batch needs the model's positions"
         layout = tokens if isinstance(tokens, BranchedTokens) else None
-        positions = _positions(tokens) if layout is None else layout.positions
+        positions = self.positions.of(tokens)
+        if layout is not None:
+            positions = layout.positions + self.positions.first
         ids = self._on_device(tokens.values.astype(np.int64)[None])
         offsets = self._on_device(tokens.offsets.astype(np.int32))
         with (
@@ -57,7 +102,7 @@ class Forward:
             model = self._model if len(tokens.values) == 1 else self._compiled
             output = model(
                 input_ids=ids,
-                position_ids=self._on_device(positions[None] + self._position_offset),
+                position_ids=self._on_device(positions[None]),
                 **self._types(tokens, np.ones(ids.shape, bool)),
             )
         return output.last_hidden_state[0]
@@ -67,21 +112,18 @@ class Forward:
     ) -> torch.Tensor:
         """Run the texts as rows, filled up to the longest on the `side`; `eager` if told so.
 
-        A model that takes no position ids would shift learned positions behind padding on the
-        left, so it is filled up on the right.
+        On the right the model numbers positions itself. On the left they are given, since it
+        would count the padding.
         """
         longest = int(tokens.lengths.max())
-        mask, positions = _padding(
-            tokens.lengths,
-            longest if eager else self.padded_length(longest),
-            side if self.takes_positions else "right",
-        )
+        mask = padding_mask(tokens.lengths, longest if eager else self.padded_length(longest), side)
         ids = np.full(mask.shape, self._padding_id, np.int64)
         ids[mask] = tokens.values
         arguments = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
-        if self.takes_positions:
-            offset = self._position_offset
-            arguments["position_ids"] = np.where(mask, positions + offset, max(offset - 1, 0))
+        if side == "left":
+            assert self.positions is not None, "padding on the left needs the model's positions"
+            arguments["position_ids"] = np.full(mask.shape, self.positions.padding, np.int64)
+            arguments["position_ids"][mask] = self.positions.of(tokens)
         model = self._model if eager or len(tokens) == 1 else self._compiled
         types = self._types(tokens, mask)
         with self._attending_with(self._padded_attention):
@@ -94,13 +136,25 @@ class Forward:
         output = None
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
-            vectors = self.padded(tokens.take(rows), eager=True)
+            with self._attending_with(self._padded_attention):
+                vectors = self._rows(tokens.take(rows))
             if output is None:
                 output = vectors.new_empty(len(tokens.values), vectors.shape[1])
             places = tokens.offsets[rows][:, None] + np.arange(length)
             output[self._on_device(places.ravel())] = vectors
         assert output is not None, "a batch has at least one text"
         return output
+
+    def _rows(self, tokens: TokenLists, **more: torch.Tensor) -> torch.Tensor:
+        """Run texts of one length as rows, with what the tokenizer gives and nothing else."""
+        ids = tokens.values.astype(np.int64).reshape(len(tokens), -1)
+        output = self._model(
+            input_ids=self._on_device(ids),
+            attention_mask=self._on_device(np.ones_like(ids)),
+            **self._types(tokens, np.ones(ids.shape, bool)),
+            **more,
+        )
+        return output.last_hidden_state.flatten(0, 1)
 
     def padded_length(self, longest: int) -> int:
         """Return the length of the rows of a padded batch; few of them where it is compiled."""
@@ -110,16 +164,16 @@ class Forward:
         return min(bucket, self._loaded.checkpoint.position_limit or bucket)
 
     def _types(self, tokens: TokenLists, mask: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return the argument for the token types, of the shape of `mask`, if there are any."""
-        if tokens.types is None or not self._takes_types:
+        """Return the argument for the token types, of the shape of `mask`, if there are any.
+
+        Texts without types of their own are of type 0 where the tokenizer gives types at all.
+        """
+        if not self._takes_types or (tokens.types is None and not self.gives_types):
             return {}
         types = np.zeros(mask.shape, np.int64)
-        types[mask] = tokens.types
+        if tokens.types is not None:
+            types[mask] = tokens.types
         return {"token_type_ids": self._on_device(types)}
-
-    @property
-    def _position_offset(self) -> int:
-        return self._loaded.checkpoint.position_offset
 
     @property
     def _padding_id(self) -> int:
@@ -129,6 +183,16 @@ class Forward:
     def padding(self) -> contextlib.AbstractContextManager[None]:
         """Give the context in which the model itself may be called, on rows of any mask."""
         return self._attending_with(self._padded_attention)
+
+    @contextlib.contextmanager
+    def by_itself(self) -> Iterator[None]:
+        """Give the context in which this thread alone runs the model, which is then put back."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._running)
+            if self._attention != self._padded_attention:
+                self._model.set_attn_implementation(self._padded_attention)
+            with put_back(self._loaded.model):
+                yield
 
     @contextlib.contextmanager
     def _attending_with(self, name: str) -> Iterator[None]:
@@ -155,15 +219,21 @@ class Forward:
         return host.to(self._loaded.device, non_blocking=True)
 
 
-def _positions(tokens: TokenLists) -> np.ndarray:
-    """Return the position of every token in its text."""
-    return np.arange(len(tokens.values)) - np.repeat(tokens.offsets[:-1], tokens.lengths)
-
-
-def _padding(lengths: np.ndarray, longest: int, side: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mask of real tokens and their positions, both of shape (texts, longest)."""
-    column = np.arange(longest)[None, :]
+def padding_mask(lengths: np.ndarray, longest: int, side: str) -> np.ndarray:
+    """Return which tokens of rows padded on a side are real, bool of shape (texts, longest)."""
+    column = np.arange(longest)[None]
     if side == "left":
-        skipped = (longest - lengths)[:, None]
-        return column >= skipped, np.maximum(column - skipped, 0)
-    return column < lengths[:, None], np.broadcast_to(column, (len(lengths), longest))
+        return column >= (longest - lengths)[:, None]
+    return column < lengths[:, None]
+
+
+def _rows_of(lengths: np.ndarray, most: int) -> list[np.ndarray]:
+    """Return the numbers of neighbouring texts that fit into one row, for each row."""
+    rows, used = [[0]], int(lengths[0])
+    for text, length in enumerate(lengths[1:].tolist(), 1):
+        if used + length > most:
+            rows.append([])
+            used = 0
+        rows[-1].append(text)
+        used += length
+    return [np.array(row) for row in rows]

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from dask_embed import config
@@ -33,9 +35,6 @@ from dask_embed.text.tokenization import TextTokenizer, TokenLists
 from dask_embed.workers import warn_on_worker
 
 T = TypeVar("T")
-
-# Kinds of rotary embedding that transformers updates in place during the forward pass.
-_LENGTH_DEPENDENT = ("dynamic", "longrope")
 
 
 def runner_for(model: Model, task: str = "embed") -> Runner:
@@ -71,14 +70,15 @@ class Runner:
         with self.session():
             if loaded.runs_as_one:
                 reason = "its head cannot be told from its transformer"
-                self.verdict = Verdict(False, pads=False, reason=reason)
+                self.verdict = Verdict(False, pads=False, by_length=False, reason=reason)
             else:
                 self.verdict = judge(self._forward, loaded)
             if loaded.task != "embed":
-                self.head = TaskHead(loaded, self._forward)
-                self.verdict = dataclasses.replace(
-                    self.verdict, pads=self.verdict.pads or self.head.pads
-                )
+                self.head = TaskHead(loaded, self._forward, self.verdict.shortest)
+                if loaded.runs_as_one:
+                    self.verdict = dataclasses.replace(
+                        self.verdict, pads=self.head.pads, by_length=self.head.by_length
+                    )
             usage = None
             if loaded.task != "seq2seq-lm":  # it needs two texts
                 run = self.logits if loaded.runs_as_one else self.token_vectors
@@ -88,8 +88,11 @@ class Runner:
 
     def runs_packed(self, longest: int) -> bool:
         """Return whether a batch whose longest text has so many tokens runs packed."""
+        return self.verdict.packed and not self._runs_alone(longest)
+
+    def _runs_alone(self, longest: int) -> bool:
         limit = self.verdict.up_to
-        return self.verdict.packed and (limit is None or longest <= limit)
+        return limit is not None and longest > limit
 
     def token_vectors(self, tokens: TokenLists, padding_side: str = "right") -> torch.Tensor:
         """Return the last hidden state of every token of a batch.
@@ -99,7 +102,8 @@ class Runner:
         tokens : TokenLists
             The batch; every text has at least one token.
         padding_side : {"right", "left"}
-            Where a padded batch is filled up. The vectors do not depend on it.
+            Where a padded batch is filled up, if that was seen to be right. The vectors do not
+            depend on it.
 
         Returns
         -------
@@ -107,11 +111,31 @@ class Runner:
             Shape (tokens, hidden size), on the model's device, in the order of the batch.
         """
         with self.session():
-            if self.runs_packed(int(tokens.lengths.max())):
+            if self._runs_alone(int(tokens.lengths.max())):
+                return self._with_long_ones(tokens, padding_side)
+            if self.verdict.packed:
                 return self._forward.packed(tokens)
             if self.verdict.pads:
-                return self._forward.padded(tokens, padding_side)
-            return self._forward.equal_lengths(tokens)
+                left = padding_side == "left" and self.verdict.pads_left
+                return self._forward.padded(tokens, "left" if left else "right")
+            if self.verdict.by_length:
+                return self._forward.equal_lengths(tokens)
+            return self._forward.alone(tokens)
+
+    def _with_long_ones(self, tokens: TokenLists, padding_side: str) -> torch.Tensor:
+        """Run texts alone that are longer than those for which batches were tried."""
+        long = tokens.lengths > self.verdict.up_to
+        parts: list[Any] = [None] * len(tokens)
+        for rows, run in (
+            (np.flatnonzero(long), self._forward.alone),
+            (np.flatnonzero(~long), lambda part: self.token_vectors(part, padding_side)),
+        ):
+            if len(rows):
+                chosen = tokens.take(rows)
+                vectors = run(chosen).split(chosen.lengths.tolist())
+                for row, each in zip(rows.tolist(), vectors, strict=True):
+                    parts[row] = each
+        return torch.cat(parts)
 
     def logits(self, tokens: TokenLists, padding_side: str = "right") -> torch.Tensor:
         """Return what the model's head gives for a batch, float32.
@@ -138,7 +162,7 @@ class Runner:
     def computed_tokens(self, tokens: TokenLists) -> int:
         """Return how many tokens a batch computes, padding included."""
         longest = int(tokens.lengths.max())
-        if self.runs_packed(longest) or not self.verdict.pads:
+        if self.verdict.packed or self._runs_alone(longest) or not self.verdict.pads:
             return len(tokens.values)
         return len(tokens) * self._forward.padded_length(longest)
 
@@ -156,19 +180,21 @@ class Runner:
     def shares(self) -> bool:
         """Whether several threads may run the model at a time.
 
-        Not where the forward pass changes the model: rotary frequencies that follow the length
-        of the batch, code that came with a checkpoint or a factory, code that `torch.compile`
-        makes, or weights that are fetched when they are needed.
+        Not where the forward pass changes the model, where code runs that came with a checkpoint or
+        a factory, code that `torch.compile` makes, or weights are fetched when they are needed.
         """
         spec = self.loaded.spec
         others = spec.trust_remote_code or spec.factory is not None
-        return not (spec.compile or others or spec.device_map is not None or self._follows_length)
+        alone = spec.compile or others or spec.device_map is not None
+        return not (alone or self.verdict.keeps_state)
 
-    @property
-    def _follows_length(self) -> bool:
-        rope = getattr(self.loaded.checkpoint.text_config, "rope_parameters", None) or {}
-        layers = rope.values() if all(isinstance(v, dict) for v in rope.values()) else [rope]
-        return any(layer.get("rope_type") in _LENGTH_DEPENDENT for layer in layers)
+    @functools.cached_property
+    def types_single_texts(self) -> bool:
+        """Whether the tokenizer gives tokens of a single text other types than 0 (XLNet's)."""
+        if not self._forward.gives_types:
+            return False
+        encoded = copy.deepcopy(self.loaded.tokenizer)("a b", return_token_type_ids=True)
+        return any(encoded["token_type_ids"])
 
     def tokenizer(self, max_length: int | None) -> TextTokenizer:
         """Return the tokenizer that cuts after `max_length` tokens."""

@@ -79,6 +79,20 @@ class Encoded:
     costs: np.ndarray | None = None
     failures: dict[int, str] = field(default_factory=dict)
 
+    def without(self, failures: dict[int, str]) -> Encoded:
+        """Return the same without the sequences of rows that failed, which are named."""
+        if not failures:
+            return self
+        kept = np.flatnonzero(~np.isin(self.rows, list(failures)))
+        context = self.context
+        return Encoded(
+            self.rows[kept],
+            self.tokens.take(kept),
+            None if context is None else [context[place] for place in kept.tolist()],
+            None if self.costs is None else self.costs[kept],
+            self.failures | failures,
+        )
+
 
 @dataclass
 class Stream:
@@ -187,7 +201,7 @@ class Stream:
         """Encode `rows`, in halves where one of them cannot be, which is then named."""
         try:
             with self.meter.busy("tokenize"), tokenizing_for(self.meter):
-                return [within(self.runner.tables, self.encode(rows))]
+                return [self._possible(within(self.runner.tables, self.encode(rows)))]
         except BaseException as error:
             problem = encoding_problem(error)
         if len(rows) > 1:
@@ -195,6 +209,21 @@ class Stream:
             return self._encode(rows[:half]) + self._encode(rows[half:])
         failed = {int(rows[0]): f"it cannot be encoded: {problem}"}
         return [Encoded(rows[:0], TokenLists.of([]), failures=failed)]
+
+    def _possible(self, encoded: Encoded) -> Encoded:
+        """Return what the model takes; a text without tokens never reaches it."""
+        least = self.runner.verdict.shortest
+        lengths = encoded.tokens.lengths
+        if least == 1:
+            return encoded
+        short = np.flatnonzero((lengths > 0) & (lengths < least))
+        return encoded.without(
+            {
+                int(encoded.rows[place]): f"of tokens it has {lengths[place]}, and the "
+                f"model takes no fewer than {least}"
+                for place in short
+            }
+        )
 
     def _rows(self, lanes: int) -> Iterator[np.ndarray]:
         """Yield the row numbers of each chunk."""

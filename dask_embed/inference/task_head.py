@@ -8,8 +8,9 @@ batches have one way through the head, which sees real tokens only.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from transformers.utils import ModelOutput
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.probe import TOLERANCE, difference, random_tokens
-from dask_embed.models.loading import LoadedModel
+from dask_embed.models.loading import LoadedModel, transformer_name
 from dask_embed.text.tokenization import TokenLists
 
 # Which token vectors of a text its head reads, from the cheapest on.
@@ -73,36 +74,62 @@ class TaskHead:
     reads : str or None
         Which token vectors of a text a head with one result per text reads: ``"first"``,
         ``"last"`` or ``"all"``. None where the head cannot be told from the transformer; then the
-        whole model runs, texts of one length at a time.
+        whole model runs.
     per_token : bool
         The head has one result per token.
-    pads : bool
-        The whole model of a factory may run texts of several lengths, padded on the right.
+    by_length, pads : bool
+        The whole model may run texts of one length together; of a factory, texts of several
+        lengths, padded on the right.
     """
 
-    def __init__(self, loaded: LoadedModel, forward: Forward) -> None:
+    def __init__(self, loaded: LoadedModel, forward: Forward, shortest: int = 1) -> None:
         self._loaded = loaded
         self._forward = forward
         self.per_token = loaded.task != "classify"
         self.reads: str | None = None
         self.pads = False
-        if loaded.runs_as_one:
-            self.pads = loaded.spec.factory is not None and self._may_pad()
-            return
-        self._head = _without_transformer(loaded)
-        tokens = random_tokens(loaded, _PROBED_LENGTHS)
-        whole = self.whole(tokens)
-        hidden = forward.equal_lengths(tokens)
+        self.by_length = False
+        if loaded.task == "seq2seq-lm":
+            return  # it takes two texts, which scoring and generation give it
+        tokens, whole = self._truth(shortest)
+        if not loaded.runs_as_one:
+            self._head = _without_transformer(loaded)
+            self.reads = self._tried(tokens, whole)
+        if self.reads is None:
+            self.by_length = self._agrees(self._by_length, tokens, whole)
+            # where texts are told apart by a mask alone, as in modules of a factory
+            own = loaded.spec.factory is not None
+            self.pads = own and self._agrees(self.padded, tokens, whole)
+
+    def _truth(self, shortest: int) -> tuple[TokenLists, torch.Tensor]:
+        """Return random texts, or pairs where the model wants them, and its own results."""
+        lengths = [max(length, shortest) for length in _PROBED_LENGTHS]
+        texts = random_tokens(self._loaded, lengths)
+        try:
+            return texts, self._each_alone(texts)
+        except Exception as error:  # every architecture has its own way to refuse
+            if is_out_of_memory(error):
+                raise
+        pairs = _random_pairs(self._loaded)
+        return pairs, self._each_alone(pairs)
+
+    def _tried(self, tokens: TokenLists, whole: torch.Tensor) -> str | None:
+        """Return which vectors the head was seen to read, None if it is not to be parted."""
+        hidden = self._forward.alone(tokens)
         for reads in ("all",) if self.per_token else _READS:
-            try:
-                given = self(hidden, tokens, reads)
-            except Exception as error:  # every architecture has its own way to refuse
-                if is_out_of_memory(error):
-                    raise
-                continue
-            if difference(given, whole) <= TOLERANCE[loaded.compute_dtype]:
-                self.reads = reads
-                return
+            if self._agrees(partial(self, hidden, reads=reads), tokens, whole):
+                return reads
+        return None
+
+    def _agrees(
+        self, run: Callable[[TokenLists], torch.Tensor], tokens: TokenLists, whole: torch.Tensor
+    ) -> bool:
+        try:
+            return difference(run(tokens), whole) <= TOLERANCE[self._loaded.compute_dtype]
+        except Exception as error:  # every architecture has its own way to refuse
+            if is_out_of_memory(error):
+                raise
+            return False
 
     def __call__(
         self, hidden: torch.Tensor, tokens: TokenLists, reads: str | None = None
@@ -139,21 +166,49 @@ class TaskHead:
         return self._run(hidden[None])[0]
 
     def whole(self, tokens: TokenLists) -> torch.Tensor:
-        """Run the whole model, texts of one length at a time; shapes as of `__call__`."""
+        """Run the whole model, texts of one length together if they may; shapes as of `__call__`.
+
+        Texts that the model does not take together, as T5 those with other numbers of end tokens,
+        run alone.
+        """
+        if not self.by_length:
+            return self._each_alone(tokens)
+        try:
+            return self._by_length(tokens)
+        except Exception as error:
+            if is_out_of_memory(error) or len(tokens) == 1:
+                raise
+            return self._each_alone(tokens)
+
+    def _each_alone(self, tokens: TokenLists) -> torch.Tensor:
+        """Call the whole model on one text after the other, as its tokenizer says."""
+        parts = []
+        for text in range(len(tokens)):
+            with self._forward.by_itself():
+                parts.append(self._rows(tokens.take(np.array([text]))))
+        return torch.cat(parts)
+
+    def _by_length(self, tokens: TokenLists) -> torch.Tensor:
         parts: list[Any] = [None] * len(tokens)
-        for length, rows in self._runs(tokens.lengths):
-            same = tokens.take(rows)
-            ids = torch.from_numpy(same.values.astype(np.int64)).view(len(rows), length)
-            arguments = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
-            if same.types is not None:
-                types = torch.from_numpy(same.types.astype(np.int64))
-                arguments["token_type_ids"] = types.view(len(rows), length)
-            device = self._loaded.device
+        for rows in self._runs(tokens.lengths):
             with self._forward.padding():
-                output = self._loaded.model(**{k: v.to(device) for k, v in arguments.items()})
-            for row, logits in zip(rows, _logits(output), strict=True):
-                parts[row] = logits
-        return torch.cat(parts) if self.per_token else torch.stack(parts)
+                results = self._rows(tokens.take(rows))
+            for row, result in zip(rows, results.split(len(results) // len(rows)), strict=True):
+                parts[row] = result
+        return torch.cat(parts)
+
+    def _rows(self, tokens: TokenLists) -> torch.Tensor:
+        """Run texts of one length as rows."""
+        ids = tokens.values.astype(np.int64).reshape(len(tokens), -1)
+        arguments = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+        if tokens.types is not None:
+            arguments["token_type_ids"] = tokens.types.astype(np.int64).reshape(ids.shape)
+        elif self._forward.gives_types:
+            arguments["token_type_ids"] = np.zeros_like(ids)
+        device = self._loaded.device
+        inputs = {name: torch.from_numpy(each).to(device) for name, each in arguments.items()}
+        logits = _logits(self._loaded.model(**inputs))
+        return logits.flatten(0, 1) if self.per_token else logits
 
     def padded(self, tokens: TokenLists) -> torch.Tensor:
         """Run the whole model on rows padded on the right; shapes as of `__call__`."""
@@ -162,27 +217,21 @@ class TaskHead:
         ids = np.full(mask.shape, self._loaded.checkpoint.padding_id or 0, np.int64)
         ids[mask] = tokens.values
         arguments = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
-        if tokens.types is not None:
+        if tokens.types is not None or self._forward.gives_types:
             arguments["token_type_ids"] = np.zeros(mask.shape, np.int64)
+        if tokens.types is not None:
             arguments["token_type_ids"][mask] = tokens.types
         device = self._loaded.device
         on_device = {name: torch.from_numpy(each).to(device) for name, each in arguments.items()}
         logits = _logits(self._loaded.model(**on_device))
         return logits[on_device["attention_mask"].bool()] if self.per_token else logits
 
-    def _may_pad(self) -> bool:
-        """Return whether padded batches were seen to give the results of each text alone."""
-        tokens = random_tokens(self._loaded, _PROBED_LENGTHS)
-        distance = difference(self.padded(tokens), self.whole(tokens))
-        return distance <= TOLERANCE[self._loaded.compute_dtype]
-
-    def _runs(self, lengths: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    def _runs(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Yield rows of one length; single ones where the model would look for padding."""
-        for length in np.unique(lengths).tolist():
+        for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
             alone = not self.per_token and self._padding_id is None
-            parts = np.split(rows, len(rows)) if alone else [rows]
-            yield from ((length, part) for part in parts)
+            yield from np.split(rows, len(rows)) if alone else [rows]
 
     def _last(self, tokens: TokenLists) -> np.ndarray:
         """Return the position of the last token of each text, as transformers finds it.
@@ -213,11 +262,21 @@ def _without_transformer(loaded: LoadedModel) -> Any:
     # accelerate's hook on the whole model would run that instead of the copy
     head.__dict__.pop("forward", None)
     head._modules = dict(model._modules)
-    head._modules[model.base_model_prefix] = _StandIn(loaded.transformer)
+    name = transformer_name(model)
+    assert name is not None, "a head that runs as one has no transformer to take out"
+    head._modules[name] = _StandIn(loaded.transformer)
     head.config = copy.deepcopy(model.config)
     # heads that look for the last token tell padding by its id, and there is none
     head.config.get_text_config().pad_token_id = -1
     return head
+
+
+def _random_pairs(loaded: LoadedModel) -> TokenLists:
+    """Return random texts in pairs, as the tokenizer puts them together."""
+    texts = random_tokens(loaded, [length for length in _PROBED_LENGTHS if length > 2])
+    words = [loaded.tokenizer.decode(texts[text], skip_special_tokens=True) for text in range(4)]
+    encoded = loaded.tokenizer(words, words[::-1])
+    return TokenLists.of(encoded["input_ids"], encoded.get("token_type_ids"))
 
 
 def _logits(output: Any) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,15 +30,14 @@ from dask_embed.models.weights import Weights, find_weights
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# Learned positions of these models start after the padding id, so the position table holds
-# pad_token_id + 1 rows that no token uses (transformers: create_position_ids_from_input_ids).
-_POSITIONS_AFTER_PADDING = frozenset(
-    {
-        *("camembert", "data2vec-text", "esm", "ibert", "layoutlmv3", "lilt", "longformer"),
-        *("luke", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl"),
-        "xmod",
-    }
+# Fields that say for how many tokens a model has positions, the first that is there.
+_POSITION_LIMITS = (
+    *("max_position_embeddings", "max_encoder_position_embeddings", "max_source_positions"),
+    *("max_seq_len", "max_sequence_length"),
 )
+# Learned positions of models with this function start after the padding id, so the position table
+# holds pad_token_id + 1 rows that no token uses.
+_POSITIONS_AFTER_PADDING = "create_position_ids_from_input_ids"
 _TRANSFORMER_CONFIGS = tuple(
     f"sentence_{kind}_config.json"
     for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
@@ -120,19 +120,16 @@ class Checkpoint:
         return self.config.get_text_config()
 
     @property
-    def position_offset(self) -> int:
-        """Position id of the first token."""
-        if self.config.model_type not in _POSITIONS_AFTER_PADDING:
-            return 0
-        return self.config.pad_token_id + 1
-
-    @property
     def position_limit(self) -> int | None:
         """Longest sequence that the position table holds, None where nothing limits it."""
-        limit = getattr(self.text_config, "max_position_embeddings", None)
-        if not isinstance(limit, int) or limit <= 0:
-            return None
-        return limit - self.position_offset
+        config = self.text_config
+        given = (getattr(config, name, None) for name in _POSITION_LIMITS)
+        limit = next((value for value in given if isinstance(value, int) and value > 0), None)
+        padding = getattr(config, "pad_token_id", None)
+        kind: Any = type(config)
+        if limit is None or padding is None or not _begins_after_padding(kind):
+            return limit
+        return limit - padding - 1
 
     @property
     def padding_id(self) -> int | None:
@@ -219,6 +216,27 @@ def _read(
         truncate_dim=sentence.get("truncate_dim"),
         own_tokenizer=tokenizer,
     )
+
+
+@functools.lru_cache(maxsize=64)
+def _begins_after_padding(config: Any) -> bool:
+    """Return whether models of this configuration number positions from the padding id on."""
+    from transformers import MODEL_MAPPING
+
+    try:
+        model: Any = MODEL_MAPPING[config]
+    except (
+        KeyError,
+        ValueError,
+    ):  # code of the checkpoint's own, of which the client knows nothing
+        return False
+    model = model[0] if isinstance(model, tuple) else model
+    code = vars(sys.modules[model.__module__])
+    # sinusoidal positions are computed and have no end
+    parts = [
+        vars(each) for name, each in code.items() if isinstance(each, type) and "Sinus" not in name
+    ]
+    return any(_POSITIONS_AFTER_PADDING in part for part in (code, *parts))
 
 
 def _first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:

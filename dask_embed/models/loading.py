@@ -178,8 +178,17 @@ def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
 
 def _transformer_of(model: PreTrainedModel) -> PreTrainedModel:
     """Return the part below the head; the model itself where it is not told apart."""
-    inner = getattr(model, getattr(model, "base_model_prefix", ""), None)
-    return model if inner is None else inner
+    name = transformer_name(model)
+    return model if name is None else getattr(model, name)
+
+
+def transformer_name(model: torch.nn.Module) -> str | None:
+    """Return the attribute of `model` that is the transformer below its head, None without one."""
+    prefix = getattr(model, "base_model_prefix", "")
+    if isinstance(getattr(model, prefix, None), torch.nn.Module):
+        return str(prefix)
+    found = [name for name, part in model.named_children() if hasattr(part, "base_model_prefix")]
+    return found[0] if len(found) == 1 else None
 
 
 def _for_inference(module: M, device: torch.device) -> M:

@@ -243,12 +243,7 @@ def encode_spans(
 
     rows, tokens, origins = tokenizer(texts, pairs)
     assert origins is not None, "the tokenizer was asked for offsets"
-    failures = too_long(tokens, most)
-    if not failures:
-        return Encoded(rows, tokens, origins)
-    kept = np.flatnonzero(~np.isin(rows, list(failures)))
-    context = [origins[place] for place in kept.tolist()]
-    return Encoded(rows[kept], tokens.take(kept), context, failures=failures)
+    return Encoded(rows, tokens, origins).without(too_long(tokens, most))
 
 
 def _or_minus_one(values: Sequence[int | None], dtype: Any) -> np.ndarray:
@@ -313,11 +308,13 @@ def encode_rows(
     if rows and len(rows[0]) == 2:
         tokenizer = runner.own_tokenizer(("pairs", cut), lambda own: SequenceTokenizer(own, cut))
         _, tokens, _ = tokenizer([row[0] for row in rows], [row[1] for row in rows])
+    elif runner.types_single_texts:
+        tokenizer = runner.own_tokenizer(("typed", cut), lambda own: SequenceTokenizer(own, cut))
+        _, tokens, _ = tokenizer([row[0] for row in rows])
     else:
         tokens = tokenize_once(runner.tokenizer(cut), [row[0] for row in rows])
     failures = too_long(tokens, max_length) if on_long == "error" else {}
-    kept = np.array([row for row in range(len(rows)) if row not in failures], np.int64)
-    return Encoded(kept, tokens.take(kept) if failures else tokens, failures=failures)
+    return Encoded(np.arange(len(rows)), tokens).without(failures)
 
 
 def tokens_kept(max_length: int | None, on_long: str) -> int | None:

@@ -209,10 +209,8 @@ class TextTokenizer:
             truncation=self.max_length is not None,
             max_length=self.max_length,
             return_attention_mask=False,
+            return_token_type_ids=False,
         )
-        if any(any(types) for types in encoded.get("token_type_ids", ())):
-            name = type(self._tokenizer).__name__
-            raise ValueError(f"tokenizer {name} gives single texts a token type other than 0")
         lists = encoded["input_ids"]
         return lists, were_longer(encoded.encodings or lists, self.max_length)
 
