@@ -102,16 +102,30 @@ class TaskHead:
             self.pads = own and self._agrees(self.padded, tokens, whole)
 
     def _truth(self, shortest: int) -> tuple[TokenLists, torch.Tensor]:
-        """Return random texts, or pairs where the model wants them, and its own results."""
+        """Return random texts that the model takes, and its own results for them.
+
+        Some models want the tokens that end a text (T5), or those between two (Longformer).
+        """
         lengths = [max(length, shortest) for length in _PROBED_LENGTHS]
         texts = random_tokens(self._loaded, lengths)
-        try:
-            return texts, self._each_alone(texts)
-        except Exception as error:  # every architecture has its own way to refuse
-            if is_out_of_memory(error):
-                raise
-        pairs = _random_pairs(self._loaded)
-        return pairs, self._each_alone(pairs)
+        tried = (lambda: texts, lambda: self._encoded(texts), lambda: self._encoded(texts, 2))
+        for number, made in enumerate(tried, 1):
+            try:
+                tokens = made()
+                return tokens, self._each_alone(tokens)
+            except Exception as error:  # every architecture has its own way to refuse
+                if is_out_of_memory(error) or number == len(tried):
+                    raise
+        raise AssertionError("the last one raises")
+
+    def _encoded(self, texts: TokenLists, parts: int = 1) -> TokenLists:
+        """Return what the tokenizer makes of some texts, or of pairs of them."""
+        tokenizer = self._loaded.tokenizer
+        words = [
+            tokenizer.decode(texts[text], skip_special_tokens=True) for text in range(len(texts))
+        ]
+        encoded = tokenizer(*(words, words[::-1])[:parts])
+        return TokenLists.of(encoded["input_ids"], encoded.get("token_type_ids"))
 
     def _tried(self, tokens: TokenLists, whole: torch.Tensor) -> str | None:
         """Return which vectors the head was seen to read, None if it is not to be parted."""
@@ -269,14 +283,6 @@ def _without_transformer(loaded: LoadedModel) -> Any:
     # heads that look for the last token tell padding by its id, and there is none
     head.config.get_text_config().pad_token_id = -1
     return head
-
-
-def _random_pairs(loaded: LoadedModel) -> TokenLists:
-    """Return random texts in pairs, as the tokenizer puts them together."""
-    texts = random_tokens(loaded, [length for length in _PROBED_LENGTHS if length > 2])
-    words = [loaded.tokenizer.decode(texts[text], skip_special_tokens=True) for text in range(4)]
-    encoded = loaded.tokenizer(words, words[::-1])
-    return TokenLists.of(encoded["input_ids"], encoded.get("token_type_ids"))
 
 
 def _logits(output: Any) -> torch.Tensor:
