@@ -689,6 +689,33 @@ def test_what_would_run_runs_where_it_is_allowed(
     assert folder.ran.exists()
 
 
+@pytest.mark.parametrize("repository", ["", "owner/other--"])
+def test_allowed_code_of_the_folder_runs(
+    repository: str,
+    spoil: Callable[[Case], Folder],
+    expected: dict[str, np.ndarray],
+    connections: list[Any],
+) -> None:
+    """Two files, one of which imports the other; that of another repository by its name here."""
+    named = {"AutoConfig": "own_config.OwnConfig", "AutoModel": "own_model.OwnModel"}
+    code = {name: repository + each for name, each in named.items()}
+    folder = spoil(config(model_type="own", auto_map=code))
+    folder.write(
+        "own_config.py",
+        "from transformers import BertConfig\n"
+        "class OwnConfig(BertConfig):\n    model_type = 'own'\n",
+    )
+    folder.write(
+        "own_model.py",
+        "from transformers import BertModel\nfrom .own_config import OwnConfig\n"
+        "class OwnModel(BertModel):\n    config_class = OwnConfig\n",
+    )
+    model = de.Model(str(folder.path), device="cpu", trust_remote_code=True)
+    out = de.Embedder(model, column="text", pooling="mean")(pd.DataFrame({"text": TEXTS}))
+    np.testing.assert_allclose(de.to_array(out["embedding"]), expected["bert"], rtol=0, atol=1e-5)
+    assert connections == []
+
+
 REFUSED_ON_THE_CLIENT = (
     *("pickled weights by name", "an index above", "a module above", "an adapter of adapters"),
     *("an adapter beside the model", "an adapter as the model", "a linked tokenizer"),
