@@ -41,7 +41,9 @@ class Unfuse(Expr):
 def unfused(node: Expr, done: dict[str, Expr]) -> Expr:
     """Return the plan as it was before Dask fused it."""
     if node._name not in done:
-        plain = node.exprs[0] if isinstance(node, Fused) else node
+        plain = node
+        while isinstance(plain, Fused):  # a group may begin with another
+            plain = plain.exprs[0]
         operands = [unfused(o, done) if isinstance(o, Expr) else o for o in plain.operands]
         same = all(new is old for new, old in zip(operands, plain.operands, strict=True))
         done[node._name] = plain if same else type(plain)(*operands)
