@@ -6,6 +6,8 @@ Nothing here needs more than a tiny model, and nothing may take long: what hangs
 from __future__ import annotations
 
 import pickle
+import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -260,3 +262,42 @@ def test_names_that_resemble_secrets_are_none(harmless: dict[str, Any]) -> None:
     kept = de.Generator("x", chat=True, chat_template_kwargs=harmless)
     assert dict(kept.chat_template_kwargs) == harmless
     assert pickle.loads(pickle.dumps(kept)) == kept
+
+
+@pytest.mark.parametrize("text", ["x" * 10**6, "://" * 10**5, "hf_sk-" * 10**5, "a:b@" * 10**5])
+def test_long_texts_are_looked_through_in_time(text: str) -> None:
+    started = time.thread_time()
+    kept = de.Generator("x", chat=True, chat_template_kwargs={"text": text})
+    assert dict(kept.chat_template_kwargs) == {"text": text}
+    assert time.thread_time() - started < 2
+
+
+# ------------------------------------------------------------------------------------ templates
+CHATS = {
+    "text times a number": "{{ 'x' * 10**10 }}",
+    "loops": "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}",
+    "doubled": "{% set ns = namespace(x='xx') %}{% for i in range(60) %}"
+    "{% set ns.x = ns.x ~ ns.x %}{% endfor %}{{ ns.x }}",
+    "macro": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}"
+    "{{ f(80) }}",
+    "long": "x" * 300_000,
+    "deep": "{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}",
+}
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["given", "of the checkpoint"])
+@pytest.mark.parametrize("case", CHATS)
+def test_a_template_without_an_end_is_told_on_the_client(
+    case: str, given: bool, folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    model, options = folder("llama", "causal-lm"), {"chat_template": CHATS[case]}
+    if not given:
+        shutil.copytree(model, tmp_path / "model")
+        (tmp_path / "model" / "chat_template.jinja").write_text(CHATS[case])
+        model, options = tmp_path / "model", {}
+    started = time.thread_time()
+    with pytest.raises(ValueError, match="chat template"):
+        dd.from_pandas(FRAME, npartitions=1).ml.generate(
+            "{text}", model=str(model), chat=True, on_error="null", chat_template_kwargs=options
+        )
+    assert time.thread_time() - started < 10
