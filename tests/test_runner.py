@@ -366,3 +366,36 @@ def test_model_kwargs_reach_transformers(bert: de.Model) -> None:
 def test_a_missing_device_is_an_error(bert: de.Model) -> None:
     with pytest.raises(ValueError, match=r"'cuda'.*no CUDA device"):
         runner_for(de.Model(bert.name, device="cuda"))
+
+
+def test_a_model_that_keeps_states_in_its_modules_runs_alone(tmp_path: Path) -> None:
+    """RecurrentGemma: several batches at a time would take each other's states."""
+    settings = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 3,
+        "lru_width": 32,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 1,
+        "head_dim": 8,
+        "attention_window_size": 16,
+        "block_types": ["recurrent", "recurrent", "attention"],
+    }
+    base = tiny.save("llama", tmp_path / "llama")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(base)
+    config = transformers.RecurrentGemmaConfig(
+        vocab_size=len(tokenizer), pad_token_id=0, **settings
+    )
+    folder = tmp_path / "recurrent"
+    model = transformers.RecurrentGemmaModel(config).eval()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    runners = [runner_for(de.Model(str(each), device="cpu")) for each in (folder, base)]
+    assert [runner.shares for runner in runners] == [False, True]
+    frame = pd.DataFrame({"text": ["one two " * (i % 7 + 1) + str(i) for i in range(40)]})
+    found = de.to_array(frame.ml.embed(model=folder, batch_size=4).embedding)
+    for row, text in enumerate(frame.text):
+        ids = tokenizer(text, return_tensors="pt")
+        with torch.no_grad():
+            expected = model(**ids, use_cache=False).last_hidden_state[0].mean(0)
+        assert abs(found[row] - expected.numpy()).max() < 1e-4

@@ -113,7 +113,7 @@ class FrameOperator(abc.ABC):
         """Run on one pandas or cuDF partition; `__call__` without the checks."""
 
     def prepare(self) -> None:  # noqa: B027 - most operators need nothing
-        """Import what `apply` takes, before several threads do: by default nothing."""
+        """Import what `apply` and `rehearse` take, before threads do: by default nothing."""
 
     @abc.abstractmethod
     def lazily(self, frame: Any) -> Any:
@@ -168,6 +168,7 @@ class FrameOperator(abc.ABC):
             from dask_embed.workers import warn_of_small_workers
 
             operator = self.pinned()
+            operator.prepare()
             operator.rehearse()
             warn_of_small_workers(operator)
             return operator.lazily(frame)
