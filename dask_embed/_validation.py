@@ -7,6 +7,8 @@ import difflib
 import math
 import os
 import reprlib
+import socket
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +63,15 @@ def shown_error(error: BaseException) -> str:
     return told if len(told) <= 2 * _LONGEST else f"{told[: 2 * _LONGEST - 4]} ..."
 
 
+def this_machine() -> str:
+    """Return a name for where this code runs: the machine, and the worker if it is one."""
+    worker = getattr(sys.modules.get("distributed.worker"), "get_worker", None)
+    try:
+        return f"worker {worker().address} ({socket.gethostname()})"  # type: ignore[misc]
+    except (TypeError, ValueError):  # of a process without a worker
+        return f"machine {socket.gethostname()!r}"
+
+
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     if any(type(value) is type(choice) and value == choice for choice in allowed):
@@ -79,6 +90,13 @@ def positive_integer(name: str, value: Any, *, allow_none: bool = True) -> None:
         raise ValueError(f"{name} must be a positive integer, got {shown(value)}")
 
 
+def require_size(name: str, value: Any) -> None:
+    """Raise unless `value` can be the number of values of a vector or of a layer."""
+    positive_integer(name, value, allow_none=False)
+    if value >= 2**31:
+        raise ValueError(f"{name} must be less than 2**31, got {shown(value)}")
+
+
 def integer_from_zero(name: str, value: Any, *, allow_none: bool = False) -> None:
     """Raise unless `value` is zero or an integer above it, or None where that is allowed."""
     if value is None and allow_none:
@@ -89,14 +107,71 @@ def integer_from_zero(name: str, value: Any, *, allow_none: bool = False) -> Non
         raise ValueError(f"{name} must be 0 or a positive integer, got {shown(value)}")
 
 
+# What options of sentence-transformers, transformers' pipelines and Hub clients are called here,
+# or what does the same.
+_ELSEWHERE = {
+    **dict.fromkeys(
+        (
+            *("device", "revision", "trust_remote_code", "cache_dir", "local_files_only"),
+            *("model_kwargs", "device_map", "quantization", "attention", "compile", "autocast"),
+            "adapter",
+        ),
+        "say it of the model: model=dask_embed.Model(name, {option}=...)",
+    ),
+    **dict.fromkeys(
+        ("dtype", "torch_dtype"), "say it of the model: model=dask_embed.Model(name, dtype=...)"
+    ),
+    "attn_implementation": "say it of the model: model=dask_embed.Model(name, attention=...)",
+    "cache_folder": "say it of the model: model=dask_embed.Model(name, cache_dir=...)",
+    **dict.fromkeys(
+        ("token", "use_auth_token", "api_key"), "workers read HF_TOKEN of their environment"
+    ),
+    "dimensions": "the option is called truncate_dim",
+    "normalize_embeddings": "the option is called normalize",
+    **dict.fromkeys(("max_seq_length", "max_tokens"), "the option is called max_length"),
+    "batch_size_tokens": "the option is called tokens_per_batch",
+    **dict.fromkeys(
+        ("return_all_scores", "return_scores"), "use top_k='all', or scores='name of a column'"
+    ),
+    **dict.fromkeys(
+        ("show_progress_bar", "show_progress", "progress_bar"),
+        "compute within 'with dask_embed.progress():'",
+    ),
+    "candidate_labels": "the option is called labels",
+    "aggregation_strategy": "the option is called aggregation",
+    "handle_impossible_answer": "the option is called null_answer",
+    **dict.fromkeys(("doc_stride", "chunk_overlap"), "the option is called stride or overlap"),
+    "chunk_size": "the option is called max_tokens",
+    **dict.fromkeys(("truncation", "padding"), "texts are cut at max_length, see on_long"),
+    **dict.fromkeys(("max_answer_len",), "the option is called max_answer_length"),
+    **dict.fromkeys(
+        ("convert_to_numpy", "convert_to_tensor", "output_value"),
+        "dask_embed.to_array gives a column as an array",
+    ),
+    **dict.fromkeys(("num_workers", "n_jobs"), "Dask's scheduler says how many partitions run"),
+    "stop_strings": "the option is called stop",
+    "max_tokens_to_sample": "the option is called max_new_tokens",
+    **dict.fromkeys(
+        ("length_penalty", "early_stopping", "num_return_sequences"),
+        "one text is written for a row, its beams as the checkpoint says",
+    ),
+}
+
+
 def known_options(name: str, given: Iterable[str], allowed: Sequence[str]) -> None:
-    """Raise TypeError unless all names of arguments are `allowed` for the function `name`."""
+    """Raise TypeError unless all names of arguments are `allowed` for the function `name`.
+
+    Names of other libraries for the same thing are told ours.
+    """
     for option in given:
-        if option not in allowed:
-            raise TypeError(
-                f"{name} has no option {shown(option)}{meant(option, allowed)}; its options are "
-                f"{', '.join(allowed)}"
-            )
+        if option in allowed:
+            continue
+        told = _ELSEWHERE.get(option, "").format(option=option)
+        ours = told.removeprefix("the option is called ")
+        if not told or (ours != told and not any(word in allowed for word in ours.split())):
+            told = f"its options are {', '.join(allowed)}"
+        close = "" if option in _ELSEWHERE else meant(option, allowed)
+        raise TypeError(f"{name} has no option {shown(option)}{close}; {told}")
 
 
 def number_or_none(name: str, value: Any) -> None:
@@ -192,6 +267,24 @@ def text_file(name: str, value: Any) -> None:
     """Raise TypeError unless `value` is something to write text to, or None."""
     if value is not None and not callable(getattr(value, "write", None)):
         raise TypeError(f"{name} must be a file to write text to, got {shown(value)}")
+
+
+def require_effect(options: Any, names: Iterable[str], needed: str) -> None:
+    """Raise ValueError for an option that says something, and would be left out of account.
+
+    Parameters
+    ----------
+    options : dataclass
+    names : iterable of str
+        Fields of it that have an effect only together with others.
+    needed : str
+        What to add, for the message.
+    """
+    defaults = {field.name: field.default for field in dataclasses.fields(options)}
+    for name in names:
+        value = getattr(options, name)
+        if value != defaults[name]:
+            raise ValueError(f"{name}={shown(value)} has no effect without {needed}")
 
 
 def local_path(name: str, value: str | os.PathLike[str]) -> Path:

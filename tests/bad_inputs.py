@@ -166,6 +166,6 @@ def judge(error: Exception, *words: str) -> Found:
         problem = "not one line"
     elif len(text) > LONGEST_MESSAGE:
         problem = f"{len(text)} characters"
-    elif not any(word in text for word in words):
+    elif words and not any(word in text for word in words):
         problem = f"does not name {' or '.join(words)}"
     return Found(problem, error, trace)

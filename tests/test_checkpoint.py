@@ -422,7 +422,9 @@ def test_a_tokenizer_that_cannot_be_loaded_is_named(
         file.unlink()
     else:
         file.write_bytes(file.read_bytes()[:1000] if damage == "cut" else b"")
-    with pytest.raises(ValueError, match=r"the tokenizer of model .* cannot be loaded") as caught:
+    with pytest.raises(
+        ValueError, match=r"tokenizer.* (cannot be loaded|is not valid json)"
+    ) as caught:
         embed(folder)
     message = str(caught.value)
     assert str(folder) in message

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib.machinery
+import json
 import re
+import shutil
 import sys
 import types
 from pathlib import Path
@@ -570,6 +572,38 @@ def test_arguments_are_checked(given, message):
     with pytest.raises((TypeError, ValueError)) as error:
         Generator("no/model", **given)
     assert message in str(error.value)
+
+
+DRAWING = {"temperature": 0.7, "top_k": 5, "top_p": 0.5, "min_p": 0.1, "seed": 7}
+
+
+@pytest.mark.parametrize("name", DRAWING)
+def test_what_only_draws_read_needs_draws(name, folder, tmp_path):
+    """As said by the generator or, where it says nothing, by the checkpoint."""
+    option = {name: DRAWING[name]}
+    with pytest.raises(ValueError, match=f"^{name}=.* add do_sample=True to draw tokens"):
+        Generator("no/model", do_sample=False, **option)
+    greedy = folder("llama")
+    with pytest.raises(ValueError, match=f"^{name}=.* add do_sample=True to draw tokens"):
+        Generator(greedy, **option)(dd.from_pandas(frame(), npartitions=1))
+    Generator(greedy, do_sample=True, **option)(dd.from_pandas(frame(), npartitions=1))
+    draws = shutil.copytree(greedy, tmp_path / "draws")
+    written = json.loads((draws / "generation_config.json").read_text())
+    (draws / "generation_config.json").write_text(json.dumps(written | {"do_sample": True}))
+    Generator(str(draws), **option)(dd.from_pandas(frame(), npartitions=1))
+    with pytest.raises(ValueError, match="no effect"):
+        Generator(str(draws), do_sample=False, **option)
+
+
+def test_values_that_change_no_draws_are_no_error(folder):
+    neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 0}
+    Generator(folder("llama"), do_sample=False, **neutral)(dd.from_pandas(frame(), npartitions=1))
+
+
+def test_a_column_that_the_prompt_does_not_name_is_not_read():
+    Generator("no/model", column="other", prompt="{other} and {text}")
+    with pytest.raises(ValueError, match="column='other' has no effect with prompt="):
+        Generator("no/model", column="other", prompt="{text}")
 
 
 @pytest.mark.parametrize(

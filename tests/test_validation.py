@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import dask_embed as de
 from dask_embed import _validation
 from dask_embed._validation import shown
 
@@ -75,3 +76,33 @@ def test_what_is_no_sequence_of_strings_is_refused(value: Any) -> None:
 def test_sequences_of_strings_become_tuples() -> None:
     for given in (["a", "b"], ("a", "b"), np.array(["a", "b"]), pd.Series(["a", "b"])):
         assert _validation.strings("labels", given) == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [
+        ("device", "model=dask_embed.Model(name, device=...)"),
+        ("dimensions", "the option is called truncate_dim"),
+        ("show_progress_bar", "with dask_embed.progress():"),
+        ("return_all_scores", "top_k='all'"),
+        ("normalize_embeddings", "the option is called normalize"),
+        ("token", "HF_TOKEN"),
+    ],
+)
+def test_options_of_other_libraries_are_told_ours(option: str, says: str) -> None:
+    with pytest.raises(TypeError, match=f"Embedder has no option '{option}'; ") as caught:
+        _validation.known_options("Embedder", [option], ["truncate_dim", "normalize", "output"])
+    assert says in str(caught.value)
+    assert "its options are" not in str(caught.value)
+
+
+def test_a_misspelt_option_is_meant() -> None:
+    with pytest.raises(TypeError, match="did you mean 'normalize'") as caught:
+        _validation.known_options("Embedder", ["normalise"], ["truncate_dim", "normalize"])
+    assert "its options are truncate_dim, normalize" in str(caught.value)
+
+
+def test_labels_with_braces_are_not_the_templates_fault() -> None:
+    """The template holds {}; what labels hold is text."""
+    classifier = de.ZeroShotClassifier("no/model", labels=["{}", "set {x}"])
+    assert classifier.labels == ("{}", "set {x}")

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask_embed._validation import shown
+from dask_embed._validation import (
+    positive_integer,
+    require_size,
+    shown,
+    strings,
+    text_or_none,
+    usable_text,
+)
 from dask_embed.models.bounds import require_generation, require_sizes, require_weights_for
+from dask_embed.models.foreign import told_as
 from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
 from dask_embed.models.libraries import importing
 from dask_embed.models.modules import (
@@ -195,27 +204,48 @@ def _read(
     fields: tuple[tuple[str, Any], ...],
 ) -> Checkpoint:
     """Read the small files; unless `known`, the model may be of no type of transformers."""
-    subfolder, pooling, modules = read_modules(root) or ("", None, ())
-    folder = root / subfolder
-    settings = _first_json(folder, _TRANSFORMER_CONFIGS)
-    _require_known_settings(settings, folder)
-    sentence = _first_json(root, ("config_sentence_transformers.json",))
-    generation = _first_json(folder, ("generation_config.json",))
-    require_generation(generation, f"the generation_config.json of {str(folder)!r}")
-    return Checkpoint(
-        folder=folder,
-        root=root,
-        revision=revision,
-        config=_read_config(folder, trust_remote_code, known, labels, dict(fields)),
-        pooling=pooling,
-        modules=modules,
-        max_seq_length=settings.get("max_seq_length"),
-        do_lower_case=bool(settings.get("do_lower_case")),
-        prompts={k: v for k, v in (sentence.get("prompts") or {}).items() if v is not None},
-        default_prompt_name=sentence.get("default_prompt_name"),
-        truncate_dim=sentence.get("truncate_dim"),
-        own_tokenizer=tokenizer,
-    )
+    with told_as(f"the files of checkpoint {str(root)!r} cannot be read"):
+        subfolder, pooling, modules = read_modules(root) or ("", None, ())
+        folder = root / subfolder
+        settings = _first_json(folder, _TRANSFORMER_CONFIGS)
+        _require_known_settings(settings, folder)
+        sentence = _first_json(root, ("config_sentence_transformers.json",))
+        generation = _first_json(folder, ("generation_config.json",))
+        require_generation(generation, f"the generation_config.json of {str(folder)!r}")
+        checkpoint = Checkpoint(
+            folder=folder,
+            root=root,
+            revision=revision,
+            config=_read_config(folder, trust_remote_code, known, labels, dict(fields)),
+            pooling=pooling,
+            modules=modules,
+            max_seq_length=settings.get("max_seq_length"),
+            do_lower_case=bool(settings.get("do_lower_case")),
+            prompts={k: v for k, v in (sentence.get("prompts") or {}).items() if v is not None},
+            default_prompt_name=sentence.get("default_prompt_name"),
+            truncate_dim=sentence.get("truncate_dim"),
+            own_tokenizer=tokenizer,
+        )
+        _require_kinds(checkpoint)
+    return checkpoint
+
+
+def _require_kinds(checkpoint: Checkpoint) -> None:
+    """Raise TypeError or ValueError unless the settings are values of their kind."""
+    for name in ("max_seq_length", "truncate_dim"):
+        positive_integer(name, getattr(checkpoint, name))
+    text_or_none("default_prompt_name", checkpoint.default_prompt_name)
+    for name, prompt in checkpoint.prompts.items():
+        usable_text(f"prompt {name!r}", prompt)
+    for module in checkpoint.modules:
+        for each in dataclasses.fields(module):
+            if each.type == "int":
+                name = f"{each.name} of {type(module).__name__}"
+                require_size(name, getattr(module, each.name))
+    strings("architectures", getattr(checkpoint.config, "architectures", None) or [])
+    hidden = getattr(checkpoint.text_config, "hidden_size", None)
+    if hidden is not None:
+        require_size("hidden_size", hidden)
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dask_embed._validation import local_path, shown, shown_error
+from dask_embed._validation import local_path, shown, shown_error, this_machine
 from dask_embed.models.modules import read_json
 from dask_embed.models.spec import Model
 
@@ -88,6 +88,11 @@ def locate(model: Model, *, weights: bool, kind: Kind = MODEL) -> tuple[Path, st
     folder = local_path(kind.word, model.name)
     if folder.is_dir():
         return _local(model, folder.resolve(), kind)
+    if (model.revision or "").startswith("local-"):
+        raise ValueError(
+            f"{kind.word} folder {model.name!r}, which the job was built with, is not on "
+            f"{this_machine()}; every worker needs a copy under the same path"
+        )
     if not _HUB_ID.match(model.name) or folder.is_file():
         raise ValueError(
             f"{kind.word} {model.name!r} is neither an existing folder nor a Hub id ('owner/name')"
@@ -104,8 +109,8 @@ def _local(model: Model, folder: Path, kind: Kind) -> tuple[Path, str]:
     if model.revision not in (None, revision):
         raise ValueError(
             f"{kind.word} folder {str(folder)!r} has fingerprint {revision!r} but "
-            f"{model.revision!r} was asked for: this machine's copy differs from the one the job "
-            "was built with"
+            f"{model.revision!r} was asked for: the copy on {this_machine()} differs from the one "
+            "the job was built with"
         )
     return folder, revision
 

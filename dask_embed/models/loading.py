@@ -14,6 +14,7 @@ import torch
 from dask_embed.models.adapters import adapter_weights, twin, with_adapter
 from dask_embed.models.checkpoint import Checkpoint, named_labels, read_checkpoint
 from dask_embed.models.custom import load_custom
+from dask_embed.models.foreign import told_as
 from dask_embed.models.layers import load_layer
 from dask_embed.models.libraries import importing
 from dask_embed.models.modules import Dense, LayerNorm
@@ -251,7 +252,7 @@ def _load_model(
     shows_progress = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        with importing():
+        with importing(), told_as(f"checkpoint {str(checkpoint.folder)!r} cannot be loaded"):
             model, info = class_for(task, checkpoint).from_pretrained(
                 prepared(checkpoint.folder, code=spec.trust_remote_code, weights=weights),
                 output_loading_info=True,

@@ -163,7 +163,7 @@ def read_json(file: Path, kind: type = dict) -> Any:
         require_size_of_file(file)
         content = json.loads(file.read_text("utf8"))
     except (OSError, RecursionError, ValueError) as error:
-        raise ValueError(f"{str(file)!r} is not valid json: {shown_error(error)}") from None
+        raise ValueError(f"{str(file)!r} is not valid json: {shown_error(error)}") from error
     if not isinstance(content, kind):
         wanted = "a list" if kind is list else "an object"
         raise ValueError(f"{str(file)!r} must hold {wanted}, got {type(content).__name__}")

@@ -15,6 +15,7 @@ from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.options import hashable_items
 from dask_embed.operators.generator_checks import (
     ENGINES,
+    check_draws,
     check_engine,
     check_mappings,
     require_chat_template,
@@ -69,7 +70,9 @@ class Generator(LanguageModelOperator):
     min_new_tokens, do_sample, temperature, top_k, top_p, min_p, num_beams, repetition_penalty, \
 no_repeat_ngram_size
         As of `model.generate`. None is the checkpoint's own value, from its
-        generation_config.json, and where that has none, the default of transformers.
+        generation_config.json, and where that has none, the default of transformers. What says
+        how tokens are drawn (`temperature`, `top_k`, `top_p`, `min_p`, `seed`) is an error where
+        none are drawn.
     stop : sequence of str
         Strings that end a text; they are part of it, as in `model.generate`.
     seed : int
@@ -170,6 +173,7 @@ no_repeat_ngram_size
         if self.hidden is not None and (settings.num_beams or 1) > 1:
             raise ValueError(f"hidden={shown(self.hidden)} is not kept of beams; set num_beams=1")
         check_engine(self)
+        check_draws(self)
         check_mappings(self)
 
     @property
@@ -187,6 +191,7 @@ no_repeat_ngram_size
             require_chat_template(checkpoint, self.spec.name, dict(self.chat_template_kwargs))
         self._most(checkpoint)
         check_engine(self, checkpoint)
+        check_draws(self, checkpoint)
         states = pa.list_(pa.list_(pa.float32(), checkpoint.hidden_size))
         types = (pa.string(), pa.string(), pa.int32(), states)
         return dict(zip(self.result_columns, types, strict=False))

@@ -50,6 +50,38 @@ _OF_THE_CHAT = (
 _NOTHING = (None, (), False, 0)
 
 
+# Values of what decides how tokens are drawn that leave the draws as they are.
+_NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
+
+
+def check_draws(generator: Generator, checkpoint: Checkpoint | None = None) -> None:
+    """Raise ValueError for an option about draws where the likeliest tokens are taken.
+
+    Whether tokens are drawn is the checkpoint's to say where the generator does not.
+    """
+    draws = generator.do_sample
+    if draws is None:
+        draws = True if checkpoint is None else _draws(checkpoint)
+    if draws:
+        return
+    for name, neutral in _NEUTRAL.items():
+        value = getattr(generator, name)
+        if value is not None and value != neutral:
+            raise ValueError(
+                f"{name}={shown(value)} has no effect on texts of the likeliest tokens; add "
+                f"do_sample=True to draw tokens, or leave out {name}="
+            )
+
+
+def _draws(checkpoint: Checkpoint) -> bool:
+    """Return whether a checkpoint draws tokens unless it is told otherwise."""
+    file = checkpoint.folder / "generation_config.json"
+    if file.is_file():
+        return bool(read_json(file).get("do_sample"))
+    # checkpoints before transformers 4.26 have it among the settings of the model
+    return bool(getattr(checkpoint.config, "do_sample", False))
+
+
 def check_mappings(generator: Generator) -> None:
     """Raise unless the mappings of a generator hold what belongs there.
 

@@ -49,6 +49,11 @@ class LanguageModelOperator(ModelOperator):
     def __post_init__(self) -> None:
         text_or_none("prompt", self.prompt)
         super().__post_init__()
+        if self.prompt is not None and self.column not in ("text", *self.input_columns):
+            raise ValueError(
+                f"column={shown(self.column)} has no effect with prompt={shown(self.prompt)}, "
+                "which names the columns that are read; leave out one of both"
+            )
         if not self.input_columns:
             raise ValueError(
                 f"prompt must name at least one column in braces ('{{text}}'); got "

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer, shown, usable_text
+from dask_embed._validation import one_of, positive_integer, require_effect, shown, usable_text
 from dask_embed.columns import TextColumn
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.operators.language_model import LanguageModelOperator
@@ -154,6 +154,8 @@ class Scorer(LanguageModelOperator):
         modes = [name for name in given if getattr(self, name) is not None]
         if len(modes) > 1:
             raise ValueError(f"give one of {' and '.join(modes)}, not both")
+        if not self._has_candidates:
+            require_effect(self, ("separator", "normalize"), "candidates= or candidates_column=")
         needless = [] if self._has_candidates else [*_FOR_CANDIDATES]
         needless += ["stride"] if modes else []
         for name in needless:

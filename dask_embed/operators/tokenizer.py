@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import integer_from_zero, one_of, positive_integer, shown
+from dask_embed._validation import (
+    integer_from_zero,
+    one_of,
+    positive_integer,
+    require_effect,
+    shown,
+)
 from dask_embed.columns import Result, TextColumn
 from dask_embed.inference.sharing import tokenizing_for
 from dask_embed.models.spec import Model
@@ -104,6 +110,10 @@ class Tokenizer(ColumnOperator):
         one_of("on_long", self.on_long, ("truncate", "error"))
         one_of("truncation", self.truncation, TRUNCATIONS)
         integer_from_zero("stride", self.stride)
+        if self.pair is None or self.max_length is None:
+            require_effect(self, ("truncation",), "both pair= and max_length=")
+        if self.max_length is None:
+            require_effect(self, ("on_long",), "max_length=")
         if self.windows and (self.max_length is None or self.on_long == "error"):
             raise ValueError("windows=True needs max_length=, and on_long='error' does not apply")
         if self.stride and not self.windows:

@@ -1,0 +1,200 @@
+"""Wrong values for every public argument: each is told in one line of ours, before any work.
+
+Arguments are found by introspection, so that a new one is tried without a line here. Of what is
+accepted nothing is run here.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import bad_inputs
+import dask.dataframe as dd
+import headed
+import numpy as np
+import pandas as pd
+import pytest
+import tiny
+from bad_inputs import Subject, arguments_of, attempt, judge
+from safetensors.numpy import save_file
+
+import dask_embed as de
+
+NAMES = {
+    **dict.fromkeys(("Embedder", "Tokenizer", "Chunker", "LateChunkEmbedder", "Model"), "embed"),
+    **dict.fromkeys(("Classifier", "Reranker"), "classify"),
+    "ZeroShotClassifier": "classify",
+    "TokenClassifier": "classify-tokens",
+    "QuestionAnswerer": "answer",
+    "MaskFiller": "fill-mask",
+    "Generator": "causal-lm",
+    "Scorer": "causal-lm",
+}
+# What an operator needs besides its model to be made.
+NEEDED: dict[str, dict[str, Any]] = {
+    "ZeroShotClassifier": {"labels": ["a", "b"], "entailment_id": 1},
+    "QuestionAnswerer": {"question": "what?"},
+    "Reranker": {"query": "q"},
+}
+FRAME = pd.DataFrame({"text": ["Return the lines of a file.", "x"], "other": ["a", "b"]})
+# Arguments by which others find their way; attention is told where the model is loaded.
+LEFT_OUT = {("Model", "attention")}
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    root = tmp_path_factory.mktemp("bad-inputs")
+
+    def folder(task: str) -> str:
+        place = root / task
+        if not place.exists():
+            if task == "embed":
+                tiny.save("bert", place)
+            else:
+                name = "llama" if task == "causal-lm" else "bert"
+                labels = 2 if task == "answer" else 3
+                headed.save(name, task, place, num_labels=labels)
+        return str(place)
+
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vectors(made) -> pd.DataFrame:
+    return de.Embedder(made("embed"))(FRAME)
+
+
+def operator(name: str, good: dict[str, Any], frame: pd.DataFrame) -> Subject:
+    cls, lazy = getattr(de, name), dd.from_pandas(frame, npartitions=1)
+    return Subject(name, lambda **given: cls(**given)(lazy), good, arguments_of(cls))
+
+
+def assert_told(subject: Subject) -> None:
+    """Try all wrong values for all arguments."""
+    wrong = []
+    for argument, name, value in subject.cases():
+        if (subject.name, argument) in LEFT_OUT:
+            continue
+        found = attempt(subject, argument, value)
+        if found.problem:
+            told = f"{type(found.error).__name__}: {found.error!s:.200}"
+            wrong.append(f"{argument}={name}: {found.problem}: {told} at {found.trace[-1]}")
+    assert not wrong, f"{len(wrong)} cases:\n" + "\n".join(wrong)
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {"Model"}))
+def test_operators_with_a_model(name: str, made) -> None:
+    assert_told(operator(name, {"model": made(NAMES[name]), **NEEDED.get(name, {})}, FRAME))
+
+
+def test_operators_on_vectors(vectors: pd.DataFrame, tmp_path: Path) -> None:
+    file = tmp_path / "head.safetensors"
+    save_file({"weight": np.eye(3, 32, dtype="float32")}, file)
+    assert_told(operator("LinearHead", {"weights": str(file)}, vectors))
+    prototypes = {"a": np.arange(32.0), "b": np.ones(32)}
+    assert_told(operator("Similarity", {"prototypes": prototypes}, vectors))
+
+
+def test_every_operator_is_tried() -> None:
+    tried = {*NAMES, "LinearHead", "Similarity", "ModelOperator", "ColumnOperator"}
+    classes = {name for name in de.__all__ if isinstance(getattr(de, name), type)}
+    assert classes <= tried
+
+
+def test_model(made) -> None:
+    lazy = dd.from_pandas(FRAME, npartitions=1)
+    good = {"name": made("embed"), "local_files_only": True}
+    call = lambda **given: de.Embedder(de.Model(**given))(lazy)  # noqa: E731
+    assert_told(Subject("Model", call, good, arguments_of(de.Model), also=("model",)))
+
+
+def test_functions(vectors: pd.DataFrame, made) -> None:
+    lazy = dd.from_pandas(vectors, npartitions=1)
+    quantized = {"frame": lazy, "column": "embedding", "precision": "int8"}
+    series = {"series": vectors["embedding"]}
+    for call, good in (
+        (de.quantize, quantized),
+        (de.quantize, {**quantized, "frame": vectors}),
+        (de.to_array, series),
+        (de.to_array, {"series": lazy["embedding"]}),
+        (de.calibration_ranges, series),
+        (de.explain, {"frame": lazy, "file": io.StringIO()}),
+        (de.stats, {}),
+        (de.Embedder(made("embed")).__call__, {}),
+    ):
+        also = (call.__name__, "Embedder takes", "takes a column of vectors")
+        assert_told(Subject(call.__name__, call, good, arguments_of(call), also=also))
+
+
+RAW = {
+    "empty": "",
+    "cut": '{"a": ',
+    "a list": "[]",
+    "null": "null",
+    "a number": "5",
+    "a string": '"a"',
+    "nested": "[" * 100_000,
+    "list of numbers": "[5]",
+    "list of nulls": "[null]",
+    "list of objects": "[{}]",
+}
+VALUES = (None, 5, -1, 1.5, True, "nosuch", [], [1], {}, "x" * 300, 10**30)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sentence-transformers folder with pooling and a dense layer."""
+    root = tmp_path_factory.mktemp("damaged")
+    bases = {"roberta": tiny.save("roberta", root / "roberta")}
+    return tiny.SENTENCE_TRANSFORMERS["dense-tanh"](root / "whole", bases)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        *("config.json", "modules.json", "1_Pooling/config.json", "2_Dense/config.json"),
+        *("sentence_bert_config.json", "config_sentence_transformers.json"),
+    ],
+)
+def test_damaged_json(checkpoint: Path, tmp_path: Path, file: str) -> None:
+    """Files that hold something else, or values of another kind under a known key."""
+    folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
+    if not (folder / file).is_file():
+        pytest.skip(f"sentence-transformers writes no {file}")
+    lazy = dd.from_pandas(FRAME, npartitions=1)
+    whole = json.loads((folder / file).read_text())
+    contents = dict(RAW)
+    for place, entry in enumerate(whole if isinstance(whole, list) else [whole]):
+        for key in entry:
+            for value in VALUES:
+                changed: Any = {**entry, key: value}
+                if isinstance(whole, list):
+                    changed = [*whole[:place], changed, *whole[place + 1 :]]
+                contents[f"{place} {key}={value!s:.20}"] = json.dumps(changed)
+    wrong = []
+    for name, content in contents.items():
+        (folder / file).write_text(content)
+        try:
+            de.Embedder(str(folder))(lazy)
+        except Exception as error:
+            found = judge(error)
+            if found.problem:
+                wrong.append(f"{name}: {found.problem}: {error!r:.200} at {found.trace[-1]}")
+    assert not wrong, f"{len(wrong)} cases:\n" + "\n".join(wrong)
+
+
+def test_the_judge_knows_wrong_from_right() -> None:
+    """Foreign errors, long ones, of several lines, and those that name nothing are told apart."""
+    for raising, says, problem in (
+        (lambda: int("x"), "invalid literal", "foreign"),
+        (lambda: de.Embedder("x", on_error="nosuch"), "on_error must be one of", ""),
+    ):
+        with pytest.raises(ValueError, match=says) as caught:
+            raising()
+        assert judge(caught.value, "on_error").problem == problem
+    assert bad_inputs.judge(caught.value, "another").problem == "does not name another"
