@@ -8,4 +8,5 @@ trap 'rm -rf "$site"' EXIT
 "$python" -m pip install --quiet --disable-pip-version-check --no-deps --target "$site" \
   --upgrade dask distributed
 PYTHONPATH="$site" "$python" -c 'import dask, distributed; print("dask", dask.__version__, "distributed", distributed.__version__)'
-PYTHONPATH="$site" "$python" -m pytest -q tests/test_expr.py tests/test_contract.py
+PYTHONPATH="$site" "$python" -m pytest -q tests/test_expr.py tests/test_as_map_partitions.py \
+  tests/test_contract.py
