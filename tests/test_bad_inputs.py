@@ -69,9 +69,9 @@ def vectors(made) -> pd.DataFrame:
     return de.Embedder(made("embed"))(FRAME)
 
 
-def operator(name: str, good: dict[str, Any], frame: pd.DataFrame) -> Subject:
+def operator(name: str, good: dict[str, Any], frame: pd.DataFrame, *also: str) -> Subject:
     cls, lazy = getattr(de, name), dd.from_pandas(frame, npartitions=1)
-    return Subject(name, lambda **given: cls(**given)(lazy), good, arguments_of(cls))
+    return Subject(name, lambda **given: cls(**given)(lazy), good, arguments_of(cls), also=also)
 
 
 def assert_told(subject: Subject) -> None:
@@ -95,9 +95,9 @@ def test_operators_with_a_model(name: str, made) -> None:
 def test_operators_on_vectors(vectors: pd.DataFrame, tmp_path: Path) -> None:
     file = tmp_path / "head.safetensors"
     save_file({"weight": np.eye(3, 32, dtype="float32")}, file)
-    assert_told(operator("LinearHead", {"weights": str(file)}, vectors))
+    assert_told(operator("LinearHead", {"weights": str(file)}, vectors, "for head LinearWeights"))
     prototypes = {"a": np.arange(32.0), "b": np.ones(32)}
-    assert_told(operator("Similarity", {"prototypes": prototypes}, vectors))
+    assert_told(operator("Similarity", {"prototypes": prototypes}, vectors, "prototype "))
 
 
 def test_every_operator_is_tried() -> None:

@@ -180,7 +180,7 @@ def test_vocabulary_is_computed_at_masks_only(folders, monkeypatch):
         ({"targets": ()}, "one or more words"),
         ({"targets": ("path", "")}, "one or more words"),
         ({"targets": ("pathological",)}, "'pathological' is \\["),
-        ({"targets": ("\ud800",)}, "a target cannot be encoded as UTF-8"),
+        ({"targets": ("\ud800",)}, "targets cannot be encoded as UTF-8"),
         ({"targets": ("☃",)}, "single tokens of the vocabulary; '☃'"),
         ({"masks": "all"}, "masks must be one of 'one', 'any'"),
     ],

@@ -527,7 +527,7 @@ def test_next_tokens(folders, reference, name, path):
     ("options", "error", "message"),
     [
         ({"candidates": "yes"}, TypeError, "tuple of strings"),
-        ({"candidates": ("yes", 3)}, TypeError, "a candidate must be a string, got 3"),
+        ({"candidates": ("yes", 3)}, TypeError, "candidates must be a string, got 3"),
         ({"candidates": ()}, ValueError, "not empty"),
         ({"candidates": ("yes", "")}, ValueError, "not empty"),
         ({"candidates": ("yes", "yes")}, ValueError, "must differ"),
@@ -541,7 +541,7 @@ def test_next_tokens(folders, reference, name, path):
         ({"top_k_next": 0}, ValueError, "positive"),
         ({"prompt": "{", "candidates": ("a",)}, ValueError, "template"),
         ({"separator": None}, TypeError, "separator"),
-        ({"candidates": ("a", "\ud800")}, ValueError, "a candidate cannot be encoded as UTF-8"),
+        ({"candidates": ("a", "\ud800")}, ValueError, "candidates cannot be encoded as UTF-8"),
         ({"prompt": "\ud800{text}"}, ValueError, "prompt cannot be encoded as UTF-8"),
         ({"candidates_column": ["a"]}, TypeError, "candidates_column must be the name"),
     ],

@@ -320,7 +320,7 @@ def test_on_long_error(checkpoint):
         ({"labels": ["a"], "hypothesis_template": 3}, "a sentence with one {}"),
         ({"labels": ["a"], "hypothesis_template": "{0[x]}"}, "a sentence with one {}"),
         ({"labels": ["ab", "ac"], "hypothesis_template": "{:.1}"}, "a sentence of its own"),
-        ({"labels": ["\ud800"]}, "a hypothesis cannot be encoded as UTF-8"),
+        ({"labels": ["\ud800"]}, "labels cannot be encoded as UTF-8"),
         ({"labels": ["a"], "threshold": float("nan")}, "threshold must be a finite number"),
         ({"labels": ["a"], "threshold": 1.5}, "threshold must be from 0 to 1, .*; got 1.5"),
         ({"labels": ["a", "b"], "threshold": -1}, "threshold must be from 0 to 1, .*; got -1"),

@@ -197,6 +197,7 @@ def _checked_labels(labels: Any) -> tuple[str, ...]:
     for label in labels:
         if not isinstance(label, str) or not label.strip():
             raise TypeError(f"labels must be strings that are not empty, got {shown(label)}")
+        usable_text("labels", label)
     if not labels or len(set(labels)) != len(labels):
         raise ValueError(
             f"labels must be at least one, and all different; got {shown(list(labels))}"
