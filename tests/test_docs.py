@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).parent.parent / "docs"
-PAGES = ("operators.md", "own_operators.md", "parquet.md")
+PAGES = ("how_do_i.md", "operators.md", "own_operators.md", "parquet.md")
 
 
 def blocks(page: str) -> list[str]:

@@ -254,8 +254,7 @@ def _begins_after_padding(config: Any) -> bool:
     from transformers import MODEL_MAPPING
 
     try:
-        with importing():  # the code of the model
-            model: Any = MODEL_MAPPING[config]
+        model: Any = MODEL_MAPPING[config]
     except (
         KeyError,
         ValueError,
