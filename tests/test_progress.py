@@ -115,7 +115,7 @@ def test_an_asynchronous_client_is_refused_at_once() -> None:
     async def enter() -> None:
         async with (
             LocalCluster(
-                n_workers=0, processes=False, dashboard_address=None, asynchronous=True
+                n_workers=0, processes=False, dashboard_address="127.0.0.1:0", asynchronous=True
             ) as local,
             Client(local, asynchronous=True) as client,
         ):

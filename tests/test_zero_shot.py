@@ -317,7 +317,7 @@ def test_on_long_error(checkpoint):
         ({"labels": ["a"], "hypothesis_template": "It is {"}, "a sentence with one {}"),
         ({"labels": ["a"], "hypothesis_template": "{} is {}"}, "a sentence with one {}"),
         ({"labels": ["a"], "hypothesis_template": "It is {label}"}, "a sentence with one {}"),
-        ({"labels": ["a"], "hypothesis_template": 3}, "a sentence with one {}"),
+        ({"labels": ["a"], "hypothesis_template": 3}, "hypothesis_template must be a string"),
         ({"labels": ["a"], "hypothesis_template": "{0[x]}"}, "a sentence with one {}"),
         ({"labels": ["ab", "ac"], "hypothesis_template": "{:.1}"}, "a sentence of its own"),
         ({"labels": ["\ud800"]}, "labels cannot be encoded as UTF-8"),

@@ -254,7 +254,8 @@ def _begins_after_padding(config: Any) -> bool:
     from transformers import MODEL_MAPPING
 
     try:
-        model: Any = MODEL_MAPPING[config]
+        with importing():  # the code of the model
+            model: Any = MODEL_MAPPING[config]
     except (
         KeyError,
         ValueError,
