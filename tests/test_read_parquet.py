@@ -63,7 +63,10 @@ def test_each_file_costs_the_same_however_many_there_are(
     assert spent[0] == spent[1] <= 4
 
 
-@pytest.mark.parametrize("filesystem", ["arrow", "pyarrow", pa_fs.LocalFileSystem()], ids=str)
+_FILESYSTEMS = {"arrow": "arrow", "pyarrow": "pyarrow", "an object": pa_fs.LocalFileSystem()}
+
+
+@pytest.mark.parametrize("filesystem", _FILESYSTEMS.values(), ids=_FILESYSTEMS)
 def test_the_arrow_filesystem_gives_vectors(tmp_path: Path, filesystem: object) -> None:
     dd.from_pandas(_frame(), npartitions=2).ml.to_parquet(tmp_path / "out")
     lazy = de.read_parquet(tmp_path / "out", filesystem=filesystem)
