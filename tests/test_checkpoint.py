@@ -158,10 +158,24 @@ def test_an_unknown_prompt_name_is_an_error(sentence_folder: Any) -> None:
 @pytest.mark.parametrize("name", sorted(NORMALIZED))
 @pytest.mark.parametrize("dimension", [1, 7, 24])
 def test_truncation_of_normalized_vectors(sentence_folder: Any, name: str, dimension: int) -> None:
+    """They are not normalized again, unless they are asked to be."""
     folder = sentence_folder(name)
-    expected = encode(folder, truncate_dim=dimension, normalize_embeddings=True)
+    expected = encode(folder, truncate_dim=dimension)
     assert expected.shape[1] == dimension
     assert_close(embed(folder, truncate_dim=dimension), expected)
+    expected = encode(folder, truncate_dim=dimension, normalize_embeddings=True)
+    assert_close(embed(folder, truncate_dim=dimension, normalize=True), expected)
+
+
+@pytest.mark.parametrize("normalize", ["auto", True])
+def test_truncation_that_a_folder_says(
+    sentence_folder: Any, tmp_path: Path, normalize: str | bool
+) -> None:
+    folder = copy_of(sentence_folder("mean-normalize"), tmp_path / "copy")
+    edit_json(folder / "config_sentence_transformers.json", truncate_dim=8)
+    expected = encode(folder, normalize_embeddings=normalize is True)
+    assert expected.shape[1] == 8
+    assert_close(embed(folder, normalize=normalize), expected)
 
 
 def test_truncation_of_vectors_of_any_length(sentence_folder: Any) -> None:

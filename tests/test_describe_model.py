@@ -97,6 +97,6 @@ def test_the_limit_in_force(saved: int | None, expected: int, tmp_path: Path) ->
     settings = json.loads((folder / "tokenizer_config.json").read_text())
     (folder / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 48}))
     if saved is not None:
-        sentence = folder / "sentence_bert_config.json"
+        sentence = tiny.add_modules(folder) / "sentence_bert_config.json"
         sentence.write_text(json.dumps({"max_seq_length": saved}))
     assert de.describe_model(folder).max_length == expected

@@ -155,7 +155,7 @@ OTHERS: dict[Any, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("identity")
-    bert = tiny.save("bert", root / "bert")
+    bert = tiny.add_modules(tiny.save("bert", root / "bert"))
     (bert / "config_sentence_transformers.json").write_text(
         json.dumps({"prompts": {"query": "query: "}})
     )

@@ -520,6 +520,21 @@ def version(package: str) -> str:
     return found[1]
 
 
+# What the table cannot show of sentence-transformers.
+SENTENCE_TRANSFORMERS = """
+## Folders of sentence-transformers
+
+Every setting of a folder is known by its name (`modules.json` and what it lists,
+`sentence_bert_config.json`, `config_sentence_transformers.json`). It is honoured, or an
+error on the client that names it; so is a setting that a version to come may add. Honoured
+are poolings, dense layers, layer norms, normalization, prompts, limits, lowercasing, the type
+of the weights in `model_args`, and `truncate_dim`, after which vectors are not normalized
+again unless `normalize=True`. Where and how a model runs (`attn_implementation`,
+`device_map`, `unpad_inputs`, the side of the padding) is passed over, for results do not depend
+on it. `tests/test_sentence_settings.py` tries every field of the classes that write them.
+"""
+
+
 def page(root: Path) -> str:
     """Return docs/parity.md as it has to be."""
     packages = ("transformers", "sentence-transformers", "torch")
@@ -547,7 +562,7 @@ def page(root: Path) -> str:
         f"|{'---|' * len(HEADER)}",
     ]
     lines += [f"| {' | '.join(cells(case, measured(case, root)))} |" for case in CASES]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + SENTENCE_TRANSFORMERS
 
 
 @pytest.fixture(scope="module")

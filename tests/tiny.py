@@ -579,6 +579,19 @@ def _old_style(folder: Path, bases: dict[str, Path]) -> Path:
     return folder
 
 
+def add_modules(folder: Path, *modes: str) -> Path:
+    """Make a plain checkpoint a sentence-transformers folder: the transformer and a pooling."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling"}
+    listing = [
+        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.{kind}"}
+        for index, (path, kind) in enumerate(kinds.items())
+    ]
+    _write_json(folder / "modules.json", listing)
+    pooling = {"embedding_dimension": HIDDEN, "pooling_mode": list(modes) or "mean"}
+    _write_json(folder / "1_Pooling" / "config.json", pooling)
+    return folder
+
+
 def _write_json(file: Path, value: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value))

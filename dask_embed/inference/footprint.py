@@ -106,7 +106,8 @@ def footprint(
     if spec.places_itself:
         return None
     checkpoint = read_checkpoint(spec)
-    itemsize = _itemsize(dtype if spec.dtype == "auto" else spec.dtype)
+    own = checkpoint.sentence.dtype or dtype
+    itemsize = _itemsize(own if spec.dtype == "auto" else spec.dtype)
     sizes = _sizes(checkpoint.folder, checkpoint.revision)
     if sizes is None:
         if spec.trust_remote_code or spec.factory is not None:

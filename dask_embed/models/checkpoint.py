@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dask_embed._validation import (
-    positive_integer,
     require_size,
-    shown,
     strings,
     text_or_none,
     usable_text,
@@ -26,11 +24,13 @@ from dask_embed.models.modules import (
     LayerNorm,
     Pooling,
     VectorModule,
+    first_json,
     read_json,
     read_modules,
 )
 from dask_embed.models.options import require_fields
 from dask_embed.models.prepared import prepared
+from dask_embed.models.sentence import SentenceSettings, read_sentence_settings
 from dask_embed.models.settings import model_settings
 from dask_embed.models.sources import TOKENIZER_FILES, tokenizer_folder
 from dask_embed.models.spec import Model
@@ -47,15 +47,6 @@ _POSITION_LIMITS = (
 # Learned positions of models with this function start after the padding id, so the position table
 # holds pad_token_id + 1 rows that no token uses.
 _POSITIONS_AFTER_PADDING = "create_position_ids_from_input_ids"
-_TRANSFORMER_CONFIGS = tuple(
-    f"sentence_{kind}_config.json"
-    for kind in ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-)
-# Settings of sentence-transformers' Transformer module that change what it computes.
-_UNSUPPORTED_SETTINGS = (
-    *("processing_kwargs", "processor_kwargs", "tokenizer_args", "config_kwargs", "config_args"),
-    *("query_length", "document_length", "query_expansion"),
-)
 
 
 @dataclass(frozen=True)
@@ -75,15 +66,8 @@ class Checkpoint:
         None for a plain transformers checkpoint.
     modules : tuple
         What follows the pooling.
-    max_seq_length : int or None
-        Limit of the sentence-transformers configuration, in tokens.
-    do_lower_case : bool
-        Lowercase the text before tokenizing.
-    prompts : dict
-        Name to text put before every input.
-    default_prompt_name : str or None
-    truncate_dim : int or None
-        Number of leading values that sentence-transformers was told to keep.
+    sentence : SentenceSettings
+        What else a sentence-transformers folder says.
     own_tokenizer : Path or None
         Folder of the tokenizer where another one than the checkpoint's was asked for.
     """
@@ -94,11 +78,7 @@ class Checkpoint:
     config: PretrainedConfig
     pooling: Pooling | None = None
     modules: tuple[VectorModule, ...] = ()
-    max_seq_length: int | None = None
-    do_lower_case: bool = False
-    prompts: dict[str, str] = field(default_factory=dict)
-    default_prompt_name: str | None = None
-    truncate_dim: int | None = None
+    sentence: SentenceSettings = field(default_factory=SentenceSettings)
     own_tokenizer: Path | None = None
 
     @property
@@ -154,13 +134,13 @@ class Checkpoint:
     @property
     def default_limit(self) -> int | None:
         """Most tokens of a sequence where nobody asks for another limit, None without one."""
-        limits = (self.position_limit, self.max_seq_length or self.tokenizer_limit)
+        limits = (self.position_limit, self.sentence.max_seq_length or self.tokenizer_limit)
         return min((value for value in limits if value is not None), default=None)
 
     @property
     def tokenizer_limit(self) -> int | None:
         """Longest sequence that the tokenizer's configuration allows, None without one."""
-        settings = _first_json(self.tokenizer_folder, ("tokenizer_config.json",))
+        settings = first_json(self.tokenizer_folder, ("tokenizer_config.json",))
         limit = settings.get("model_max_length")
         # transformers writes int(1e30) where there is no limit
         return int(limit) if isinstance(limit, int | float) and limit < 1e9 else None
@@ -205,12 +185,13 @@ def _read(
 ) -> Checkpoint:
     """Read the small files; unless `known`, the model may be of no type of transformers."""
     with told_as(f"the files of checkpoint {str(root)!r} cannot be read"):
-        subfolder, pooling, modules = read_modules(root) or ("", None, ())
+        listed = read_modules(root)
+        subfolder, pooling, modules = listed or ("", None, ())
         folder = root / subfolder
-        settings = _first_json(folder, _TRANSFORMER_CONFIGS)
-        _require_known_settings(settings, folder)
-        sentence = _first_json(root, ("config_sentence_transformers.json",))
-        generation = _first_json(folder, ("generation_config.json",))
+        sentence = SentenceSettings()
+        if listed is not None:  # without it sentence-transformers reads no other settings either
+            sentence = read_sentence_settings(root, folder, classifies=pooling is None)
+        generation = first_json(folder, ("generation_config.json",))
         require_generation(generation, f"the generation_config.json of {str(folder)!r}")
         checkpoint = Checkpoint(
             folder=folder,
@@ -219,11 +200,7 @@ def _read(
             config=_read_config(folder, trust_remote_code, known, labels, dict(fields)),
             pooling=pooling,
             modules=modules,
-            max_seq_length=settings.get("max_seq_length"),
-            do_lower_case=bool(settings.get("do_lower_case")),
-            prompts={k: v for k, v in (sentence.get("prompts") or {}).items() if v is not None},
-            default_prompt_name=sentence.get("default_prompt_name"),
-            truncate_dim=sentence.get("truncate_dim"),
+            sentence=sentence,
             own_tokenizer=tokenizer,
         )
         _require_kinds(checkpoint)
@@ -232,10 +209,9 @@ def _read(
 
 def _require_kinds(checkpoint: Checkpoint) -> None:
     """Raise TypeError or ValueError unless the settings are values of their kind."""
-    for name in ("max_seq_length", "truncate_dim"):
-        positive_integer(name, getattr(checkpoint, name))
-    text_or_none("default_prompt_name", checkpoint.default_prompt_name)
-    for name, prompt in checkpoint.prompts.items():
+    sentence = checkpoint.sentence
+    text_or_none("default_prompt_name", sentence.default_prompt_name)
+    for name, prompt in sentence.prompts.items():
         usable_text(f"prompt {name!r}", prompt)
     for module in checkpoint.modules:
         for each in dataclasses.fields(module):
@@ -268,13 +244,6 @@ def _begins_after_padding(config: Any) -> bool:
         vars(each) for name, each in code.items() if isinstance(each, type) and "Sinus" not in name
     ]
     return any(_POSITIONS_AFTER_PADDING in part for part in (code, *parts))
-
-
-def _first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    for name in names:
-        if (folder / name).is_file():
-            return read_json(folder / name)
-    return {}
 
 
 def _read_config(
@@ -364,15 +333,6 @@ def _require_named_adapter(checkpoint: Checkpoint, model: Model) -> None:
             f"model {model.name!r} holds a PEFT adapter beside the model; to run it with the "
             f"adapter name it, dask_embed.Model(..., adapter={model.name!r}), and to "
             f"run it without take {ADAPTER_CONFIG} out of a copy of the folder"
-        )
-
-
-def _require_known_settings(settings: dict[str, Any], folder: Path) -> None:
-    given = [name for name in _UNSUPPORTED_SETTINGS if settings.get(name)]
-    if given:
-        raise ValueError(
-            f"the sentence-transformers configuration of {str(folder)!r} sets "
-            f"{given[0]}={shown(settings[given[0]])}, which changes vectors and is not supported"
         )
 
 

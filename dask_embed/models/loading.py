@@ -207,9 +207,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_dtype(spec: Model, device: torch.device) -> torch.dtype:
-    """Return the type of the weights: ``"auto"`` is float32, on a GPU bfloat16 if it can."""
-    if spec.dtype != "auto":
-        return _TORCH_DTYPES[spec.dtype]
+    """Return the type of the weights: ``"auto"`` is float32, on a GPU bfloat16 if it can.
+
+    A sentence-transformers folder that says its own goes before that.
+    """
+    saved = None if spec.dtype != "auto" else read_checkpoint(spec).sentence.dtype
+    if spec.dtype != "auto" or saved is not None:
+        return _TORCH_DTYPES[saved or spec.dtype]
     if device.type == "cuda" and spec.autocast is None and torch.cuda.is_bf16_supported():
         return torch.bfloat16
     return torch.float32
@@ -311,7 +315,7 @@ def compiled(model: torch.nn.Module) -> Any:
 def tokenizer_for(checkpoint: Checkpoint, spec: Model) -> PreTrainedTokenizerBase:
     """Return the tokenizer of `spec`, as sentence-transformers would set it up."""
     tokenizer = load_tokenizer(checkpoint.tokenizer_folder, spec)
-    if checkpoint.do_lower_case:
+    if checkpoint.sentence.do_lower_case:
         if not tokenizer.is_fast:
             name = type(tokenizer).__name__
             raise ValueError(f"do_lower_case is set, which tokenizer {name} cannot do")

@@ -13,6 +13,7 @@ from typing import Any
 
 from dask_embed._validation import meant, shown, shown_error
 from dask_embed.models.bounds import require_size_of_file
+from dask_embed.models.known import ANY, COUNT, FLAG, OFF, TEXT, Rules, among, require_known
 
 # In the order in which sentence-transformers concatenates them.
 SENTENCE_TRANSFORMERS_MODES = {
@@ -24,6 +25,31 @@ SENTENCE_TRANSFORMERS_MODES = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 _REQUIRED_KEYS = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}
+_FEATURE = among("sentence_embedding")
+_FEATURES: Rules = {"module_input_name": _FEATURE, "module_output_name": _FEATURE}
+# The settings of each module that is run here. Those of a Transformer lie elsewhere.
+_SETTINGS: dict[str, Rules] = {
+    "Pooling": {
+        "embedding_dimension": COUNT,
+        "word_embedding_dimension": COUNT,
+        "include_prompt": FLAG,
+        "pooling_mode": ANY,  # Pooling judges it
+        **dict.fromkeys(SENTENCE_TRANSFORMERS_MODES, FLAG),
+    },
+    "Dense": {
+        "in_features": COUNT,
+        "out_features": COUNT,
+        "bias": FLAG,
+        "activation_function": TEXT,
+        "use_residual": FLAG,
+        **_FEATURES,
+    },
+    "LayerNorm": {"dimension": COUNT},
+    "Normalize": _FEATURES,
+    "Dropout": {"dropout": ANY},
+}
+# Of an entry of modules.json; arguments of a call would be passed on to the module.
+_ENTRY: Rules = {"idx": ANY, "name": ANY, "path": TEXT, "type": TEXT, "kwargs": OFF}
 POOLING_MODES = (*SENTENCE_TRANSFORMERS_MODES.values(), "sum", "none")
 
 
@@ -123,6 +149,7 @@ def read_modules(folder: Path) -> tuple[str, Pooling | None, tuple[VectorModule,
     entries = sorted(read_json(listing, list), key=lambda entry: entry["idx"])
     for entry in entries:
         _require_below(folder, entry.get("path", ""))
+        require_known(entry, _ENTRY, f"modules.json of {str(folder)!r}")
     if not entries or _kind(entries[0]) != "Transformer":
         given = entries[0]["type"] if entries else "nothing"
         raise ValueError(f"modules.json must begin with a Transformer module, got {shown(given)}")
@@ -170,6 +197,15 @@ def read_json(file: Path, kind: type = dict) -> Any:
     return content
 
 
+def first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
+    """Return the object in the first of some files that is there, empty without any."""
+    for name in names:
+        if (folder / name).is_file():
+            content: dict[str, Any] = read_json(folder / name)
+            return content
+    return {}
+
+
 def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:
     path, kind = entry.get("path", ""), _kind(entry)
     file = folder / path / "config.json"
@@ -179,6 +215,8 @@ def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:
             raise ValueError(f"module {path!r} ({kind}) needs {key!r} in {str(file)!r}")
     if kind == "Pooling" and not config:
         raise ValueError(f"module {path!r} (Pooling) needs its settings in {str(file)!r}")
+    if kind in _SETTINGS:
+        require_known(config, _SETTINGS[kind], f"module {path!r} ({kind})")
     if kind == "Pooling":
         return _read_pooling(config)
     if kind == "Dense":
@@ -186,7 +224,6 @@ def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:
     if kind == "LayerNorm":
         return LayerNorm(path, config["dimension"])
     if kind == "Normalize":
-        _require_sentence_embedding(path, config)
         return Normalize()
     if kind == "Dropout":  # does nothing outside training
         return None
@@ -217,12 +254,11 @@ def _read_pooling(config: dict[str, Any]) -> Pooling:
 
 
 def _read_dense(path: str, config: dict[str, Any]) -> Dense:
-    _require_sentence_embedding(path, config)
     dense = Dense(
         path=path,
         in_features=config["in_features"],
         out_features=config["out_features"],
-        bias=config.get("bias", True),
+        bias=config.get("bias") is not False,
         activation=config.get("activation_function", Dense.activation),
         residual=config.get("use_residual", False),
     )
@@ -232,15 +268,6 @@ def _read_dense(path: str, config: dict[str, Any]) -> Dense:
             "of torch.nn can be run"
         )
     return dense
-
-
-def _require_sentence_embedding(path: str, config: dict[str, Any]) -> None:
-    for key in ("module_input_name", "module_output_name"):
-        if config.get(key) not in (None, "sentence_embedding"):
-            raise ValueError(
-                f"module {path!r} has "
-                f"{key}={shown(config[key])}; only 'sentence_embedding' can be run"
-            )
 
 
 def _require_dimension(what: str, expected: int, given: int) -> None:

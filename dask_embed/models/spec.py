@@ -38,7 +38,8 @@ class Model:
         applied, so that every worker loads the same weights. For a local folder it is the
         folder's fingerprint; a folder with another content is then an error.
     dtype : {"auto", "float32", "bfloat16", "float16"}
-        Type of the weights. ``"auto"`` is float32 on a CPU and bfloat16 on a GPU that has it.
+        Type of the weights. ``"auto"`` is what a sentence-transformers folder names among the
+        arguments of its model, else float32 on a CPU and bfloat16 on a GPU that has it.
     autocast : {None, "bfloat16", "float16"}
         Keep the weights as they are and run matrix products in this type (`torch.autocast`).
     device : str

@@ -32,7 +32,7 @@ def tokenizer_fingerprint(spec: Model, checkpoint: Checkpoint) -> str:
         content = f"{spec.tokenizer}@{spec.tokenizer_revision}"
     else:
         content = _content(checkpoint.folder, checkpoint.revision)
-    kind = (checkpoint.config.model_type, checkpoint.do_lower_case, spec.trust_remote_code)
+    kind = (checkpoint.config.model_type, checkpoint.sentence.do_lower_case, spec.trust_remote_code)
     return ":".join(map(str, (*kind, content)))
 
 

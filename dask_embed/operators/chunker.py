@@ -153,7 +153,7 @@ class Chunker(FrameOperator):
     def _most_tokens(self) -> int:
         checkpoint = tokenizer_checkpoint(self.spec)
         positions = checkpoint.position_limit
-        limits = [positions, checkpoint.max_seq_length or checkpoint.tokenizer_limit]
+        limits = [positions, checkpoint.sentence.max_seq_length or checkpoint.tokenizer_limit]
         known = [limit for limit in limits if limit is not None]
         if self.max_tokens is None:
             if not known:

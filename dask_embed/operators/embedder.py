@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from dask_embed._validation import meant, one_of, positive_integer, shown, text_or_none
+from dask_embed._validation import one_of, positive_integer, shown, text_or_none
 from dask_embed.columns import Result, TextColumn
 from dask_embed.columns.frames import is_dask_frame
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
@@ -47,8 +47,8 @@ class Embedder(ModelOperator):
     normalize : {"auto", True, False}
         Scale vectors to Euclidean length one; ``"auto"`` follows the checkpoint.
     truncate_dim : int, optional
-        Keep the first values only (Matryoshka embeddings), then normalize again if vectors are
-        normalized.
+        Keep the first values only (Matryoshka embeddings), by default as many as a folder says.
+        As in sentence-transformers they are not normalized again, unless ``normalize=True``.
     prompt : str, optional
         Text put before every input.
     prompt_name : str, optional
@@ -229,15 +229,14 @@ class Embedder(ModelOperator):
         if self.pooling != "auto":
             pooling = dataclasses.replace(pooling, modes=tuple(self.pooling))
         modules: list[HeadModule] = [pooling, *checkpoint.modules]
-        normalizes = isinstance(modules[-1], Normalize)
-        if self.normalize is False or (self.normalize is True and normalizes):
+        if self.normalize is False:
             modules = [module for module in modules if not isinstance(module, Normalize)]
-        truncate = self.truncate_dim or checkpoint.truncate_dim
+        truncate = self.truncate_dim or checkpoint.sentence.truncate_dim
         if truncate is not None:
             if self.truncate_dim is None:  # a saved one may be above the model's own dimension
                 truncate = min(truncate, _dimension(checkpoint, modules))
             modules.append(Truncate(truncate))
-        if self.normalize is True or (self.normalize == "auto" and normalizes and truncate):
+        if self.normalize is True and not isinstance(modules[-1], Normalize):
             modules.append(Normalize())
         return tuple(modules)
 
@@ -245,15 +244,7 @@ class Embedder(ModelOperator):
         """Return the text put before every input, None where there is none."""
         if self.prompt is not None:
             return self.prompt
-        name = self.prompt_name or checkpoint.default_prompt_name
-        if name is None:
-            return None
-        if name not in checkpoint.prompts:
-            raise ValueError(
-                f"prompt_name must be one of the checkpoint's prompts {list(checkpoint.prompts)}; "
-                f"got {shown(name)}{meant(name, list(checkpoint.prompts))}"
-            )
-        return checkpoint.prompts[name]
+        return checkpoint.sentence.prompt(self.prompt_name)
 
 
 def _dimension(checkpoint: Checkpoint, modules: Iterable[HeadModule]) -> int:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from dask_embed._validation import meant, one_of, shown, text_or_none
+from dask_embed._validation import one_of, shown, text_or_none
 from dask_embed.columns.types import vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import read_json
@@ -193,15 +193,7 @@ class Reranker(ModelOperator):
         """Return the text before every query."""
         if self.prompt is not None:
             return self.prompt
-        name = self.prompt_name or checkpoint.default_prompt_name
-        if name is None:
-            return ""
-        if name not in checkpoint.prompts:
-            raise ValueError(
-                f"prompt_name must be one of the checkpoint's prompts {list(checkpoint.prompts)}; "
-                f"got {shown(name)}{meant(name, list(checkpoint.prompts))}"
-            )
-        return checkpoint.prompts[name]
+        return checkpoint.sentence.prompt(self.prompt_name) or ""
 
 
 def _saved_activation(checkpoint: Checkpoint) -> str | None:

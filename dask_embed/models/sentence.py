@@ -1,0 +1,197 @@
+"""What a sentence-transformers folder says besides its modules: limits, prompts, type of weights.
+
+Source: `config_keys` and the arguments of `Transformer` and of the models themselves in
+sentence-transformers 6.2, and the older names that it reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dask_embed._validation import meant, shown
+from dask_embed.models.known import (
+    ANY,
+    COUNT,
+    FLAG,
+    OFF,
+    TEXT,
+    Rule,
+    Rules,
+    among,
+    require_known,
+)
+from dask_embed.models.modules import first_json
+
+_KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
+_TRANSFORMER_CONFIGS = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
+# Arguments that sentence-transformers replaces by its own, whatever a folder says.
+_REPLACED = ("cache_dir", "local_files_only", "revision", "subfolder", "token", "trust_remote_code")
+_LOADING: Rules = dict.fromkeys(_REPLACED, ANY)
+_DTYPE = among("auto", "float32", "bfloat16", "float16")
+# Of the model: where and how it runs, which changes no result, and its type.
+_OF_MODELS: Rules = {
+    **_LOADING,
+    **dict.fromkeys(("attn_implementation", "device_map", "low_cpu_mem_usage"), ANY),
+    **dict.fromkeys(("dtype", "torch_dtype"), _DTYPE),
+    "use_safetensors": FLAG,
+}
+# Results do not depend on the side of the padding; all tokenizers are those in Rust.
+_OF_TOKENIZERS: Rules = {
+    **_LOADING,
+    "model_max_length": COUNT,
+    "padding_side": among("left", "right"),
+    "use_fast": FLAG,
+}
+_OF_CONFIGURATIONS: Rules = {**_LOADING, "use_cache": FLAG}
+_CALLS: Rules = {
+    **dict.fromkeys(("audio", "image", "video"), ANY),
+    "chat_template": {"restore_suffix": FLAG},
+    "common": {"return_tensors": among("pt")},
+    "text": {"padding": among(True, "longest"), "truncation": among(True, "longest_first")},
+}
+_ELSEWHERE = Rule(
+    lambda value: not value, "to name it with dask_embed.Model(..., tokenizer=) and leave it out"
+)
+_MODALITIES = {"audio", "image", "message", "text", "video"}
+_PROMPTS = Rule(
+    lambda value: (
+        isinstance(value, dict) and all(isinstance(text, str | None) for text in value.values())
+    ),
+    "an object of texts",
+)
+# Feature that the transformer gives, by what it is for: of the model's output, and of the module.
+_OUTPUTS = {
+    "feature-extraction": ("last_hidden_state", "token_embeddings"),
+    "sequence-classification": ("logits", "scores"),
+}
+_MODEL: Rules = {
+    "__version__": ANY,
+    "activation_fn": ANY,  # a Reranker judges it
+    "default_prompt_name": TEXT,
+    "keep_in_fp32_modules": OFF,
+    "model_type": among("SentenceTransformer", "CrossEncoder"),
+    "prompts": _PROMPTS,
+    "requirements": ANY,
+    "similarity_fn_name": TEXT,
+    "truncate_dim": COUNT,
+}
+
+
+@dataclass(frozen=True)
+class SentenceSettings:
+    """Settings of a sentence-transformers folder; of another checkpoint there are none.
+
+    Attributes
+    ----------
+    max_seq_length : int or None
+        Most tokens of a text.
+    do_lower_case : bool
+        Lowercase the text before tokenizing.
+    dtype : str or None
+        Type of the weights where nobody asks for another one.
+    prompts : dict
+        Name to text put before every input.
+    default_prompt_name : str or None
+    truncate_dim : int or None
+        Number of leading values to keep.
+    """
+
+    max_seq_length: int | None = None
+    do_lower_case: bool = False
+    dtype: str | None = None
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt_name: str | None = None
+    truncate_dim: int | None = None
+
+    def prompt(self, name: str | None) -> str | None:
+        """Return the prompt of a name, by default the folder's own; None where there is none.
+
+        Raises
+        ------
+        ValueError
+            If there is no prompt of this name.
+        """
+        name = name or self.default_prompt_name
+        if name is None or name in self.prompts:
+            return None if name is None else self.prompts[name]
+        raise ValueError(
+            f"prompt_name must be one of the checkpoint's prompts {list(self.prompts)}; "
+            f"got {shown(name)}{meant(name, list(self.prompts))}"
+        )
+
+
+def read_sentence_settings(root: Path, folder: Path, *, classifies: bool) -> SentenceSettings:
+    """Return the settings of a folder that has a modules.json.
+
+    Parameters
+    ----------
+    root, folder : Path
+        Of the whole, and of its transformer.
+    classifies : bool
+        It is a cross-encoder, whose transformer has the head.
+
+    Raises
+    ------
+    ValueError
+        If a setting is not known, or cannot be honoured.
+    """
+    given = first_json(folder, _TRANSFORMER_CONFIGS)
+    model = first_json(root, ("config_sentence_transformers.json",))
+    source = f"the sentence-transformers configuration of {str(root)!r}"
+    require_known(given, _transformer_rules(given, classifies), source)
+    inputs = given.get("modality_config")
+    if inputs is not None and not {"message", "text"} & set(inputs):
+        raise ValueError(f"{source} takes no text: its modality_config has {list(inputs)}")
+    require_known(model, _MODEL, source)
+    loading = _joined(given, "model_args", "model_kwargs")
+    dtype = loading.get("dtype") or loading.get("torch_dtype")
+    processor = _joined(given, "tokenizer_args", "processor_kwargs")
+    return SentenceSettings(
+        max_seq_length=processor.get("model_max_length") or given.get("max_seq_length"),
+        do_lower_case=bool(given.get("do_lower_case")),
+        dtype=None if dtype == "auto" else dtype,
+        prompts={k: v for k, v in (model.get("prompts") or {}).items() if v is not None},
+        default_prompt_name=model.get("default_prompt_name"),
+        truncate_dim=model.get("truncate_dim"),
+    )
+
+
+def _joined(given: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """Return arguments under their old name where they have it, which counts before the new."""
+    found = given.get(old)
+    return (given.get(new) if found is None else found) or {}
+
+
+def _transformer_rules(given: dict[str, Any], classifies: bool) -> Rules:
+    task = "sequence-classification" if classifies else "feature-extraction"
+    output, feature = _OUTPUTS[task]
+    told = {"method": among("forward"), "method_output_name": among(output, [output])}
+    inputs = given.get("modality_config")
+    inputs = inputs if isinstance(inputs, dict) else {}
+    known = [name for name in inputs if set(name.split("+")) <= _MODALITIES]
+    return {
+        "backend": among("torch"),
+        "config_args": _OF_CONFIGURATIONS,
+        "config_kwargs": _OF_CONFIGURATIONS,
+        "do_lower_case": FLAG,
+        "document_length": OFF,
+        "max_seq_length": COUNT,
+        "modality_config": {
+            **dict.fromkeys(known, ANY),  # of inputs that are no texts
+            "text": told,
+            "message": {**told, "format": among("auto", "flat", "structured")},
+        },
+        "model_args": _OF_MODELS,
+        "model_kwargs": _OF_MODELS,
+        "module_output_name": among(feature),
+        "processing_kwargs": _CALLS,
+        "processor_kwargs": _OF_TOKENIZERS,
+        "query_expansion": OFF,
+        "query_length": OFF,
+        "tokenizer_args": _OF_TOKENIZERS,
+        "tokenizer_name_or_path": _ELSEWHERE,
+        "transformer_task": among(task),
+        "unpad_inputs": FLAG,
+    }
