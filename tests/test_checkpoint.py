@@ -243,6 +243,25 @@ def test_a_plain_checkpoint_is_mean_pooled(bases: dict[str, Path]) -> None:
     assert_close(embed(bases["distilbert"]), encode(bases["distilbert"]))
 
 
+@pytest.mark.parametrize("changes", [{}, {"is_causal": False}, {"architectures": None}], ids=str)
+def test_a_plain_model_that_writes_gives_its_last_token(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    """As sentence-transformers does it, which looks at what the configuration says it was."""
+    folder = tiny.save("qwen3", tmp_path / "plain")
+    edit_json(folder / "config.json", architectures=["Qwen3ForCausalLM"])
+    edit_json(folder / "config.json", **changes)
+    model = reference(folder)
+    mode = "mean" if changes else "lasttoken"
+    assert model[1].pooling_mode == mode
+    kept = [text for text in TEXTS if text]  # one token alone is the first and the last
+    expected = model.encode(kept, batch_size=1, show_progress_bar=False)
+    rows = [row for row, text in enumerate(TEXTS) if text]
+    assert_close(embed(folder)[rows], expected)
+    other = embed(folder, pooling="lasttoken" if changes else "mean")[rows]
+    assert not np.allclose(other, expected, atol=1e-3)
+
+
 def test_pooling_overrides_the_folder(sentence_folder: Any) -> None:
     model = reference(sentence_folder("mean-normalize"))
     model[1].pooling_mode = "max"

@@ -532,6 +532,13 @@ of the weights in `model_args`, and `truncate_dim`, after which vectors are not 
 again unless `normalize=True`. Where and how a model runs (`attn_implementation`,
 `device_map`, `unpad_inputs`, the side of the padding) is passed over, for results do not depend
 on it. `tests/test_sentence_settings.py` tries every field of the classes that write them.
+
+A plain checkpoint is pooled by the mean, and by the last token where it was made for writing
+(`...ForCausalLM`, unless `is_causal` is false); `pooling=` says otherwise. In two cases ours
+differs on purpose: of BART and its kin sentence-transformers takes the states of the decoder,
+which has read the text shifted by a token, and here it is the encoder's, as for T5; and of
+Marian and others it loads an encoder whose weights it does not find under their names and leaves
+random, where here those of the checkpoint are run.
 """
 
 

@@ -105,6 +105,15 @@ class Checkpoint:
         return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
 
     @property
+    def default_pooling(self) -> Pooling:
+        """How token vectors become one where nobody says: as sentence-transformers does it."""
+        architectures = getattr(self.config, "architectures", None) or [""]
+        causal = architectures[0].endswith("ForCausalLM") and getattr(
+            self.config, "is_causal", True
+        )
+        return self.pooling or Pooling(("lasttoken",) if causal else ("mean",))
+
+    @property
     def text_config(self) -> Any:
         return self.config.get_text_config()
 

@@ -33,8 +33,9 @@ class Embedder(ModelOperator):
     ----------
     model : str, Path or Model
         Hub id, local folder or specification. A sentence-transformers checkpoint is honoured in
-        full (pooling, dense layers, normalization, prompts, limits); any other encoder, decoder
-        or encoder half of an encoder-decoder is mean-pooled unless `pooling` says otherwise.
+        full (pooling, dense layers, normalization, prompts, limits). Any other encoder, decoder
+        or encoder half of an encoder-decoder gives the mean, one that was made for writing
+        (``...ForCausalLM``) the vector of the last token, unless `pooling` says otherwise.
     column : str
         The text column.
     output : str
@@ -225,7 +226,7 @@ class Embedder(ModelOperator):
                     "truncate_dim and normalize=True do not apply"
                 )
             return ()
-        pooling = checkpoint.pooling or Pooling(("mean",))
+        pooling = checkpoint.default_pooling
         if self.pooling != "auto":
             pooling = dataclasses.replace(pooling, modes=tuple(self.pooling))
         modules: list[HeadModule] = [pooling, *checkpoint.modules]

@@ -155,7 +155,7 @@ class LateChunkEmbedder(Chunker):
         names = ("column", "normalize", "truncate_dim", "prompt", "prompt_name", "max_length")
         batching = ("padding_side", "batch_size", "tokens_per_batch")
         options = {name: getattr(self, name) for name in (*names, *batching)}
-        return Embedder(self.spec, output=self.embedding, **options)
+        return Embedder(self.spec, output=self.embedding, pooling="mean", **options)
 
     def _shared(self, checkpoint: Checkpoint) -> int:
         """Return how many tokens neighbouring windows share."""
