@@ -285,6 +285,60 @@ def test_vectors_of_unknown_origin_must_not_append(bert: Path, tmp_path: Path) -
     assert len(pd.read_parquet(tmp_path / "untold")) == 8
 
 
+RENAMED = {
+    "renamed": lambda frame: frame[["id", "mean"]].rename(columns={"mean": "v"}),
+    "two names change places": lambda frame: frame.rename(columns={"v": "mean", "mean": "v"}),
+    "names in order": lambda frame: _with_names(frame[["id", "mean"]], ["id", "v"]),
+    "assigned": lambda frame: frame.assign(v=frame["mean"])[["id", "v"]],
+    "filtered": lambda frame: frame[["id", "mean"]].rename(columns={"mean": "v"})[frame.id > 0],
+    "a suffix less": lambda frame: frame[["id", "v"]].add_suffix("_old").assign(v=frame["mean"]),
+}
+
+
+def _with_names(frame: dd.DataFrame, names: list[str]) -> dd.DataFrame:
+    frame.columns = names
+    return frame
+
+
+def _made(path: Path) -> dict[str, object]:
+    """Return the pooling that the files of a folder tell of each vector column."""
+    schema = pq.read_schema(next(path.glob("*.parquet")))
+    columns = json.loads(schema.metadata[b"dask_embed"])["columns"]
+    return {name: made.get("pooling", made["operator"]) for name, made in columns.items()}
+
+
+@pytest.mark.parametrize("change", RENAMED)
+def test_a_column_is_told_by_its_origin_and_not_by_its_name(
+    bert: Path, tmp_path: Path, change: str
+) -> None:
+    """And under its new name it is not mixed with what was made otherwise."""
+    mean = _numbers(0, 4).ml.embed("text", model=bert, output="mean", pooling="mean")
+    both = mean.ml.embed("text", model=bert, output="v", pooling="cls")
+    frame = RENAMED[change](both)
+    frame.ml.to_parquet(tmp_path / "out")
+    assert _made(tmp_path / "out")["v"] == ["mean"]
+    other = _numbers(10, 14).ml.embed("text", model=bert, output="v", pooling="cls")
+    _refused(other, tmp_path / "out", "cls")
+
+
+def test_a_computed_column_is_none_of_the_operator(bert: Path, tmp_path: Path) -> None:
+    """It has the name of one, or of none, but its values are others."""
+    frame = _embedded(0, 4, bert)
+    frame.assign(embedding=frame.id * 0.5, half=frame.id).ml.to_parquet(tmp_path / "out")
+    assert _made(tmp_path / "out") == {}
+
+
+def test_rows_of_several_origins_are_told_so(bert: Path, tmp_path: Path) -> None:
+    """In either order: neither of the two made all of them."""
+    first, second = _embedded(0, 4, bert), _embedded(4, 8, bert, pooling="cls")
+    for name, parts in {"a": [first, second], "b": [second, first]}.items():
+        dd.concat(parts).ml.to_parquet(tmp_path / name)
+        assert _made(tmp_path / name) == {"embedding": "several"}
+        _refused(_embedded(10, 14, bert), tmp_path / name, "several")
+    dd.concat([first, _embedded(4, 8, bert)]).ml.to_parquet(tmp_path / "same")
+    assert _made(tmp_path / "same") == {"embedding": ["mean"]}
+
+
 def test_vectors_of_another_size_must_not_append(tmp_path: Path) -> None:
     """Also where nothing says what made them."""
     for size in (3, 4):

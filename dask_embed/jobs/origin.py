@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from dask.dataframe.dask_expr._expr import Expr
+from dask.dataframe.dask_expr._expr import AddPrefix, Assign, Expr, Projection, RenameFrame
 
 from dask_embed._validation import shown
 from dask_embed.expr import OperatorRows
@@ -47,19 +47,52 @@ class _Origin:
 
 
 def _origins(frame: Any) -> dict[str, _Origin]:
-    columns: dict[str, _Origin] = {}
-    for node in frame.expr.find_operations(OperatorRows):
+    found = {name: _origin(frame.expr, name) for name in frame.columns}
+    return {name: origin for name, origin in found.items() if origin is not None}
+
+
+def _origin(node: Expr, column: Any) -> _Origin | None:
+    """Return what made a column of an expression, followed through its other names below."""
+    sources: dict[str, _Origin] = {}
+    pending, seen = [(node, column)], set()
+    while pending:
+        node, column = pending.pop()
+        if (node._name, column) in seen:
+            continue
+        seen.add((node._name, column))
+        if (origin := _made_by(node, column)) is not None:
+            sources[json.dumps(origin.told, sort_keys=True)] = origin
+        else:
+            pending += _below(node, column)
+    if len(sources) > 1:  # of rows that were put together
+        return _Origin({"operator": "several", "of": sorted(sources)})
+    return next(iter(sources.values()), None)
+
+
+def _made_by(node: Expr, column: Any) -> _Origin | None:
+    if isinstance(node, OperatorRows):
         for operator in parts_of(node.operator):
-            made = [name for name in operator.result_columns if name in frame.columns]
-            origin = _Origin(operator.provenance(), defaults(operator)) if made else None
-            # The last to make a column comes first; an earlier one had its name and was cut away.
-            columns = {name: origin for name in made if origin is not None} | columns
-    for node in frame.expr.find_operations(Quantize):
-        if node.column in frame.columns:
-            origin = columns.get(node.column, _Origin({"operator": "quantize"}))
-            told = {**origin.told, "precision": node.precision, "ranges": _ranges(node)}
-            columns[node.column] = dataclasses.replace(origin, told=told)
-    return columns
+            if column in operator.result_columns:
+                return _Origin(operator.provenance(), defaults(operator))
+    if isinstance(node, Quantize) and column == node.column:
+        origin = _origin(node.frame, column) or _Origin({"operator": "quantize"})
+        told = {**origin.told, "precision": node.precision, "ranges": _ranges(node)}
+        return dataclasses.replace(origin, told=told)
+    return None
+
+
+def _below(node: Expr, column: Any) -> list[tuple[Expr, Any]]:
+    """Return the expressions that a column comes from, and its name in each."""
+    if isinstance(node, RenameFrame | AddPrefix):  # the order stays
+        return [(node.frame, node.frame.columns[list(node.columns).index(column)])]
+    if isinstance(node, Assign) and column in node.keys:
+        value = dict(zip(node.keys, node.vals, strict=True))[column]
+        # What was computed from a column is another.
+        return [(value, value.columns[0])] if isinstance(value, Projection) else []
+    frames = node.dependencies()
+    if "frame" in node._parameters:  # what else it reads, such as conditions, gives no values
+        frames = frames[:1]
+    return [(frame, column) for frame in frames if column in frame.columns]
 
 
 def _ranges(node: Quantize) -> Any:
