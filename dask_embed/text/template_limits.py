@@ -115,6 +115,8 @@ def bound(name: str, value: Any, arguments: list[Any]) -> float:
         return size_of(arguments[0]) * (1 + len(value))
     if name in ("expandtabs", "indent", "join", "tojson", "wordwrap"):
         return size * (1 + largest + longest)
+    if name == "round":  # computes ten to the power of the digits
+        return 0 if largest <= _LARGEST_INTEGER else _ANY
     if name in ("batch", "center", "ljust", "rjust", "slice", "zfill"):
         return size + largest
     if name == "sum" and len(arguments) > len(numbers):  # of lists: each sum is another list

@@ -77,8 +77,10 @@ def compiled(source: str) -> jinja2.Template:
         )
     try:
         return _environment().from_string(source)
-    except (RecursionError, MemoryError, OverflowError, SyntaxError) as error:
-        raise TemplateLimitError(f"the chat template is nested too deeply ({error})") from None
+    except (RecursionError, MemoryError, OverflowError, SyntaxError, ValueError) as error:
+        raise TemplateLimitError(
+            f"the chat template is nested too deeply, or has numbers of too many digits ({error})"
+        ) from None
 
 
 def _counted_filter(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
