@@ -31,6 +31,7 @@ from dask_embed.models.process import prepare_process
 from dask_embed.models.registry import get_or_build
 from dask_embed.models.spec import Model
 from dask_embed.models.vocabulary import Tables
+from dask_embed.text.encoding import types_single_texts
 from dask_embed.text.tokenization import TextTokenizer, TokenLists
 from dask_embed.workers import warn_on_worker
 
@@ -193,8 +194,7 @@ class Runner:
         """Whether the tokenizer gives tokens of a single text other types than 0 (XLNet's)."""
         if not self._forward.gives_types:
             return False
-        encoded = copy.deepcopy(self.loaded.tokenizer)("a b", return_token_type_ids=True)
-        return any(encoded["token_type_ids"])
+        return types_single_texts(copy.deepcopy(self.loaded.tokenizer))
 
     def tokenizer(self, max_length: int | None) -> TextTokenizer:
         """Return the tokenizer that cuts after `max_length` tokens."""

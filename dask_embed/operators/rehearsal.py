@@ -131,6 +131,12 @@ class StandIn:
 
         return TextTokenizer(self.loaded.tokenizer, max_length)
 
+    @property
+    def types_single_texts(self) -> bool:
+        from dask_embed.text.encoding import types_single_texts
+
+        return types_single_texts(self.loaded.tokenizer)
+
     def __getattr__(self, name: str) -> Any:
         raise NeedsWeightsError(name)
 

@@ -295,6 +295,13 @@ def encoding_problem(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
+def types_single_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Return whether tokens of a single text have other types than 0, as XLNet's last one."""
+    if "token_type_ids" not in tokenizer.model_input_names:
+        return False
+    return any(tokenizer("a b", return_token_type_ids=True)["token_type_ids"])
+
+
 def encode_rows(
     runner: Runner, rows: Sequence[Row], max_length: int | None, *, on_long: str = "truncate"
 ) -> Encoded:
