@@ -17,6 +17,9 @@ _LENGTHS = re.compile(
     r"position|window|chunk|block|local_att|length|seq|context|ctx|top_?k|radius|stride|bucket|span"
     r"|segment|landmark"
 )
+# How many tokens sparse attention selects. Beyond, it chooses between scores that may be equal,
+# where rounding decides: no texts that were tried vouch for others.
+_SELECTED = re.compile(r"^index_?top_?k$")
 _PARTS_OF_OTHER_KINDS = ("vision_config", "audio_config", "image_config", "id2label", "label2id")
 
 
@@ -29,17 +32,27 @@ def named_lengths(config: Any) -> list[int]:
         Whatever the fields are called: all whole numbers count but those whose name says that they
         are another thing.
     """
-    return sorted(set(_lengths_in(config.to_dict())))
+    numbers = _numbers_in(config.to_dict())
+    return sorted({value for name, value in numbers if _is_length(name) and value > 1})
 
 
-def _lengths_in(value: Any, name: str = "") -> Iterator[int]:
+def selected_tokens(config: Any) -> list[int]:
+    """Return the numbers in a configuration that say how many tokens attention selects."""
+    return [value for name, value in _numbers_in(config.to_dict()) if _SELECTED.search(name)]
+
+
+def _is_length(name: str) -> bool:
+    return bool(_LENGTHS.search(name) or not _SIZES.search(name))
+
+
+def _numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
+    """Yield every whole number with the name that it stands under."""
     if isinstance(value, dict):
         for key, each in value.items():
             if key not in _PARTS_OF_OTHER_KINDS:
-                yield from _lengths_in(each, str(key))
+                yield from _numbers_in(each, str(key))
     elif isinstance(value, list | tuple):
         for each in value:
-            yield from _lengths_in(each, name)
-    elif isinstance(value, int) and not isinstance(value, bool) and value > 1:
-        is_length = _LENGTHS.search(name) or not _SIZES.search(name)
-        yield from [value] if is_length else []
+            yield from _numbers_in(each, name)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        yield name, value

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dask_embed.inference.forward import Forward
-from dask_embed.inference.lengths import named_lengths
+from dask_embed.inference.lengths import named_lengths, selected_tokens
 from dask_embed.inference.memory import Usage, is_out_of_memory, release
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.state import ModelState
@@ -32,7 +32,7 @@ _EACH = 5.0
 _ROUNDING = 3.0
 # Lengths up to this are probed beyond; texts longer than the first of the others run alone.
 _LONGEST_PROBED = 512
-_BEYOND = 9
+_BEYOND, _TIMES_BEYOND, _LONG = 9, 8, 128
 _LENGTHS_TRIED = 3
 _SHORT = (11, 3, 7, 7, 1)
 _LONGEST_LEAST = 16
@@ -82,6 +82,10 @@ class Verdict:
         return "padded" if self.pads else "by length" if self.by_length else "alone"
 
 
+class NotPerToken(ValueError):
+    """The transformer gives other vectors than one for each token."""
+
+
 def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
     """Compare random texts in each way of batching with each text alone.
 
@@ -89,6 +93,8 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
 
     Raises
     ------
+    NotPerToken
+        If the model gives other vectors than one for each token.
     ValueError
         If the model does not run, its vectors are no numbers, are others for the same text, or have
         another size than its configuration promises.
@@ -225,6 +231,11 @@ def _vectors_of(forward: Forward, tokens: TokenLists, text: int) -> torch.Tensor
 def _require_sound(
     loaded: LoadedModel, forward: Forward, tokens: TokenLists, alone: torch.Tensor
 ) -> None:
+    if len(alone) != len(tokens.values):
+        raise NotPerToken(
+            f"model {loaded.spec.name!r} ({loaded.checkpoint.config.model_type}) gives "
+            f"{len(alone)} vectors for {len(tokens.values)} tokens, and one for each is needed"
+        )
     if alone.shape[1] != loaded.checkpoint.hidden_size:
         raise ValueError(
             f"model {loaded.spec.name!r} gives vectors of {alone.shape[1]} values, but its "
@@ -373,15 +384,21 @@ def probed_lengths(loaded: LoadedModel) -> tuple[list[int], int | None]:
     limit = loaded.checkpoint.position_limit
     most = _LONGEST_PROBED * 2 if limit is None else limit
     named = [length for length in named_lengths(config) if limit is None or length < limit]
-    near = [length for length in named if max(_SHORT) <= length <= _LONGEST_PROBED]
-    far = [length for length in named if length > _LONGEST_PROBED]
+    near = [length for length in named if length <= _LONGEST_PROBED]
+    far = [length for length in named if length > _LONGEST_PROBED] + selected_tokens(config)
     passed = [length + _BEYOND for length in near[-_LENGTHS_TRIED:]]
+    if passed:  # a choice between tokens shows where a text has many times as many
+        longest = max(*passed, min(_TIMES_BEYOND * near[-1], _LONG))
+        passed += [longest, longest // 2]
     lengths = [min(length, most) for length in (*_SHORT, *passed)]
     return lengths, min(far, default=None)
 
 
 def random_tokens(loaded: LoadedModel, lengths: list[int], *, special: bool = True) -> TokenLists:
-    """Return texts of any tokens, with every special one among those of the first."""
+    """Return texts of any tokens, with every special one among those of the first.
+
+    As in language tokens come again in a text, and some models choose between them (Doge).
+    """
     draw = np.random.default_rng(0)
     config = loaded.checkpoint.text_config
     # configurations of a factory's models need not say
@@ -390,7 +407,7 @@ def random_tokens(loaded: LoadedModel, lengths: list[int], *, special: bool = Tr
     named = {*loaded.tokenizer.all_special_ids, getattr(config, "pad_token_id", None)}
     ids = sorted(each for each in named if each is not None and 0 <= each < vocabulary)
     allowed = np.setdiff1d(np.arange(vocabulary), ids)
-    lists = [draw.choice(allowed, length) for length in lengths]
+    lists = [draw.choice(draw.choice(allowed, max(length // 2, 1)), length) for length in lengths]
     if special and ids and lists:
         places = np.arange(1, max(len(lists[0]) - 1, 1))[: len(ids)]
         lists[0][places] = ids[: len(places)]

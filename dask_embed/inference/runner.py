@@ -16,7 +16,7 @@ import torch
 from dask_embed import config
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import Budget
-from dask_embed.inference.probe import Verdict, judge, measure
+from dask_embed.inference.probe import NotPerToken, Verdict, judge, measure
 from dask_embed.inference.repeats import VectorCache
 from dask_embed.inference.task_head import TaskHead
 from dask_embed.models.loading import (
@@ -69,13 +69,9 @@ class Runner:
         self.tables = Tables.of(loaded.model, loaded.task)
         self.head: TaskHead | None = None
         with self.session():
-            if loaded.runs_as_one:
-                reason = "its head cannot be told from its transformer"
-                self.verdict = Verdict(False, pads=False, by_length=False, reason=reason)
-            else:
-                self.verdict = judge(self._forward, loaded)
+            self.verdict = self._judge(loaded)
             if loaded.task != "embed":
-                self.head = TaskHead(loaded, self._forward, self.verdict.shortest)
+                self.head = TaskHead(loaded, self._forward, self.verdict)
                 if loaded.runs_as_one:
                     self.verdict = dataclasses.replace(
                         self.verdict, pads=self.head.pads, by_length=self.head.by_length
@@ -86,6 +82,18 @@ class Runner:
                 usage = measure(run, loaded)
         self.budget = Budget(loaded.device, usage)
         self.vector_cache = VectorCache(config.get("cached-vectors-bytes"))
+
+    def _judge(self, loaded: LoadedModel) -> Verdict:
+        """Return how the transformer runs, of one that is only run with its head what that is."""
+        if not loaded.runs_as_one:
+            try:
+                return judge(self._forward, loaded)
+            except NotPerToken:  # what Funnel has below the head of a classifier
+                if loaded.task == "embed":
+                    raise
+                loaded.runs_as_one = True
+        reason = "its head cannot be told from its transformer"
+        return Verdict(False, pads=False, by_length=False, reason=reason)
 
     def runs_packed(self, longest: int) -> bool:
         """Return whether a batch whose longest text has so many tokens runs packed."""

@@ -19,7 +19,14 @@ from transformers.utils import ModelOutput
 
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import is_out_of_memory
-from dask_embed.inference.probe import TOLERANCE, difference, random_tokens
+from dask_embed.inference.probe import (
+    TOLERANCE,
+    Verdict,
+    difference,
+    probed_lengths,
+    random_tokens,
+)
+from dask_embed.inference.state import ModelState
 from dask_embed.models.loading import LoadedModel, transformer_name
 from dask_embed.text.tokenization import TokenLists
 
@@ -38,6 +45,7 @@ class _Passed(ModelOutput):
     hidden_states: None = None
     attentions: None = None
     cross_attentions: None = None
+    router_logits: None = None
 
 
 class _StandIn(torch.nn.Module):
@@ -46,7 +54,9 @@ class _StandIn(torch.nn.Module):
     def __init__(self, transformer: torch.nn.Module) -> None:
         super().__init__()
         self.pooler = getattr(transformer, "pooler", None)
-        self.activation = getattr(transformer, "pooler_activation", None)
+        # of a bare linear pooler: ALBERT's, BigBird's
+        named = ("pooler_activation", "activation")
+        self.activation = next((a for n in named if (a := getattr(transformer, n, None))), None)
 
     def forward(self, *args: Any, inputs_embeds: torch.Tensor, **kwargs: Any) -> _Passed:
         return _Passed(last_hidden_state=inputs_embeds, pooler_output=self._pooled(inputs_embeds))
@@ -54,7 +64,7 @@ class _StandIn(torch.nn.Module):
     def _pooled(self, vectors: torch.Tensor) -> torch.Tensor | None:
         if self.pooler is None:
             return None
-        if isinstance(self.pooler, torch.nn.Linear):  # ALBERT
+        if isinstance(self.pooler, torch.nn.Linear):
             assert self.activation is not None, "a bare linear pooler comes with its activation"
             return self.activation(self.pooler(vectors[:, 0]))
         return self.pooler(vectors)
@@ -82,31 +92,44 @@ class TaskHead:
         lengths, padded on the right.
     """
 
-    def __init__(self, loaded: LoadedModel, forward: Forward, shortest: int = 1) -> None:
+    def __init__(self, loaded: LoadedModel, forward: Forward, verdict: Verdict) -> None:
         self._loaded = loaded
         self._forward = forward
         self.per_token = loaded.task != "classify"
         self.reads: str | None = None
         self.pads = False
         self.by_length = False
+        self._up_to: int | None = None
         if loaded.task == "seq2seq-lm":
             return  # it takes two texts, which scoring and generation give it
-        tokens, whole = self._truth(shortest)
+        shortest = verdict.shortest
+        tokens, whole = self._truth([max(length, shortest) for length in _PROBED_LENGTHS])
         if not loaded.runs_as_one:
             self._head = _without_transformer(loaded)
             self.reads = self._tried(tokens, whole)
-        if self.reads is None:
-            self.by_length = self._agrees(self._by_length, tokens, whole)
+        if self.reads is None and not verdict.keeps_state:
+            lengths, self._up_to = probed_lengths(loaded)
+            tokens, whole = self._truth([max(length, shortest) for length in lengths])
+            stateless = not self._changes(tokens)
+            self.by_length = stateless and self._agrees(self._by_length, tokens, whole)
             # where texts are told apart by a mask alone, as in modules of a factory
             own = loaded.spec.factory is not None
-            self.pads = own and self._agrees(self.padded, tokens, whole)
+            self.pads = own and stateless and self._agrees(self.padded, tokens, whole)
 
-    def _truth(self, shortest: int) -> tuple[TokenLists, torch.Tensor]:
+    def _changes(self, tokens: TokenLists) -> list[str]:
+        """Return what the whole model changes in itself, long after short and short after long."""
+        long, short = int(np.argmax(tokens.lengths)), int(np.argmin(tokens.lengths))
+        with self._forward.by_itself():
+            state = ModelState(self._loaded.model)
+            for text in (long, short, long):
+                self._rows(tokens.take(np.array([text])))
+            return state.changes()
+
+    def _truth(self, lengths: list[int]) -> tuple[TokenLists, torch.Tensor]:
         """Return random texts that the model takes, and its own results for them.
 
         Some models want the tokens that end a text (T5), or those between two (Longformer).
         """
-        lengths = [max(length, shortest) for length in _PROBED_LENGTHS]
         texts = random_tokens(self._loaded, lengths)
         tried = (lambda: texts, lambda: self._encoded(texts), lambda: self._encoded(texts, 2))
         for number, made in enumerate(tried, 1):
@@ -124,7 +147,9 @@ class TaskHead:
         words = [
             tokenizer.decode(texts[text], skip_special_tokens=True) for text in range(len(texts))
         ]
-        encoded = tokenizer(*(words, words[::-1])[:parts])
+        limit = self._loaded.checkpoint.position_limit
+        cut = {} if limit is None else {"truncation": True, "max_length": limit}
+        encoded = tokenizer(*(words, words[::-1])[:parts], **cut)
         return TokenLists.of(encoded["input_ids"], encoded.get("token_type_ids"))
 
     def _tried(self, tokens: TokenLists, whole: torch.Tensor) -> str | None:
@@ -245,6 +270,7 @@ class TaskHead:
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
             alone = not self.per_token and self._padding_id is None
+            alone = alone or (self._up_to is not None and int(length) > self._up_to)
             yield from np.split(rows, len(rows)) if alone else [rows]
 
     def _last(self, tokens: TokenLists) -> np.ndarray:

@@ -65,6 +65,8 @@ class LoadedModel:
         The transformer with the head of the task; the transformer itself to embed.
     base : LoadedModel or None
         The model that gives its weights to this one and others, which differ in their adapter.
+    runs_as_one : bool
+        There is no telling the head from the transformer: encoder-decoders, say.
     """
 
     spec: Model
@@ -76,15 +78,13 @@ class LoadedModel:
     task: str = "embed"
     model: Any = None
     base: LoadedModel | None = None
+    runs_as_one: bool = False
     _attention: str | None = None
     _gaps: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def runs_as_one(self) -> bool:
-        """Whether there is no telling the head from the transformer: encoder-decoders, say."""
-        if self.task == "embed":
-            return False
-        return self.transformer is self.model or self.transformer.config.is_encoder_decoder
+    def __post_init__(self) -> None:
+        whole = self.transformer is self.model or self.transformer.config.is_encoder_decoder
+        self.runs_as_one = self.runs_as_one or (self.task != "embed" and whole)
 
     @property
     def compute_dtype(self) -> torch.dtype:
