@@ -14,7 +14,10 @@ _MOST: tuple[tuple[str, int], ...] = (
     (r"(type|types|char|phoneme|lang).*(vocab|size)|num_(labels|channels)|n_langs", 8),
     (r"image_size|img_size|input_size|crop_size", 32),
     (r"patch_size|tubelet", 8),
-    (r"max_.*(position|seq|length|len|pos)|n_positions|n_ctx|seq_len|context_len|max_position", 160),
+    (
+        r"max_.*(position|seq|length|len|pos)|n_positions|n_ctx|seq_len|context_len|max_position",
+        160,
+    ),
     (r"chunk_size_feed_forward", 0),
     (r"landmark|segment_means", 64),
     (r"kv_shared", 1),

@@ -7,7 +7,6 @@ docs/architectures.md; what RESULTS.jsonl holds already is not done again.
 from __future__ import annotations
 
 import argparse
-import collections
 import contextlib
 import copy
 import functools
@@ -19,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -51,11 +50,11 @@ _LONGEST = 100  # tokens
 _SCALES = (0.1, 0.03)  # of the random numbers in weights; smaller where vectors would be infinite
 
 
-class NotBuilt(Exception):
+class NotBuiltError(Exception):
     """There is no tiny model of an architecture, or transformers itself gives no vectors of it."""
 
 
-class _TooLong(BaseException):
+class _TooLongError(BaseException):
     pass
 
 
@@ -94,7 +93,7 @@ def save(kind: str, model_class: Any, folder: Path) -> Any:
     config_class = transformers.CONFIG_MAPPING[kind]
     parameters = inspect.signature(model_class.forward).parameters
     if "input_ids" not in parameters:
-        raise NotBuilt("takes no text")
+        raise NotBuiltError("takes no text")
     problem = ""
     for attempt in shrunk.ATTEMPTS:
         try:
@@ -108,7 +107,7 @@ def save(kind: str, model_class: Any, folder: Path) -> Any:
             return tokens
         except Exception as error:  # every architecture has its own way to refuse
             problem = problem or f"{type(error).__name__}: {_line(error)}"
-    raise NotBuilt(problem)
+    raise NotBuiltError(problem)
 
 
 def _built(model_class: Any, config: Any, tokens: Any) -> Any:
@@ -153,19 +152,17 @@ def _line(error: Any) -> str:
 # ------------------------------------------------------------------------------------- embedding
 def vectors(model_class: Any, folder: Path) -> np.ndarray:
     """The reference: mean of the token vectors, each text alone in a fresh model."""
-    model, info = model_class.from_pretrained(
-        folder, dtype=torch.float32, output_loading_info=True
-    )
+    model, info = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     missing = [each for each in info["missing_keys"] if "pooler" not in each]
     if missing:
-        raise NotBuilt(f"transformers does not find its own weights again ({missing[0]})")
+        raise NotBuiltError(f"transformers does not find its own weights again ({missing[0]})")
     model, tokens, given = _encoder(model.eval()), _tokens(folder), []
     with torch.inference_mode():
         for text in texts():
             output = copy.deepcopy(model)(**_inputs(tokens, text))
             hidden = getattr(output, "last_hidden_state", None)
             if hidden is None or hidden.ndim != 3:
-                raise NotBuilt("gives no vectors of tokens")
+                raise NotBuiltError("gives no vectors of tokens")
             given.append(hidden[0].mean(0).numpy())
     return np.stack(given)
 
@@ -186,7 +183,7 @@ def embedded(folder: Path, partitions: int = 1, attention: str = "auto", **setti
 
 
 def _in_two_threads(folder: Path) -> list[np.ndarray]:
-    with mock.patch.object(lanes, "math_threads", lambda: 4), ThreadPoolExecutor(2) as threads:
+    with mock.patch.object(lanes, "math_threads", return_value=4), ThreadPoolExecutor(2) as threads:
         return list(threads.map(lambda _: embedded(folder, batch_size=2), range(2)))
 
 
@@ -235,9 +232,11 @@ def given_logits(task: str, folder: Path) -> list[np.ndarray]:
 
 
 # ------------------------------------------------------------------------------------ one of them
-def one(kind: str) -> Iterator[dict[str, str]]:
-    """Yield the rows of an architecture: embedding it, and each of its heads."""
+def one(kind: str, tasks: tuple[str, ...] = ()) -> Iterator[dict[str, str]]:
+    """Yield the rows of an architecture: embedding it, and each of its heads, or only some."""
     for task, mapping in _mappings().items():
+        if tasks and task not in tasks:
+            continue
         config_class = transformers.CONFIG_MAPPING[kind]
         if config_class not in mapping:
             continue
@@ -245,8 +244,9 @@ def one(kind: str) -> Iterator[dict[str, str]]:
         model_class = found[0] if isinstance(found, tuple) else found
         row = {"kind": kind, "task": task, "class": model_class.__name__}
         with tempfile.TemporaryDirectory() as folder, _bounded():
-            yield row | _outcome(task, kind, model_class, Path(folder) / "model")
+            row |= _outcome(task, kind, model_class, Path(folder) / "model")
         de.unload()
+        yield row
 
 
 @functools.cache
@@ -262,7 +262,7 @@ def _mappings() -> dict[str, Any]:
 @contextlib.contextmanager
 def _bounded() -> Iterator[None]:
     def stop(*_: Any) -> None:
-        raise _TooLong
+        raise _TooLongError
 
     before = signal.signal(signal.SIGPROF, stop)
     signal.setitimer(signal.ITIMER_PROF, _SECONDS)
@@ -280,15 +280,15 @@ def _outcome(task: str, kind: str, model_class: Any, folder: Path) -> dict[str, 
             expected: Any = vectors(model_class, folder)
         else:
             expected = logits(model_class, task, folder)
-    except NotBuilt as error:
+    except NotBuiltError as error:
         return {"outcome": "not built", "why": str(error)}
-    except _TooLong:
+    except _TooLongError:
         return {"outcome": "not built", "why": f"takes more than {_SECONDS} s"}
     except Exception as error:
         return {"outcome": "not built", "why": f"{type(error).__name__}: {_line(error)}"}
     try:
         return _compared(task, folder, expected)
-    except _TooLong:
+    except _TooLongError:
         return {"outcome": "refused", "why": f"takes more than {_SECONDS} s"}
     except Exception as error:
         return {"outcome": "refused", "why": f"{type(error).__name__}: {_line(error)}"}

@@ -82,7 +82,7 @@ class Verdict:
         return "padded" if self.pads else "by length" if self.by_length else "alone"
 
 
-class NotPerToken(ValueError):
+class NotPerTokenError(ValueError):
     """The transformer gives other vectors than one for each token."""
 
 
@@ -93,7 +93,7 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
 
     Raises
     ------
-    NotPerToken
+    NotPerTokenError
         If the model gives other vectors than one for each token.
     ValueError
         If the model does not run, its vectors are no numbers, are others for the same text, or have
@@ -232,7 +232,7 @@ def _require_sound(
     loaded: LoadedModel, forward: Forward, tokens: TokenLists, alone: torch.Tensor
 ) -> None:
     if len(alone) != len(tokens.values):
-        raise NotPerToken(
+        raise NotPerTokenError(
             f"model {loaded.spec.name!r} ({loaded.checkpoint.config.model_type}) gives "
             f"{len(alone)} vectors for {len(tokens.values)} tokens, and one for each is needed"
         )

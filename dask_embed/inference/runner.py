@@ -16,7 +16,7 @@ import torch
 from dask_embed import config
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import Budget
-from dask_embed.inference.probe import NotPerToken, Verdict, judge, measure
+from dask_embed.inference.probe import NotPerTokenError, Verdict, judge, measure
 from dask_embed.inference.repeats import VectorCache
 from dask_embed.inference.task_head import TaskHead
 from dask_embed.models.loading import (
@@ -88,7 +88,7 @@ class Runner:
         if not loaded.runs_as_one:
             try:
                 return judge(self._forward, loaded)
-            except NotPerToken:  # what Funnel has below the head of a classifier
+            except NotPerTokenError:  # what Funnel has below the head of a classifier
                 if loaded.task == "embed":
                     raise
                 loaded.runs_as_one = True

@@ -20,7 +20,7 @@ _MOST_LAYERS, _MOST_EXPERTS, _MOST_BEAMS, _MOST_RANK = 1024, 4096, 1024, 8192
 _LARGEST_SIZE = 1 << 24  # of a vocabulary, a vector, a sequence
 # Names of sizes by which transformers makes modules and tensors.
 _SIZES = re.compile(r"size|dim|width|channels|heads|position|n_embd|n_inner|d_model|d_ff|labels")
-_COUNTS = re.compile(r"layer|depth|blocks?$|hidden_groups")
+_COUNTS = re.compile(r"^(?!.*theta).*(layer|depth|blocks?$|hidden_groups)")
 # Entries whose own names are of labels and tasks.
 _NAMED_FREELY = ("id2label", "label2id", "task_specific_params")
 # Weights that are quantized, shared between layers or pruned are fewer numbers than the
