@@ -83,7 +83,8 @@ def tokenizer(kind: str, config: Any, takes_types: bool) -> Any:
         takes_types = takes_types and "token_type_ids" in getattr(own, "model_input_names", ())
     made.model_input_names = ["input_ids", "attention_mask"]
     made.model_input_names += ["token_type_ids"] if takes_types else []
-    made.model_max_length = _LONGEST
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    made.model_max_length = min(_LONGEST, positions if isinstance(positions, int) else _LONGEST)
     return made
 
 
@@ -135,7 +136,7 @@ def _encoder(model: Any) -> Any:
 
 
 def _inputs(tokens: Any, text: str) -> Any:
-    return tokens(text, truncation=True, max_length=_LONGEST, return_tensors="pt")
+    return tokens(text, truncation=True, return_tensors="pt")
 
 
 def _first_tensor(output: Any) -> torch.Tensor:
@@ -222,7 +223,7 @@ def given_logits(task: str, folder: Path) -> list[np.ndarray]:
     """Ours, in one batch."""
     spec = de.Model(str(folder), device="cpu")
     runner = runner_for(spec, task)
-    encoded = [runner.loaded.tokenizer(t, truncation=True, max_length=_LONGEST) for t in texts()]
+    encoded = [runner.loaded.tokenizer(t, truncation=True) for t in texts()]
     types = [each["token_type_ids"] for each in encoded if "token_type_ids" in each]
     tokens = TokenLists.of([each["input_ids"] for each in encoded], types or None)
     given = runner.logits(tokens).numpy()

@@ -292,4 +292,4 @@ def test_expressions_of_tokenizers_in_use_are_run(pattern: str) -> None:
 
 def test_bases_of_rotations_are_no_counts_of_layers() -> None:
     """Granite's sliding-window models name theirs layer by layer."""
-    require_sizes({"layer_rope_theta": [10_000, 10_000_000], "num_hidden_layers": 3}, "it")
+    bounds.require_sizes({"layer_rope_theta": [10_000, 10_000_000], "num_hidden_layers": 3}, "it")
