@@ -7,19 +7,21 @@ import os
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+import numpy as np
 from dask._expr import Expr
 from dask.dataframe.dask_expr._expr import (
     ArrowStringConversion,
     Binop,
     Filter,
     Index,
+    Isin,
     Projection,
     Unaryop,
 )
 from dask.dataframe.dask_expr.io.io import IO
 from dask.utils import funcname
 
-from dask_embed._validation import text_file
+from dask_embed._validation import shown, text_file
 from dask_embed.chunk_expr import ChunkRows, End
 from dask_embed.columns.frames import require_frame
 from dask_embed.computed_expr import ComputedRows
@@ -190,6 +192,10 @@ def _words(node: Any) -> str:
         return f"({_words(node.left)} {node._operator_repr} {_words(node.right)})"
     if isinstance(node, Unaryop):
         return f"{node._operator_repr} {_words(node.frame)}"
+    if isinstance(node, Isin):
+        # Dask holds them in an array behind a Delayed
+        values = np.asarray(getattr(node.operand("values").operands[0], "_obj", ["..."]))
+        return f"({_words(node.frame)} in {shown(values.tolist())})"
     if node.ndim == 1 and not node.dependencies():
         return str(node.columns[0])
     arguments = ", ".join(_words(operand) for operand in node.operands)

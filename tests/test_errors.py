@@ -200,7 +200,7 @@ CASES = {
         model=with_prompts,
     ),
     "prompt_name without prompts": Bad(
-        ValueError, ("prompt_name", "'query'", "[]"), {"prompt_name": "query"}
+        ValueError, ("prompt_name", "'query'", "no prompts", "prompt="), {"prompt_name": "query"}
     ),
     "prompt is not a string": Bad((TypeError, ValueError), ("prompt", "3"), {"prompt": 3}),
     "default prompt that is missing": Bad(

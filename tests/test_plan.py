@@ -52,6 +52,14 @@ def test_a_filter_on_the_result_stays_above(embedded: dd.DataFrame) -> None:
     assert "over all rows that reach it" in text
 
 
+def test_values_that_a_filter_looks_for_are_told_in_short(embedded: dd.DataFrame) -> None:
+    (step,) = [x for x in _steps(_explained(embedded[embedded.id.isin([3, 1])])) if "rows" in x]
+    assert step == "keep rows where (id in [1, 3])"
+    text = _explained(embedded[~embedded.id.isin(list(range(9999)))])
+    assert "(id in [0, 1, 2, 3" in text
+    assert "9998" not in text
+
+
 CUT = "chunk, chunk_index, chunk_start, chunk_end, chunk_tokens"
 
 

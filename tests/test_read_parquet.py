@@ -113,3 +113,8 @@ def test_conversion_options_of_the_user_stay_as_they_are(tmp_path: Path) -> None
     options = {"strings_to_categorical": True}
     de.read_parquet(tmp_path / "out", arrow_to_pandas=options).compute()
     assert options == {"strings_to_categorical": True}
+
+
+def test_a_folder_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"^there are no Parquet files at '.*absent'$"):
+        de.read_parquet(tmp_path / "absent")

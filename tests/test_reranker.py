@@ -355,7 +355,7 @@ def test_transformers_alone_without_a_head(tmp_path):
         ({"query": 3}, "query must be a string, got 3"),
         ({"query": "a", "activation": "sigmod"}, "did you mean 'sigmoid'"),
         ({"query": "a", "prompt": "a", "prompt_name": "b"}, "give prompt or prompt_name, not both"),
-        ({"query": "a", "prompt_name": "b"}, r"one of the checkpoint's prompts \[\]; got 'b'"),
+        ({"query": "a", "prompt_name": "b"}, "prompt_name='b': the checkpoint has no prompts; "),
         ({"query_column": "qery"}, "'qery' is not in the dataframe .did you mean 'query'"),
         ({"query": "a", "column": "txt"}, "'txt' is not in the dataframe"),
         ({"query": "a", "max_length": 65}, "max_length must be at most 64"),

@@ -87,6 +87,8 @@ def test_sequences_of_strings_become_tuples() -> None:
         ("return_all_scores", "top_k='all'"),
         ("normalize_embeddings", "the option is called normalize"),
         ("token", "HF_TOKEN"),
+        ("output_value", "pooling='none'"),
+        ("padding", "padding changes no result"),
     ],
 )
 def test_options_of_other_libraries_are_told_ours(option: str, says: str) -> None:

@@ -281,6 +281,17 @@ def told(mark: dict[str, Any]) -> str:
     return f"a job that began {mark.get('began', 'just now')}{where}"
 
 
+def not_whole(path: str, mark: dict[str, Any]) -> str:
+    """Return in words that a folder has a mark, and what to do that keeps what was there before."""
+    ends = f"{mark.get('frame')}-{mark.get('run')}.parquet"
+    wrote = f"the files that {'the mark names' if mark.get('names') else f'end in {ends}'}"
+    return (
+        f"{path!r} is not whole: {told(mark)} is still writing it, or died; wait for it, or remove "
+        f"what it wrote ({wrote}) and then the mark {MARK!r}, or replace all that the folder holds "
+        "with overwrite=True"
+    )
+
+
 def require_whole(fs: Any, paths: Sequence[str]) -> None:
     """Raise OSError if one of these folders, or the folder of one of these files, has a mark."""
     roots = {_without_keys(path) for path in paths if len(paths) == 1 or not _is_file(path)}
@@ -290,10 +301,7 @@ def require_whole(fs: Any, paths: Sequence[str]) -> None:
         # A store that may only be read can refuse to say whether there is a mark: exists is False.
         mark = read_mark(fs, root) if fs.exists(_mark_path(root)) else None
         if mark is not None:
-            raise OSError(
-                f"{root!r} is not whole: {told(mark)} is still writing it, or died; wait for it, "
-                "or write anew with overwrite=True (dd.read_parquet reads what is there)"
-            )
+            raise OSError(f"{not_whole(root, mark)} (dd.read_parquet reads what is there)")
 
 
 def _is_file(path: str) -> bool:

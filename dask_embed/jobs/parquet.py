@@ -18,7 +18,7 @@ from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.io.utils import _is_local_fs
 
 from dask_embed._secrets import refuse_secrets
-from dask_embed._validation import boolean
+from dask_embed._validation import boolean, shown
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
@@ -242,7 +242,11 @@ def read_parquet(path: Any, **options: Any) -> Any:
     storage, filesystem = options.get("storage_options"), options.get("filesystem")
     fs, places, _, _ = VectorEngine.extract_filesystem(given, filesystem, {}, {}, storage)
     require_whole(fs, places)
-    return dd.read_parquet(given if len(given) > 1 else given[0], **options)
+    try:
+        return dd.read_parquet(given if len(given) > 1 else given[0], **options)
+    except FileNotFoundError as error:  # Dask puts a sentence about its backends before the path
+        missing = given if len(given) > 1 else given[0]
+        raise FileNotFoundError(f"there are no Parquet files at {shown(missing)}") from error
 
 
 def _is_arrow(filesystem: Any) -> bool:

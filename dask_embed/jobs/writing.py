@@ -18,16 +18,15 @@ from fsspec.implementations.local import LocalFileSystem
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import (
     EXTENSIONS,
-    MARK,
     METADATA_KEY,
     UNFINISHED,
     Run,
     data_files,
     frame_of,
     is_part,
+    not_whole,
     read_mark,
     read_origin,
-    told,
 )
 from dask_embed.jobs.origin import require_same_types
 
@@ -108,11 +107,7 @@ def require_room(
     path = run.path
     mark = read_mark(run.fs, path)
     if mark is not None and not overwrite:
-        raise FileExistsError(
-            f"{path!r} is not whole: {told(mark)} is still writing it, or died; wait for it, or "
-            "write anew with overwrite=True, or remove what it wrote: the files that end in "
-            f"{mark.get('frame')}-{mark.get('run')}.parquet, then the mark {MARK!r}"
-        )
+        raise FileExistsError(not_whole(path, mark))
     if overwrite:
         _require_ours(run, present, (mark or {}).get("names") or ())
         return None if mark is None else mark.get("run", "")

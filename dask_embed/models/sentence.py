@@ -116,6 +116,11 @@ class SentenceSettings:
         name = name or self.default_prompt_name
         if name is None or name in self.prompts:
             return None if name is None else self.prompts[name]
+        if not self.prompts:
+            raise ValueError(
+                f"prompt_name={shown(name)}: the checkpoint has no prompts; leave it out, or give "
+                "the text itself with prompt="
+            )
         raise ValueError(
             f"prompt_name must be one of the checkpoint's prompts {list(self.prompts)}; "
             f"got {shown(name)}{meant(name, list(self.prompts))}"
