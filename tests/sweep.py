@@ -7,11 +7,13 @@ docs/architectures.md; what RESULTS.jsonl holds already is not done again.
 from __future__ import annotations
 
 import argparse
+import collections
 import contextlib
 import copy
 import functools
 import inspect
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -340,6 +342,51 @@ def rows_of(results: Path) -> list[dict[str, str]]:
     return [json.loads(line) for line in lines]
 
 
+def page(rows: list[dict[str, str]]) -> str:
+    """Return docs/architectures.md; of rows of one name the last counts."""
+    last = {(row["kind"], row["task"]): row for row in rows if row["task"] != "begun"}
+    no_text = sorted({kind for (kind, _), row in last.items() if row["why"] == "takes no text"})
+    shown = [row for row in last.values() if row["why"] != "takes no text"]
+    counts = collections.Counter(row["outcome"] for row in shown)
+    kinds = {row["kind"] for row in shown}
+    swept = {row["kind"] for row in rows}
+    left = [kind for kind in CONFIG_MAPPING_NAMES if kind not in swept]
+    lines = [
+        "# Architectures",
+        "",
+        f"Tiny models of {len(kinds)} architectures of transformers {transformers.__version__}, "
+        "built from its own mappings",
+        "with random weights, and their heads, against the class of transformers called as its",
+        "tokenizer says on one text alone: "
+        + ", ".join(f"{count} {outcome}" for outcome, count in sorted(counts.items()))
+        + ".",
+        "",
+        "Embeddings take every path: one batch, one long batch, three partitions, two threads,",
+        f"padded left and right. Equal is at most {TOLERANCE:.0e} apart, beyond 1 of the value.",
+        "Not built is what has no tiny model by this way, or gives transformers itself no",
+        "vectors of a text alone: most need an image or sounds as well.",
+        "",
+        "`python tests/sweep.py RESULTS.jsonl` does the sweep, which takes many minutes and goes",
+        "on where it was broken off, and writes this page.",
+        "",
+        "| architecture | task | class | result | runs, or why not | apart |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in sorted(shown, key=lambda row: row["kind"]):
+        told = row.get("runs") or _told(row["why"])
+        cells = (row["kind"], row["task"], row["class"], row["outcome"], told)
+        lines.append(f"| {' | '.join(cells)} | {row.get('apart', '')} |")
+    lines += ["", f"Take no text: {', '.join(no_text)}.", ""]
+    if left:
+        lines += [f"Not swept yet: {', '.join(left)}.", ""]
+    return "\n".join(lines)
+
+
+def _told(why: str) -> str:
+    """Return a reason as it may stand in a table, on every machine the same."""
+    return re.sub(r"'[^']*/model[^']*'", "...", why).replace("|", "/")[:140]
+
+
 def walk(results: Path, only: list[str]) -> None:
     """Sweep what is not in the results yet, in processes that end after some architectures."""
     while True:
@@ -365,6 +412,8 @@ def main() -> None:
         sweep(given.here, given.results)
         return
     walk(given.results, given.only)
+    if not given.only:
+        PAGE.write_text(page(rows_of(given.results)), "utf8")
 
 
 if __name__ == "__main__":

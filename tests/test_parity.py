@@ -557,6 +557,7 @@ def page(root: Path) -> str:
         "the models are tiny and seeded, every weight drawn large, but for all-MiniLM-L6-v2, which",
         "is the real one. Rows that the reference refuses are left out: the empty text of the",
         "zero-shot pipeline and of log-likelihoods.",
+        "Other models: [architectures](architectures.md).",
         "",
         "`runs` says how batches ran: packed (no padding), padded, or by length (only texts of one",
         "length together). Texts that are too long lose their end; prompts of a decoder lose their",
