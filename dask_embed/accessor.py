@@ -39,7 +39,7 @@ class FrameAccessor:
             Hub id, local folder or specification.
         **options
             `output`, `pooling`, `normalize`, `truncate_dim`, `prompt`, `prompt_name`,
-            `max_length`, `max_chars`, `padding_side`, `batch_size`, `tokens_per_batch`,
+            `chat`, `max_length`, `max_chars`, `padding_side`, `batch_size`, `tokens_per_batch`,
             `precision`, `ranges` and `on_error` of `dask_embed.Embedder`.
 
         Returns

@@ -58,7 +58,7 @@ OTHER: dict[str, Any] = {
     "candidate_end": True,
     "candidates": ("yes", "no"),
     "candidates_column": "words",
-    "chat": True,
+    "chat": False,
     "chat_template_kwargs": {"enable_thinking": False},
     "column": "body",
     "context": 2,

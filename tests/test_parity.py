@@ -533,6 +533,12 @@ again unless `normalize=True`. Where and how a model runs (`attn_implementation`
 `device_map`, `unpad_inputs`, the side of the padding) is passed over, for results do not depend
 on it. `tests/test_sentence_settings.py` tries every field of the classes that write them.
 
+Where sentence-transformers renders texts through the tokenizer's chat template (a folder whose
+`modality_config` has `message`, and every plain checkpoint with a template), so does `Embedder`:
+the text as what a user says, the prompt as what the system says, and of a chat that is too long
+the template's end put back; `chat=False` and `chat=True` say otherwise. Cross-encoders that read
+chats are refused.
+
 A plain checkpoint is pooled by the mean, and by the last token where it was made for writing
 (`...ForCausalLM`, unless `is_causal` is false); `pooling=` says otherwise. In two cases ours
 differs on purpose: of BART and its kin sentence-transformers takes the states of the decoder,

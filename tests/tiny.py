@@ -583,7 +583,12 @@ def add_modules(folder: Path, *modes: str) -> Path:
     """Make a plain checkpoint a sentence-transformers folder: the transformer and a pooling."""
     kinds = {"": "Transformer", "1_Pooling": "Pooling"}
     listing = [
-        {"idx": index, "name": str(index), "path": path, "type": f"sentence_transformers.{kind}"}
+        {
+            "idx": index,
+            "name": str(index),
+            "path": path,
+            "type": f"sentence_transformers.models.{kind}",
+        }
         for index, (path, kind) in enumerate(kinds.items())
     ]
     _write_json(folder / "modules.json", listing)

@@ -114,6 +114,14 @@ class Checkpoint:
         return self.pooling or Pooling(("lasttoken",) if causal else ("mean",))
 
     @property
+    def has_chat_template(self) -> bool:
+        """Whether the tokenizer's files hold a template for chats."""
+        folder = self.tokenizer_folder
+        files = [folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")]
+        written = first_json(folder, ("tokenizer_config.json",)).get("chat_template")
+        return bool(written) or any(file.is_file() for file in files)
+
+    @property
     def text_config(self) -> Any:
         return self.config.get_text_config()
 

@@ -47,7 +47,7 @@ _OF_TOKENIZERS: Rules = {
 _OF_CONFIGURATIONS: Rules = {**_LOADING, "use_cache": FLAG}
 _CALLS: Rules = {
     **dict.fromkeys(("audio", "image", "video"), ANY),
-    "chat_template": {"restore_suffix": FLAG},
+    "chat_template": {"restore_suffix": among(True)},
     "common": {"return_tensors": among("pt")},
     "text": {"padding": among(True, "longest"), "truncation": among(True, "longest_first")},
 }
@@ -96,6 +96,8 @@ class SentenceSettings:
     default_prompt_name : str or None
     truncate_dim : int or None
         Number of leading values to keep.
+    message_format : {None, "auto", "flat", "structured"}
+        How a message of a chat holds a text; None where texts are read as they are.
     """
 
     max_seq_length: int | None = None
@@ -104,6 +106,7 @@ class SentenceSettings:
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt_name: str | None = None
     truncate_dim: int | None = None
+    message_format: str | None = None
 
     def prompt(self, name: str | None) -> str | None:
         """Return the prompt of a name, by default the folder's own; None where there is none.
@@ -160,7 +163,14 @@ def read_sentence_settings(root: Path, folder: Path, *, classifies: bool) -> Sen
         prompts={k: v for k, v in (model.get("prompts") or {}).items() if v is not None},
         default_prompt_name=model.get("default_prompt_name"),
         truncate_dim=model.get("truncate_dim"),
+        message_format=_message_format(inputs or {}),
     )
+
+
+def _message_format(inputs: dict[str, Any]) -> str | None:
+    if "message" not in inputs:
+        return None
+    return str((inputs["message"] or {}).get("format") or "auto")
 
 
 def _joined(given: dict[str, Any], old: str, new: str) -> dict[str, Any]:

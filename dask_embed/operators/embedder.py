@@ -17,8 +17,11 @@ from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
 from dask_embed.operators.base import Frame
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.ranges import CALIBRATED, checked_ranges
+from dask_embed.text.chats import ChatRules, encode_chats
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from dask_embed.inference.rows import Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
@@ -51,9 +54,14 @@ class Embedder(ModelOperator):
         Keep the first values only (Matryoshka embeddings), by default as many as a folder says.
         As in sentence-transformers they are not normalized again, unless ``normalize=True``.
     prompt : str, optional
-        Text put before every input.
+        Text put before every input; of a chat, what its system says.
     prompt_name : str, optional
         Name of a prompt of the checkpoint; by default its `default_prompt_name`.
+    chat : {"auto", True, False}
+        Whether the model reads a text as what a user says, written with the tokenizer's chat
+        template. ``"auto"`` does as sentence-transformers does: where a folder was saved so, and
+        with every plain checkpoint that has a template. Of a chat that is too long the text is
+        cut, the end of the template stays.
     max_chars : int, optional
         Cut the text after this many characters before tokenizing it.
     precision : str
@@ -94,6 +102,7 @@ class Embedder(ModelOperator):
     truncate_dim: int | None = None
     prompt: str | None = None
     prompt_name: str | None = None
+    chat: str | bool = "auto"
     max_chars: int | None = None
     precision: str = "float32"
     ranges: Any = None
@@ -108,6 +117,8 @@ class Embedder(ModelOperator):
             positive_integer(name, getattr(self, name))
         if not isinstance(self.normalize, bool):
             one_of("normalize", self.normalize, ("auto", True, False))
+        if not isinstance(self.chat, bool):
+            one_of("chat", self.chat, ("auto", True, False))
         for name in ("prompt", "prompt_name"):
             text_or_none(name, getattr(self, name))
         if self.prompt is not None and self.prompt_name is not None:
@@ -139,6 +150,7 @@ class Embedder(ModelOperator):
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         self.prompt_text(checkpoint)
+        self.chat_rules(checkpoint)
         dimension = self.dimension(checkpoint)
         gives_tokens = self.pooling == ("none",)
         if gives_tokens:
@@ -171,7 +183,8 @@ class Embedder(ModelOperator):
             for module in modules
         ]
         shape = f"{self.dimension(checkpoint)} x {self.precision}" if modules else "token vectors"
-        return ", ".join([shape, *names])
+        chats = ["texts as chats"] if self.chat_rules(checkpoint) else []
+        return ", ".join([shape, *names, *chats])
 
     def resolved(self) -> dict[str, Any]:
         checkpoint = read_checkpoint(self.spec)
@@ -185,6 +198,7 @@ class Embedder(ModelOperator):
             "pooling": pooling or ["none"],
             "normalized": bool(modules) and isinstance(modules[-1], Normalize),
             "prompt": self.prompt_text(checkpoint),
+            "chat": self.chat_rules(checkpoint) is not None,
         }
 
     def run(
@@ -197,12 +211,44 @@ class Embedder(ModelOperator):
         return embed_vectors([self], columns[0], on_device=on_device, meter=meter)
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
-        prompt = self.prompt_text(runner.loaded.checkpoint) or ""
-        return super().encode(runner, [(prompt + text[: self.max_chars],) for (text,) in rows])
+        checkpoint = runner.loaded.checkpoint
+        texts = [text[: self.max_chars] for (text,) in rows]
+        rules = self.chat_rules(checkpoint)
+        if rules is not None:
+            return encode_chats(runner, rules, texts, self.limit(checkpoint), on_long=self.on_long)
+        prompt = self.prompt_text(checkpoint) or ""
+        return super().encode(runner, [(prompt + text,) for text in texts])
+
+    def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
+        chats = self.chat_rules(read_checkpoint(self.spec)) is not None
+        return 0 if chats else super().special_tokens(tokenizer)  # a template writes its own
+
+    def chat_rules(self, checkpoint: Checkpoint) -> ChatRules | None:
+        """Return how a text becomes a chat, None where it is read as it is.
+
+        Raises
+        ------
+        ValueError
+            If the tokenizer has no chat template.
+        """
+        form = checkpoint.sentence.message_format
+        plain = checkpoint.pooling is None and checkpoint.has_chat_template
+        if self.chat is False or (self.chat == "auto" and form is None and not plain):
+            return None
+        if not checkpoint.has_chat_template:
+            raise ValueError(
+                f"the tokenizer of model {self.spec.name!r} has no chat template; set chat=False "
+                "to embed texts as they are"
+            )
+        prompt = self.prompt_text(checkpoint) or ""
+        return ChatRules(form or "auto", prompt, str(checkpoint.config.model_type))
 
     def tokens_key(self) -> Hashable:
-        key = super().tokens_key()
-        prompt = self.prompt_text(read_checkpoint(self.spec)) or ""
+        checkpoint = read_checkpoint(self.spec)
+        key, rules = super().tokens_key(), self.chat_rules(checkpoint)
+        if rules is not None:
+            return (key, rules, checkpoint.revision, self.max_chars)
+        prompt = self.prompt_text(checkpoint) or ""
         return key if not prompt and self.max_chars is None else (key, prompt, self.max_chars)
 
     def forward_key(self) -> Hashable:
@@ -214,8 +260,8 @@ class Embedder(ModelOperator):
             return None
         checkpoint = read_checkpoint(self.spec)
         prompt = self.prompt_text(checkpoint) or ""
-        limit = self.limit(checkpoint)
-        return (self.spec, self.column, prompt, self.max_chars, limit, self.on_long)
+        texts = (self.column, prompt, self.max_chars, self.chat_rules(checkpoint))
+        return (self.spec, *texts, self.limit(checkpoint), self.on_long)
 
     def modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """Return what follows the transformer, with what this operator says in its place."""

@@ -48,7 +48,8 @@ def embed_vectors(
     runner = first.runner()
     stream = _stream(embedders, column.values, runner, meter)
     limit, prompt = stream.longest, _prompt(first, runner)
-    skipped = runner.tokenizer(limit).prompt_length(prompt) if prompt else 0
+    chats = first.chat_rules(runner.loaded.checkpoint) is not None  # no prompt is left out of them
+    skipped = runner.tokenizer(limit).prompt_length(prompt) if prompt and not chats else 0
     reductions: dict[Hashable, Reduction] = {}
     kinds = {}
     for embedder in embedders:

@@ -154,11 +154,7 @@ def require_chat_template(checkpoint: Checkpoint, name: str, arguments: Mapping[
     """Raise ValueError unless the tokenizer's files hold a chat template, or one is given."""
     if isinstance(arguments.get("chat_template"), str):
         return
-    folder = checkpoint.tokenizer_folder
-    written = folder / "tokenizer_config.json"
-    settings = read_json(written) if written.is_file() else {}
-    files = [folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")]
-    if not settings.get("chat_template") and not any(file.is_file() for file in files):
+    if not checkpoint.has_chat_template:
         raise ValueError(
             f"the tokenizer of model {name!r} has no chat template; set chat=False or 'auto', or "
             "use a model that was tuned for chats"

@@ -51,7 +51,8 @@ class LateChunkEmbedder(Chunker):
         later window sees them again, but its vectors count only behind them. By default a
         quarter of a window.
     normalize, truncate_dim, prompt, prompt_name
-        See `Embedder`. A prompt is seen in the first window, and belongs to no chunk.
+        See `Embedder`, with ``chat=False``. A prompt is seen in the first window, and belongs to
+        no chunk.
     max_length : int, optional
         Most tokens of a window, special tokens included, by default the checkpoint's limit.
     padding_side, batch_size, tokens_per_batch
@@ -155,7 +156,7 @@ class LateChunkEmbedder(Chunker):
         names = ("column", "normalize", "truncate_dim", "prompt", "prompt_name", "max_length")
         batching = ("padding_side", "batch_size", "tokens_per_batch")
         options = {name: getattr(self, name) for name in (*names, *batching)}
-        return Embedder(self.spec, output=self.embedding, pooling="mean", **options)
+        return Embedder(self.spec, output=self.embedding, pooling="mean", chat=False, **options)
 
     def _shared(self, checkpoint: Checkpoint) -> int:
         """Return how many tokens neighbouring windows share."""

@@ -129,7 +129,13 @@ def render_chat(
         )
     messages = [] if system is None else [{"role": "system", "content": system}]
     messages.append({"role": "user", "content": user})
-    given = {"add_generation_prompt": True, **arguments}
+    return render_messages(tokenizer, messages, **{"add_generation_prompt": True, **arguments})
+
+
+def render_messages(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], **given: Any
+) -> str:
+    """Return what a tokenizer's chat template, or the one that is given, makes of messages."""
     if not _renders_jinja(tokenizer):
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **given))
     from dask_embed.text.templates import render
