@@ -58,7 +58,7 @@ OTHER: dict[str, Any] = {
     "candidate_end": True,
     "candidates": ("yes", "no"),
     "candidates_column": "words",
-    "chat": False,
+    "chat": True,
     "chat_template_kwargs": {"enable_thinking": False},
     "column": "body",
     "context": 2,
@@ -145,6 +145,7 @@ NEEDED: dict[Any, dict[str, Any]] = {
     (de.Tokenizer, "stride"): {"max_length": 12, "windows": True},
 }
 OTHERS: dict[Any, dict[str, Any]] = {
+    (de.Embedder, "chat"): {"chat": False},
     (de.Embedder, "ranges"): {},
     (de.QuestionAnswerer, "question_column"): {"question": None},
     (de.Reranker, "query_column"): {"query": None},

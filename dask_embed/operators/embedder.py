@@ -198,7 +198,7 @@ class Embedder(ModelOperator):
             "pooling": pooling or ["none"],
             "normalized": bool(modules) and isinstance(modules[-1], Normalize),
             "prompt": self.prompt_text(checkpoint),
-            "chat": self.chat_rules(checkpoint) is not None,
+            "chats": self.chat_rules(checkpoint) is not None,
         }
 
     def run(
