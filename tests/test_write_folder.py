@@ -21,11 +21,13 @@ import fsspec
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from dask._task_spec import convert_legacy_graph
 from dask.order import order
 
 import dask_embed as de
+from dask_embed.jobs.folder import data_files
 
 MARK = "_dask_embed_unfinished"
 VECTOR = pd.ArrowDtype(pa.list_(pa.float32(), 2))
@@ -296,6 +298,61 @@ def test_parts_of_an_unfinished_folder_are_not_whole(tmp_path: Path, given: str)
         de.read_parquet(tmp_path / given)
 
 
+def test_a_folder_of_folders_is_whole_when_each_is(tmp_path: Path) -> None:
+    """One for each of several jobs, of which one died: readers open them all at once."""
+    for name in ("2024/a", "2024/b"):
+        _frame(0, 6).ml.to_parquet(tmp_path / name)
+    assert sorted(_ids(str(tmp_path))) == sorted([*range(6)] * 2)
+    with pytest.raises(ArithmeticError):
+        _calling(_frame(0, 12, 4), _fails()).ml.to_parquet(tmp_path / "2024" / "c")
+    for given in (tmp_path, tmp_path / "2024", [str(tmp_path / "2024")]):
+        with pytest.raises(OSError, match="2024/c' is not whole"):
+            de.read_parquet(given)
+
+
+UNWRITABLE = {
+    "option by another name": ({"overwite": True}, "overwite"),
+    "option of pandas": ({"index": False}, "index"),
+    "engine": ({"engine": "fastparquet"}, "engine"),
+    "compression": ({"compression": "nosuch"}, "nosuch"),
+    "level": ({"compression": "snappy", "compression_level": 3}, "compression"),
+    "type": ({"row_group_size": "x"}, "row_group_size"),
+    "metadata": ({"custom_metadata": {"key": 1}}, "custom_metadata"),
+    "our metadata": ({"custom_metadata": {b"dask_embed": b"{}"}}, "dask_embed"),
+}
+
+
+@pytest.mark.parametrize("case", UNWRITABLE)
+def test_what_cannot_be_written_is_told_before_any_row_is_computed(folder: str, case: str) -> None:
+    options, named = UNWRITABLE[case]
+    with pytest.raises((TypeError, ValueError), match=named):
+        _frame(0, 6).ml.to_parquet(folder, compute=False, **options)
+    assert not data_files(fsspec.url_to_fs(folder)[0], folder)
+
+
+def test_options_of_single_columns_are_checked_against_them(folder: str) -> None:
+    options = {"sorting_columns": [pq.SortingColumn(1)], "use_dictionary": ["v"]}
+    _frame(0, 6).ml.to_parquet(folder, **options)
+    assert _ids(folder) == [*range(6)]
+
+
+@pytest.mark.parametrize("path", ["", "a*b"])
+def test_a_path_names_one_folder(path: str, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"^path must name one folder"):
+        _frame(0, 6).ml.to_parquet(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["a/b", "../../outside", "50%2F"])
+def test_names_of_folders_are_read_back_as_they_were(tmp_path: Path, value: str) -> None:
+    """Readers would give "a" for "a/b", and files would lie outside the folder of their value."""
+    pdf = pd.DataFrame({"id": range(4), "key": ["plain", value] * 2})
+    with pytest.raises(ValueError, match=f"'/' or '%'.*{value}"):
+        dd.from_pandas(pdf, npartitions=1).ml.to_parquet(tmp_path / "out", partition_on="key")
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
 def test_a_folder_of_others_is_read(folder: str) -> None:
     """Nothing there says that a job of ours began."""
     plain = _rows(0, 6).drop(columns="v")
@@ -435,8 +492,8 @@ def test_a_file_on_a_disk_has_its_name_when_it_is_whole(
             raise OSError("no space left")
         write(table, file, **options)
 
-    monkeypatch.setattr(pa.parquet, "write_table", cut_short)
     lazy = _frame(0, 6, 3).ml.to_parquet(out, compute=False)
+    monkeypatch.setattr(pa.parquet, "write_table", cut_short)
     with pytest.raises(OSError, match="no space left"):
         lazy.compute()
     assert len(os.listdir(out)) == 3

@@ -293,9 +293,14 @@ def not_whole(path: str, mark: dict[str, Any]) -> str:
 
 
 def require_whole(fs: Any, paths: Sequence[str]) -> None:
-    """Raise OSError if one of these folders, or the folder of one of these files, has a mark."""
-    roots = {_without_keys(path) for path in paths if len(paths) == 1 or not _is_file(path)}
+    """Raise OSError for a mark in one of these folders or below, or beside one of these files."""
+    folders = [path for path in paths if len(paths) == 1 or not _is_file(path)]
+    roots = {_without_keys(path) for path in folders}
     roots |= {_without_keys(path.rpartition("/")[0]) for path in paths if _is_file(path)}
+    for folder in folders:  # one of several jobs, each in a folder of its own
+        fs.invalidate_cache(folder)
+        found = (file.rpartition("/") for file in fs.find(folder))
+        roots |= {within for within, _, name in found if name == MARK}
     for root in sorted(roots):
         fs.invalidate_cache(root)
         # A store that may only be read can refuse to say whether there is a mark: exists is False.

@@ -32,6 +32,7 @@ from dask_embed.jobs.writing import (
     last_schema,
     new_run,
     require_not_read,
+    require_options,
     require_order,
     require_room,
     writes_index,
@@ -100,7 +101,10 @@ def to_parquet(
     vectors dimension and pooling, for chunks their limit and boundaries.
     """
     refuse_secrets("custom_metadata", options.get("custom_metadata"))
-    path = os.fspath(path)
+    path = _folder(path)
+    if "engine" in options:
+        raise TypeError("engine is no option: vectors are written by pyarrow; leave it out")
+    given = options.get("custom_metadata")
     names, compute_kwargs = options.pop("name_function", None), options.pop("compute_kwargs", {})
     switches = {"overwrite": overwrite, "append": append, "repeat": repeat, "compute": compute}
     switches["write_index"] = write_index is None or write_index
@@ -123,10 +127,25 @@ def to_parquet(
             name_function=names or run.part_name,
             **options,
         )
+    require_options(planned.expr.write_kwargs["schema"], _of_pyarrow(planned.expr), given)
     job, node = _job(planned.expr, run, frozenset(present), overwrite, dead, names)
     with contextlib.nullcontext() if _is_local_fs(run.fs) else _retries():
         written = new_collection(node)
     return _computed(written, job, compute_kwargs) if compute else written
+
+
+def _folder(path: Any) -> str:
+    """Return a path as a text, if it can be that of a folder to write."""
+    folder = os.fspath(path)
+    if not folder or "*" in folder:
+        raise ValueError(f"path must name one folder, and hold no '*'; got {folder!r}")
+    return folder
+
+
+def _of_pyarrow(planned: Any) -> dict[str, Any]:
+    """Return what Dask's node passes on to pyarrow's writer."""
+    ours = ("custom_metadata", "schema", "index_cols", "fmd", "head", "return_metadata")
+    return {name: value for name, value in planned.write_kwargs.items() if name not in ours}
 
 
 def _checked(

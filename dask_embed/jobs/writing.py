@@ -15,6 +15,7 @@ from dask.tokenize import tokenize
 from dask.utils import natural_sort_key
 from fsspec.implementations.local import LocalFileSystem
 
+from dask_embed._validation import shown
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import (
     EXTENSIONS,
@@ -79,6 +80,7 @@ class WritingEngine(VectorEngine):
         **options: Any,
     ) -> Any:
         """Write a file; on a local disk it gets its name when it is whole, as in a store."""
+        _require_folder_names(df, partition_on or [])
         if partition_on or not isinstance(fs, LocalFileSystem):
             return super().write_partition(df, path, fs, filename, partition_on, *rest, **options)
         hidden = f".{filename}{UNFINISHED}{os.urandom(4).hex()}"
@@ -87,6 +89,49 @@ class WritingEngine(VectorEngine):
         for each in written:
             each["meta"].set_file_path(filename)
         return written
+
+
+def _require_folder_names(partition: Any, columns: Iterable[str]) -> None:
+    """Raise ValueError for values that readers would not get back from names of folders."""
+    for column in columns:
+        for value in partition[column].dropna().unique():
+            if "/" in str(value) or "%" in str(value):
+                raise ValueError(
+                    f"partition_on names folders by the values of {column!r}, where a value must "
+                    f"not hold '/' or '%': readers would get another; got {shown(value)}"
+                )
+
+
+def require_options(
+    schema: pa.Schema, options: dict[str, Any], custom: dict[Any, Any] | None
+) -> None:
+    """Raise TypeError or ValueError for what pyarrow would refuse once the rows are computed.
+
+    Parameters
+    ----------
+    schema : pyarrow.Schema
+    options : dict
+        Arguments of `pyarrow.parquet.write_table`.
+    custom : dict, optional
+        The user's `custom_metadata`.
+    """
+    for key, value in (custom or {}).items():
+        if not isinstance(key, str | bytes) or not isinstance(value, str | bytes):
+            raise TypeError(f"custom_metadata must map texts to texts, got {shown({key: value})}")
+        if key in (METADATA_KEY, METADATA_KEY.encode()):
+            raise ValueError(
+                f"custom_metadata must not hold {METADATA_KEY!r}, under which files say what made "
+                "their columns"
+            )
+    try:
+        pq.write_table(schema.empty_table(), pa.BufferOutputStream(), **options)
+    except (TypeError, ValueError, OSError, pa.ArrowException) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"to_parquet cannot write with {shown(options)} ({error}); it takes overwrite, append, "
+            "repeat, write_index, compute, and what dask.dataframe.to_parquet and "
+            "pyarrow.parquet.write_table take"
+        ) from None
 
 
 def new_run(frame: Any, fs: Any, folder: str) -> Run:
