@@ -128,7 +128,8 @@ _ELSEWHERE = {
     ),
     "dimensions": "the option is called truncate_dim",
     "normalize_embeddings": "the option is called normalize",
-    **dict.fromkeys(("max_seq_length", "max_tokens"), "the option is called max_length"),
+    "max_seq_length": "the option is called max_length",
+    "max_tokens": "the option is called max_new_tokens or max_length",
     "batch_size_tokens": "the option is called tokens_per_batch",
     **dict.fromkeys(
         ("return_all_scores", "return_scores"), "use top_k='all', or scores='name of a column'"
@@ -160,6 +161,9 @@ _ELSEWHERE = {
 }
 
 
+_CALLED = "the option is called "
+
+
 def known_options(name: str, given: Iterable[str], allowed: Sequence[str]) -> None:
     """Raise TypeError unless all names of arguments are `allowed` for the function `name`.
 
@@ -169,9 +173,10 @@ def known_options(name: str, given: Iterable[str], allowed: Sequence[str]) -> No
         if option in allowed:
             continue
         told = _ELSEWHERE.get(option, "").format(option=option)
-        ours = told.removeprefix("the option is called ")
-        if not told or (ours != told and not any(word in allowed for word in ours.split())):
-            told = f"its options are {', '.join(allowed)}"
+        if told.startswith(_CALLED):
+            words = [word for word in told.removeprefix(_CALLED).split(" or ") if word in allowed]
+            told = _CALLED + words[0] if words else ""
+        told = told or f"its options are {', '.join(allowed)}"
         close = "" if option in _ELSEWHERE else meant(option, allowed)
         raise TypeError(f"{name} has no option {shown(option)}{close}; {told}")
 

@@ -98,6 +98,22 @@ def test_options_of_other_libraries_are_told_ours(option: str, says: str) -> Non
     assert "its options are" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("option", "allowed", "ours"),
+    [
+        ("max_tokens", ["max_length", "max_new_tokens"], "max_new_tokens"),
+        ("max_tokens", ["max_length"], "max_length"),
+        ("chunk_overlap", ["max_tokens", "overlap"], "overlap"),
+        ("doc_stride", ["max_length", "stride"], "stride"),
+    ],
+)
+def test_an_option_is_told_the_one_that_the_operator_has(
+    option: str, allowed: list[str], ours: str
+) -> None:
+    with pytest.raises(TypeError, match=f"; the option is called {ours}$"):
+        _validation.known_options("Operator", [option], allowed)
+
+
 def test_a_misspelt_option_is_meant() -> None:
     with pytest.raises(TypeError, match="did you mean 'normalize'") as caught:
         _validation.known_options("Embedder", ["normalise"], ["truncate_dim", "normalize"])

@@ -552,6 +552,11 @@ def test_the_same_frame_is_appended_only_when_asked(folder: str) -> None:
     assert _ids(folder) == [*range(6), 6, 6, 7, 7, 8, 8]
 
 
+def test_repeating_without_appending_is_no_option(folder: str) -> None:
+    with pytest.raises(ValueError, match=r"repeat=True .* add append=True"):
+        _frame(0, 6).ml.to_parquet(folder, repeat=True)
+
+
 def test_an_append_on_names_of_the_user_is_not_repeated(folder: str) -> None:
     def name(place: int) -> str:
         return f"mine-{place}.parquet"

@@ -158,6 +158,8 @@ def _checked(
     overwrite, append, repeat = (switches[name] for name in ("overwrite", "append", "repeat"))
     if overwrite and append:
         raise ValueError("overwrite=True replaces what append=True adds to: give one of them")
+    if repeat and not append:
+        raise ValueError("repeat=True has no effect on what is not appended: add append=True")
     run = new_run(frame, *_place(path, options))
     present = data_files(run.fs, run.path)
     dead = require_room(run, present, overwrite=overwrite, append=append, repeat=repeat)

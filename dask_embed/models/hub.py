@@ -106,6 +106,11 @@ def _local(model: Model, folder: Path, kind: Kind) -> tuple[Path, str]:
     for path in paths:
         _require_own(path, folder, kind.word)
     revision = _fingerprint(folder, paths)
+    if model.revision is not None and not model.revision.startswith("local-"):
+        raise ValueError(
+            f"{kind.word} {str(folder)!r} is a local folder on {this_machine()}, and those have no "
+            f"revision {shown(model.revision)}, as on the Hub; leave it out"
+        )
     if model.revision not in (None, revision):
         raise ValueError(
             f"{kind.word} folder {str(folder)!r} has fingerprint {revision!r} but "

@@ -182,11 +182,10 @@ class FrameOperator(abc.ABC):
         names = list(frame.columns)
         for column in self.input_columns:
             if names.count(column) != 1:
-                what = "is not in" if column not in names else "stands more than once in"
-                raise ValueError(
-                    f"column {column!r} {what} the dataframe{meant(column, names)}; "
-                    f"its columns are {shown(names)}"
-                )
+                near = meant(column, names)
+                what = "stands more than once in the dataframe"
+                what = what if column in names else f"is not in the dataframe{near}"
+                raise ValueError(f"column {column!r} {what}; its columns are {shown(names)}")
             self.check_column(frame[column])
         self.types()
         kept = list(self.kept(frame).columns)
