@@ -6,7 +6,7 @@ import functools
 from typing import Any, ClassVar
 
 from dask.dataframe.dask_expr import new_collection
-from dask.dataframe.dask_expr._expr import Blockwise, Expr, Index, Projection
+from dask.dataframe.dask_expr._expr import Blockwise, Expr, Filter, Index, Projection
 from dask.dataframe.dask_expr._reductions import TreeReduce
 
 from dask_embed.arrays import lazy_dimension
@@ -112,6 +112,9 @@ class QuantizeCalibrated(Quantize):
 
     Not element-wise: every row depends on all of them, so no filter may pass below.
     """
+
+    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
+        return False  # else Dask waits for it, and keeps column selections above the filter
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Index):

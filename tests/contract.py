@@ -165,7 +165,7 @@ def values_of(series: pd.Series) -> list[Any]:
 def assert_same_value(given: Any, expected: Any, atol: float = TOLERANCE) -> None:
     """Compare results of any nesting: floats within `atol`, the rest exactly."""
     if isinstance(expected, float):
-        assert given == pytest.approx(expected, abs=atol, rel=0)
+        assert given == pytest.approx(expected, abs=atol, rel=1e-6)
     elif isinstance(expected, list) and expected and all(type(v) is float for v in expected):
         np.testing.assert_allclose(given, expected, rtol=0, atol=atol)
     elif isinstance(expected, list):

@@ -403,7 +403,7 @@ def test_labels_without_a_name(tmp_path):
         ({"score": "label"}, "output columns must differ"),
         ({"scores": "label_score"}, "output columns must differ"),
         ({"scores": "label_error", "on_error": "null"}, "output columns must differ"),
-        ({"score": ""}, "an output column must be a non-empty string, got ''"),
+        ({"score": ""}, "score must not be empty, got ''"),
         ({"column": "txt"}, "'txt' is not in the dataframe .did you mean 'text'"),
         ({"pair": "missing"}, "'missing' is not in the dataframe"),
         ({"max_length": 65}, "max_length must be at most 64"),

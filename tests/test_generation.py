@@ -439,7 +439,7 @@ def test_errors_say_what_was_given() -> None:
         ({"repetition_penalty": float("nan")}, "repetition_penalty must be above 0; got nan"),
         ({"stop": "end"}, "stop must be a sequence of strings, not 'end'"),
         ({"stop": ("a", "")}, "stop must hold strings that are not empty; got ''"),
-        ({"seed": -1}, "seed must be between 0 and"),
+        ({"seed": -1}, "seed must be at least 0; got -1"),
     ],
 )
 def test_settings_are_checked(given: dict[str, Any], message: str) -> None:

@@ -141,6 +141,8 @@ NEEDED: dict[Any, dict[str, Any]] = {
     (de.Scorer, "candidate_end"): {"candidates": ("yes", "no")},
     (de.Scorer, "probabilities"): {"candidates": ("yes", "no")},
     (de.Scorer, "scores"): {"candidates": ("yes", "no")},
+    (de.Tokenizer, "on_long"): {"max_length": 12},
+    (de.Tokenizer, "truncation"): {"max_length": 12, "pair": "second"},
     (de.Tokenizer, "windows"): {"max_length": 12},
     (de.Tokenizer, "stride"): {"max_length": 12, "windows": True},
 }

@@ -401,7 +401,7 @@ NOT_GOOD = [
             ({"column": "txt"}, "'txt' is not in the dataframe .did you mean 'text'"),
             ({"column": "id"}, "'id' has dtype int64, text is needed"),
             ({"output": "id"}, "'id' already exists"),
-            ({"output": 3}, "output column must be a non-empty string, got 3"),
+            ({"output": 3}, "output must be a string, got 3"),
             ({"on_error": "drop"}, "'raise', 'null'; got 'drop'"),
         )
     ),
@@ -424,7 +424,7 @@ NOT_GOOD = [
         "causal-lm",
         "must differ",
         candidates=["x"],
-        scores="output_error",
+        scores="candidate_error",
         on_error="null",
     ),
     _bad("Tokenizer", "embed", "must differ", offsets="tokens_error", on_error="null"),
@@ -448,7 +448,7 @@ NOT_GOOD = [
         column="vector",
         labels=["x"],
     ),
-    _bad("LateChunkEmbedder", "embed", "'chunk' is the name of another", embedding="chunk"),
+    _bad("LateChunkEmbedder", "embed", "output columns must differ", embedding="chunk"),
 ]
 
 

@@ -191,7 +191,9 @@ class Forward:
             self._changed.wait_for(lambda: not self._running)
             if self._attention != self._padded_attention:
                 self._model.set_attn_implementation(self._padded_attention)
-            with put_back(self._loaded.model):
+            # weights in fewer bits, by libraries of their own, take their form with the first batch
+            quantized = getattr(self._loaded.model, "hf_quantizer", None) is not None
+            with contextlib.nullcontext() if quantized else put_back(self._loaded.model):
                 yield
 
     @contextlib.contextmanager
