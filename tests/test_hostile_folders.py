@@ -410,7 +410,8 @@ CASES: dict[str, Case] = {
     ),
     "a tokenizer of several": Case(without_tokenizer(tokenizer_class="RagTokenizer"), "is no"),
     "a template of its own": Case(
-        lambda folder: folder.write("chat_template.jinja", "{{ ''.__class__.__mro__ }}")
+        lambda folder: folder.write("chat_template.jinja", "{{ ''.__class__.__mro__ }}"),
+        "is unsafe",
     ),
     "a tokenizer of a folder": as_tokenizer(lambda f: (f.path / "model.safetensors").unlink()),
     "a tokenizer beside an adapter": as_tokenizer(

@@ -194,7 +194,7 @@ def test_the_model_runs_once_over_each_text(folders):
         ("bert", {"context": 62}, "context must be less than 62"),
         ("bert", {"max_length": 65}, "max_length must be at most 64"),
         ("bert", {"embedding": "chunk_start"}, "output columns must differ"),
-        ("bert", {"prompt_name": "query"}, "prompt_name must be one of"),
+        ("bert", {"prompt_name": "query"}, "the checkpoint has no prompts"),
     ],
 )
 def test_bad_arguments(folders, name, options, message):

@@ -147,7 +147,8 @@ class MaskFiller(ModelOperator):
         )
 
     def example(self, text: str, tokenizer: PreTrainedTokenizerBase) -> Row:
-        return (f"{text} {tokenizer.mask_token}",)
+        masked = tokenizer.mask_token_id in tokenizer(text)["input_ids"]  # some add one to each
+        return (text if masked else f"{text} {tokenizer.mask_token}",)
 
     def tokens_key(self) -> Hashable:
         return super().tokens_key()  # `encode` leaves out rows, and no tokens of a row
