@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import _thread
 import dataclasses
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -215,8 +215,9 @@ class Batches(de.ColumnOperator):
         if text != "batches":
             assert eventually(lambda: bool(_ran))
             if text == "interrupt":
-                _thread.interrupt_main()
-                time.sleep(0.2)
+                # a signal, as of Ctrl-C: it wakes a thread that waits for a lock
+                signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+                time.sleep(2)
             raise ValueError("lost")
         with lanes_of(torch.device("cpu")).jobs() as jobs:
             for future in [jobs.run(self._batch) for _ in range(BATCHES)]:
