@@ -252,24 +252,6 @@ def strings(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)
 
 
-def place(name: str, value: Any) -> str:
-    """Return the text of a folder or file that is local, or remote as fsspec writes it.
-
-    Raises
-    ------
-    TypeError, ValueError
-        If it can be neither.
-    """
-    if not isinstance(value, str | os.PathLike) or not str(value).strip():
-        raise TypeError(
-            f"{name} must be a folder or file, as text or as a path; got {shown(value)}"
-        )
-    text = os.fspath(value)
-    if "://" not in text:
-        local_path(name, text)
-    return text
-
-
 def text_file(name: str, value: Any) -> None:
     """Raise TypeError unless `value` is something to write text to, or None."""
     if value is not None and not callable(getattr(value, "write", None)):
