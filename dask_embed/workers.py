@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
     from dask_embed.models.spec import Model
-    from dask_embed.operators.base import FrameOperator
 
 _MIB = 2**20
 
 
-def warn_of_small_workers(operator: FrameOperator) -> None:
-    """Warn, on the client, if workers of the current client have too little memory for a model."""
+def warn_of_small_workers(footprint_of: Callable[..., Footprint | None]) -> None:
+    """Warn, on the client, if workers of the current client have too little memory for a model.
+
+    Parameters
+    ----------
+    footprint_of : callable
+        ``(threads, *, on_gpu)`` to the memory that a worker needs, None where it is not known.
+    """
     workers = _workers()
     if not workers:
         return
@@ -24,7 +30,7 @@ def warn_of_small_workers(operator: FrameOperator) -> None:
         limit = _usable(worker.get("memory_limit"))
         if limit is None:
             continue
-        found = operator.footprint(worker["nthreads"], on_gpu="gpu" in worker)
+        found = footprint_of(worker["nthreads"], on_gpu="gpu" in worker)
         if found is not None and found.process > limit:
             small.append((address, worker["memory_limit"]))
             needed = found

@@ -16,7 +16,8 @@ from dask_embed.inference.lanes import Jobs
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.repeats import Claims, Repeats
 from dask_embed.inference.sinks import TokenVectorSink, VectorSink
-from dask_embed.inference.stream import CHUNKS_UNDER_WAY, Encoded, Stream, wait_for
+from dask_embed.inference.stream import CHUNKS_UNDER_WAY, Stream, wait_for
+from dask_embed.text.encoded import Encoded
 from dask_embed.text.tokenization import TokenLists
 
 Reduce = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

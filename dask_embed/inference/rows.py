@@ -15,10 +15,9 @@ import torch
 
 from dask_embed.inference.execution import Execution
 from dask_embed.inference.lanes import Jobs
-from dask_embed.inference.stream import CHUNKS_UNDER_WAY, Encoded, Stream, wait_for
+from dask_embed.inference.stream import CHUNKS_UNDER_WAY, Stream, wait_for
+from dask_embed.text.encoded import Encoded, Row
 from dask_embed.text.tokenization import TokenLists
-
-Row = tuple[str, ...]
 
 
 @dataclass

@@ -8,12 +8,9 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import Any
 
 from distributed.metrics import context_meter
-
-if TYPE_CHECKING:
-    from dask_embed.inference.sharing import SharedTokens
 
 _KEPT_RECORDS = 10_000
 _lock = threading.Lock()
@@ -91,7 +88,7 @@ class Meter:
     `distributed` collects.
     """
 
-    def __init__(self, operator: str, model: str, shared: SharedTokens | None = None) -> None:
+    def __init__(self, operator: str, model: str, shared: Any = None) -> None:
         self.record = PartitionStats(operator, model)
         self.shared = shared
         self._lock = threading.Lock()
@@ -162,7 +159,7 @@ class Meter:
 
 
 @contextlib.contextmanager
-def metered(operator: str, model: str, shared: SharedTokens | None = None) -> Iterator[Meter]:
+def metered(operator: str, model: str, shared: Any = None) -> Iterator[Meter]:
     """Give a meter whose record is kept when the block ends, also by an error."""
     meter = Meter(operator, model, shared)
     try:

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from dask_embed.inference.runner import Runner
 from dask_embed.inference.sharing import tokenizing_for
 from dask_embed.inference.stats import Meter
 from dask_embed.models.vocabulary import Tables
+from dask_embed.text.encoded import Encoded
 from dask_embed.text.encoding import encoding_problem
 from dask_embed.text.tokenization import TokenLists
 
@@ -53,45 +53,6 @@ class Batching:
     max_tokens: int | None = None
     max_rows: int | None = None
     padding_side: str | None = None
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """What some rows are for the model: sequences of tokens, any number for each row.
-
-    Attributes
-    ----------
-    rows : numpy.ndarray
-        Row of each sequence, int64, ascending.
-    tokens : TokenLists
-        One list per sequence.
-    context : list or None
-        Anything the operator wants to find again beside the result of a sequence.
-    costs : numpy.ndarray or None
-        Tokens that each sequence takes while it runs, where that is more than its own.
-    failures : dict
-        Row to message, for rows that cannot run; they have no sequences.
-    """
-
-    rows: np.ndarray
-    tokens: TokenLists
-    context: Sequence[Any] | None = None
-    costs: np.ndarray | None = None
-    failures: dict[int, str] = field(default_factory=dict)
-
-    def without(self, failures: dict[int, str]) -> Encoded:
-        """Return the same without the sequences of rows that failed, which are named."""
-        if not failures:
-            return self
-        kept = np.flatnonzero(~np.isin(self.rows, list(failures)))
-        context = self.context
-        return Encoded(
-            self.rows[kept],
-            self.tokens.take(kept),
-            None if context is None else [context[place] for place in kept.tolist()],
-            None if self.costs is None else self.costs[kept],
-            self.failures | failures,
-        )
 
 
 @dataclass
@@ -253,17 +214,7 @@ def within(tables: Tables, encoded: Encoded) -> Encoded:
         **_beyond(encoded, encoded.tokens.types, tables.types, "token type"),
         **_beyond(encoded, encoded.tokens.values, tables.tokens, "token id"),
     }
-    if not failures:
-        return encoded
-    kept = np.flatnonzero(~np.isin(encoded.rows, list(failures)))
-    context = encoded.context
-    return Encoded(
-        encoded.rows[kept],
-        encoded.tokens.take(kept),
-        None if context is None else [context[place] for place in kept.tolist()],
-        None if encoded.costs is None else encoded.costs[kept],
-        encoded.failures | failures,
-    )
+    return encoded.without(failures)
 
 
 def _beyond(

@@ -25,10 +25,10 @@ from dask_embed.columns.frames import is_dask_frame, require_columns, require_fr
 from dask_embed.inference.computations import follow
 from dask_embed.operators.identity import told_fields
 from dask_embed.operators.rehearsal import require_some_row
+from dask_embed.text.encoded import Row
 
 if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
-    from dask_embed.inference.rows import Row
     from dask_embed.inference.stats import Meter
 
 Frame = TypeVar("Frame")
@@ -170,7 +170,7 @@ class FrameOperator(abc.ABC):
             operator = self.pinned()
             operator.prepare()
             operator.rehearse()
-            warn_of_small_workers(operator)
+            warn_of_small_workers(operator.footprint)
             return operator.lazily(frame)
         require_frame(type(self).__name__, frame)
         self.check(frame)

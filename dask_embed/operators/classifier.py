@@ -12,12 +12,12 @@ import pyarrow as pa
 from dask_embed._validation import one_of
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.operators.labels import LabelOperator, softmax, stacked
+from dask_embed.text.encoded import Encoded, Row
 from dask_embed.text.tokenization import TokenLists
 
 if TYPE_CHECKING:
-    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Encoded
 
 FUNCTIONS = ("auto", "softmax", "sigmoid", "none")
 
@@ -181,7 +181,6 @@ def _merged(places: list[np.ndarray], parts: list[Encoded]) -> Encoded:
         For each part its rows among all.
     parts : list of Encoded
     """
-    from dask_embed.inference.stream import Encoded
 
     rows = np.concatenate([at[part.rows] for at, part in zip(places, parts, strict=True)])
     tokens = [part.tokens for part in parts]

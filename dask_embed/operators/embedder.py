@@ -18,14 +18,13 @@ from dask_embed.operators.base import Frame
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.ranges import CALIBRATED, checked_ranges
 from dask_embed.text.chats import ChatRules, encode_chats
+from dask_embed.text.encoded import Encoded, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dask_embed.inference.rows import Row
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
-    from dask_embed.inference.stream import Encoded
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
 from dask_embed.columns.types import vector_type
 from dask_embed.inference import engine
 from dask_embed.inference.engine import Reduction
-from dask_embed.inference.stream import Batching, Encoded, Stream
+from dask_embed.inference.stream import Batching, Stream
+from dask_embed.text.encoded import Encoded
 
 if TYPE_CHECKING:
     import torch

@@ -22,6 +22,7 @@ from dask_embed.operators.generator_checks import (
 )
 from dask_embed.operators.identity import plain, private
 from dask_embed.operators.language_model import LanguageModelOperator
+from dask_embed.text.encoded import Encoded, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -29,9 +30,9 @@ if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.generation.engines import Engine
     from dask_embed.inference.generation.prompts import PromptTokenizer
-    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Batching, Encoded
+    from dask_embed.inference.stream import Batching
     from dask_embed.text.tokenization import TokenLists
 
 # A decoding step reads all weights for one token of each row, so that many rows pay: budgets of a
@@ -249,7 +250,6 @@ no_repeat_ngram_size
         return engine
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
-        from dask_embed.inference.stream import Encoded
 
         tokens, failures = self._tokenizer(runner)(self.prompts(rows))
         kept = np.array([row for row in range(len(rows)) if row not in failures], np.int64)

@@ -13,12 +13,11 @@ from dask_embed.models.modules import read_json
 from dask_embed.models.tasks import require_head
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.model_limits import require_room
+from dask_embed.text.encoded import Row
 from dask_embed.text.prompts import PromptTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from dask_embed.inference.rows import Row
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

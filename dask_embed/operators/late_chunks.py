@@ -18,6 +18,7 @@ from dask_embed.operators.chunker import Chunker
 from dask_embed.operators.chunks import Chunks
 from dask_embed.operators.embedder import Embedder
 from dask_embed.operators.late_pooling import Distinct, Members, Sums, tokens_inside
+from dask_embed.text.encoded import Encoded
 
 if TYPE_CHECKING:
     import torch
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
-    from dask_embed.inference.stream import Encoded, Stream
+    from dask_embed.inference.stream import Stream
     from dask_embed.text.encoding import Origins
 
 
@@ -227,7 +228,6 @@ class _Late:
 
     def _encode(self, places: np.ndarray) -> Encoded:
         """Return the windows of the texts at `places`, and the chunks that each holds."""
-        from dask_embed.inference.stream import Encoded
         from dask_embed.text.encoding import SequenceTokenizer
 
         def build(tokenizer: Any) -> SequenceTokenizer:

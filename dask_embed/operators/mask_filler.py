@@ -13,14 +13,14 @@ from dask_embed._validation import one_of, positive_integer, shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.tokenizers import tokenizer_of
 from dask_embed.operators.model import ModelOperator
+from dask_embed.text.encoded import Encoded, Row
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedTokenizerBase
 
-    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Encoded
     from dask_embed.text.tokenization import TokenLists
 
 FILL = pa.struct(

@@ -20,16 +20,17 @@ from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.operators.base import ColumnOperator, distinct_rows
 from dask_embed.operators.model_limits import require_room
 from dask_embed.operators.rehearsal import EXAMPLES, NeedsWeightsError, StandIn, require_encodable
+from dask_embed.text.encoded import Encoded, Row
 from dask_embed.text.encoding import SequenceSettings, encoding_problem, tokens_kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dask_embed.inference.footprint import Footprint
-    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
-    from dask_embed.inference.stream import Batching, Encoded
+    from dask_embed.inference.stream import Batching
     from dask_embed.text.tokenization import TokenLists
 
 

@@ -15,6 +15,7 @@ from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.model_limits import most_tokens, require_window
 from dask_embed.text.cutting import TextCutter
+from dask_embed.text.encoded import Encoded, Row
 from dask_embed.text.encoding import (
     SequenceSettings,
     SequenceTokenizer,
@@ -27,9 +28,8 @@ from dask_embed.text.spans import Text, best_spans, null_token, softmax
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Encoded
     from dask_embed.text.encoding import Origins
     from dask_embed.text.tokenization import TokenLists
 

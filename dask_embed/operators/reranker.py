@@ -17,13 +17,13 @@ from dask_embed.models.modules import read_json
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.labels import stacked
 from dask_embed.operators.model import ModelOperator
+from dask_embed.text.encoded import Encoded, Row
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Encoded
     from dask_embed.text.tokenization import TokenLists
 
 ACTIVATIONS = {

@@ -19,15 +19,15 @@ from dask_embed.operators.scorer_columns import (
     read_candidates,
 )
 from dask_embed.operators.scorer_results import choices, likelihoods, next_tokens, structs
+from dask_embed.text.encoded import Encoded, Row
 from dask_embed.text.encoding import SequenceSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.scoring.score import Scoring
-    from dask_embed.inference.stream import Encoded
     from dask_embed.text.tokenization import TokenLists
 
 # Arguments that only one of the three things that a scorer does has a use for.

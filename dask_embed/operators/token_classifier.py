@@ -15,6 +15,7 @@ from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.model_limits import require_window
+from dask_embed.text.encoded import Encoded, Row
 from dask_embed.text.encoding import (
     SequenceSettings,
     SequenceTokenizer,
@@ -26,9 +27,8 @@ from dask_embed.text.entities import LabelScheme, Tagged, follows_no_space, word
 from dask_embed.text.windows import every_token_once, merged
 
 if TYPE_CHECKING:
-    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Encoded
     from dask_embed.text.tokenization import TokenLists
 
 AGGREGATIONS = ("none", "simple", "first", "average", "max")

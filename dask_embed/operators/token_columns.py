@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed.inference.sharing import tokenize_once
+from dask_embed.text.encoded import Row
 
 if TYPE_CHECKING:
-    from dask_embed.inference.rows import Row
     from dask_embed.text.encoding import Origins
     from dask_embed.text.tokenization import TextTokenizer, TokenLists
 

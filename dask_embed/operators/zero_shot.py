@@ -14,14 +14,14 @@ from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.labels import LabelOperator, softmax, stacked
 from dask_embed.operators.model_limits import most_tokens
+from dask_embed.text.encoded import Encoded, Row
 from dask_embed.text.encoding import SequenceSettings, tokens_kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dask_embed.inference.rows import Chunk, Row
+    from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Encoded
     from dask_embed.text.tokenization import TokenLists
 
 
@@ -117,7 +117,6 @@ class ZeroShotClassifier(LabelOperator):
         return f"{len(self.labels)} labels ({shown}) by {self.hypothesis_template!r}"
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
-        from dask_embed.inference.stream import Encoded
         from dask_embed.text.encoding import too_long
 
         limit = self.limit(runner.loaded.checkpoint)

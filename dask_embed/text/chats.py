@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dask_embed.text.encoded import Encoded
 from dask_embed.text.encoding import SequenceTokenizer, tokens_kept, too_long
 from dask_embed.text.prompts import render_messages
 from dask_embed.text.tokenization import TokenLists
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Encoded
 
 # Models whose templates read plain content although they look as if they read parts of it.
 _FLAT = ("apertus", "deepseek_v3", "gpt_oss", "seed_oss")
@@ -131,7 +131,6 @@ def encode_chats(
     on_long: str,
 ) -> Encoded:
     """Return one sequence for each text; with ``on_long="error"`` longer ones are failures."""
-    from dask_embed.inference.stream import Encoded
 
     cuts = on_long == "truncate"
     kept = tokens_kept(max_length, on_long)

@@ -18,14 +18,13 @@ from dask_embed.inference.sharing import (
     shared_tokens,
     tokenize_once,
 )
+from dask_embed.text.encoded import Encoded, Row
 from dask_embed.text.tokenization import TokenLists, were_longer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dask_embed.inference.rows import Row
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Encoded
 
 
 @dataclass(frozen=True)
@@ -239,7 +238,6 @@ def encode_spans(
     most : int, optional
         Rows of more tokens are failures; the tokenizer then has to keep one token more.
     """
-    from dask_embed.inference.stream import Encoded
 
     rows, tokens, origins = tokenizer(texts, pairs)
     assert origins is not None, "the tokenizer was asked for offsets"
@@ -309,7 +307,6 @@ def encode_rows(
 
     With ``on_long="error"`` rows of more than `max_length` tokens are failures.
     """
-    from dask_embed.inference.stream import Encoded
 
     cut = tokens_kept(max_length, on_long)
     if rows and len(rows[0]) == 2:
