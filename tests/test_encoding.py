@@ -7,13 +7,9 @@ import pytest
 import tiny
 from contract import LONG, TEXTS
 
+from dask_embed.inference.encoding import encode_spans
 from dask_embed.text.cutting import TextCutter
-from dask_embed.text.encoding import (
-    SequenceTokenizer,
-    check_stride,
-    encode_spans,
-    too_long,
-)
+from dask_embed.text.encoding import SequenceTokenizer, check_stride, too_long
 from dask_embed.text.tokenization import TokenLists
 
 ROWS = [text for text in TEXTS if text is not None]

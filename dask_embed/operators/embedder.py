@@ -12,12 +12,13 @@ from dask_embed._validation import one_of, positive_integer, shown, text_or_none
 from dask_embed.columns import Result, TextColumn
 from dask_embed.columns.frames import is_dask_frame
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
+from dask_embed.inference.encoding import encode_chats
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
 from dask_embed.operators.base import Frame
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.ranges import CALIBRATED, checked_ranges
-from dask_embed.text.chats import ChatRules, encode_chats
+from dask_embed.text.chats import ChatRules
 from dask_embed.text.encoded import Encoded, Row
 
 if TYPE_CHECKING:

@@ -143,7 +143,7 @@ class ModelOperator(ColumnOperator):
         rows : list of tuple of str
             The input texts of each row.
         """
-        from dask_embed.text.encoding import encode_rows
+        from dask_embed.inference.encoding import encode_rows
 
         limit = self.limit(runner.loaded.checkpoint)
         return encode_rows(runner, rows, limit, on_long=self.on_long)

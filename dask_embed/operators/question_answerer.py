@@ -10,19 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import positive_integer, shown, text_or_none
+from dask_embed.inference.encoding import encode_spans
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.model_limits import most_tokens, require_window
 from dask_embed.text.cutting import TextCutter
 from dask_embed.text.encoded import Encoded, Row
-from dask_embed.text.encoding import (
-    SequenceSettings,
-    SequenceTokenizer,
-    check_stride,
-    encode_spans,
-    tokens_kept,
-)
+from dask_embed.text.encoding import SequenceSettings, SequenceTokenizer, check_stride, tokens_kept
 from dask_embed.text.spans import Text, best_spans, null_token, softmax
 
 if TYPE_CHECKING:

@@ -10,19 +10,14 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import meant, one_of, shown
+from dask_embed.inference.encoding import encode_spans
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tokenizers import require_rust
 from dask_embed.operators.classifier import labels_of
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.model_limits import require_window
 from dask_embed.text.encoded import Encoded, Row
-from dask_embed.text.encoding import (
-    SequenceSettings,
-    SequenceTokenizer,
-    check_stride,
-    encode_spans,
-    tokens_kept,
-)
+from dask_embed.text.encoding import SequenceSettings, SequenceTokenizer, check_stride, tokens_kept
 from dask_embed.text.entities import LabelScheme, Tagged, follows_no_space, words
 from dask_embed.text.windows import every_token_once, merged
 

@@ -13,15 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_embed.text.encoded import Encoded
-from dask_embed.text.encoding import SequenceTokenizer, tokens_kept, too_long
+from dask_embed.text.encoding import SequenceTokenizer
 from dask_embed.text.prompts import render_messages
 from dask_embed.text.tokenization import TokenLists
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from dask_embed.inference.runner import Runner
 
 # Models whose templates read plain content although they look as if they read parts of it.
 _FLAT = ("apertus", "deepseek_v3", "gpt_oss", "seed_oss")
@@ -120,25 +117,3 @@ class ChatTokenizer:
         pairs = zip(first[::-1].tolist(), second[::-1].tolist(), strict=False)
         count = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
         return first[len(first) - count :] if count < min(len(first), len(second)) else first[:0]
-
-
-def encode_chats(
-    runner: Runner,
-    rules: ChatRules,
-    texts: Sequence[str],
-    max_length: int | None,
-    *,
-    on_long: str,
-) -> Encoded:
-    """Return one sequence for each text; with ``on_long="error"`` longer ones are failures."""
-
-    cuts = on_long == "truncate"
-    kept = tokens_kept(max_length, on_long)
-    tokenizer = runner.own_tokenizer(
-        ("chats", rules, kept, cuts), lambda own: ChatTokenizer(own, rules, kept, restores=cuts)
-    )
-    tokens = tokenizer(texts)
-    if tokens.types is not None and not runner.types_single_texts:
-        tokens = TokenLists(tokens.values, tokens.offsets)
-    failures = {} if cuts else too_long(tokens, max_length)
-    return Encoded(np.arange(len(texts)), tokens).without(failures)

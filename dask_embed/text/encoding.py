@@ -16,15 +16,11 @@ from dask_embed.inference.sharing import (
     count_truncated,
     joined,
     shared_tokens,
-    tokenize_once,
 )
-from dask_embed.text.encoded import Encoded, Row
 from dask_embed.text.tokenization import TokenLists, were_longer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from dask_embed.inference.runner import Runner
 
 
 @dataclass(frozen=True)
@@ -221,29 +217,6 @@ class SequenceTokenizer:
         )
 
 
-def encode_spans(
-    tokenizer: SequenceTokenizer,
-    texts: Sequence[str],
-    pairs: Sequence[str] | None = None,
-    *,
-    most: int | None = None,
-) -> Encoded:
-    """Return the sequences of `texts`, each with its `Origins` as context.
-
-    Parameters
-    ----------
-    tokenizer : SequenceTokenizer
-        One that gives offsets.
-    texts, pairs : sequence of str
-    most : int, optional
-        Rows of more tokens are failures; the tokenizer then has to keep one token more.
-    """
-
-    rows, tokens, origins = tokenizer(texts, pairs)
-    assert origins is not None, "the tokenizer was asked for offsets"
-    return Encoded(rows, tokens, origins).without(too_long(tokens, most))
-
-
 def _or_minus_one(values: Sequence[int | None], dtype: Any) -> np.ndarray:
     return np.array([-1 if value is None else value for value in values], dtype)
 
@@ -298,27 +271,6 @@ def types_single_texts(tokenizer: PreTrainedTokenizerBase) -> bool:
     if "token_type_ids" not in tokenizer.model_input_names:
         return False
     return any(tokenizer("a b", return_token_type_ids=True)["token_type_ids"])
-
-
-def encode_rows(
-    runner: Runner, rows: Sequence[Row], max_length: int | None, *, on_long: str = "truncate"
-) -> Encoded:
-    """Return one sequence for each row, of its text or of its pair of texts.
-
-    With ``on_long="error"`` rows of more than `max_length` tokens are failures.
-    """
-
-    cut = tokens_kept(max_length, on_long)
-    if rows and len(rows[0]) == 2:
-        tokenizer = runner.own_tokenizer(("pairs", cut), lambda own: SequenceTokenizer(own, cut))
-        _, tokens, _ = tokenizer([row[0] for row in rows], [row[1] for row in rows])
-    elif runner.types_single_texts:
-        tokenizer = runner.own_tokenizer(("typed", cut), lambda own: SequenceTokenizer(own, cut))
-        _, tokens, _ = tokenizer([row[0] for row in rows])
-    else:
-        tokens = tokenize_once(runner.tokenizer(cut), [row[0] for row in rows])
-    failures = too_long(tokens, max_length) if on_long == "error" else {}
-    return Encoded(np.arange(len(rows)), tokens).without(failures)
 
 
 def tokens_kept(max_length: int | None, on_long: str) -> int | None:
