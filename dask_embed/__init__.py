@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         ZeroShotClassifier,
     )
     from dask_embed.plan import explain
-    from dask_embed.quantization import calibration_ranges, quantize
+    from dask_embed.quantize_expr import calibration_ranges, quantize
 
 _HOMES = {
     "Chunker": "dask_embed.operators",
@@ -60,12 +60,12 @@ _HOMES = {
     "TokenClassifier": "dask_embed.operators",
     "Tokenizer": "dask_embed.operators",
     "ZeroShotClassifier": "dask_embed.operators",
-    "calibration_ranges": "dask_embed.quantization",
+    "calibration_ranges": "dask_embed.quantize_expr",
     "datasets": "dask_embed",
     "describe_model": "dask_embed.inspection",
     "explain": "dask_embed.plan",
     "progress": "dask_embed.jobs.progress",
-    "quantize": "dask_embed.quantization",
+    "quantize": "dask_embed.quantize_expr",
     "read_parquet": "dask_embed.jobs.parquet",
     "register_operator": "dask_embed.accessor",
     "stats": "dask_embed.inspection",

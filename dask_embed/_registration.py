@@ -14,6 +14,7 @@ def register() -> None:
     wrapt.register_post_import_hook(_pandas, "pandas")
     wrapt.register_post_import_hook(_cudf, "cudf")
     wrapt.register_post_import_hook(_dask, "dask.dataframe")
+    wrapt.register_post_import_hook(_operators, "dask_embed.operators.dispatch")
 
 
 def _settings(module: Any) -> None:
@@ -34,6 +35,17 @@ def _dask(module: Any) -> None:
     from dask.dataframe.extensions import register_dataframe_accessor
 
     register_dataframe_accessor("ml")(_dask_accessor)
+
+
+def _operators(module: Any) -> None:
+    # looked for at the first Dask DataFrame, since Dask's dataframes take long to import
+    module.lazily.register_lazy("dask_embed", _nodes)
+
+
+def _nodes() -> None:
+    import dask_embed.chunk_expr
+    import dask_embed.expr
+    import dask_embed.quantize_expr  # noqa: F401 - each registers what it makes of operators
 
 
 def _frame_accessor(frame: Any) -> Any:

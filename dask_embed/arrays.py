@@ -1,4 +1,4 @@
-"""Vector columns as arrays."""
+"""Vector columns as arrays, lazily too."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pandas as pd
 
 from dask_embed._validation import positive_integer
 from dask_embed.columns import vectors_to_array
+from dask_embed.columns.arrays import array_of, dimension_of
 from dask_embed.columns.frames import require_series
 from dask_embed.columns.types import vector_dimension
+from dask_embed.expr import OperatorRows
 
 
 def to_array(series: Any, dimension: int | None = None) -> Any:
@@ -39,7 +41,7 @@ def to_array(series: Any, dimension: int | None = None) -> Any:
     positive_integer("dimension", dimension)
     require_series("to_array", series)
     if not hasattr(series, "expr"):
-        return vectors_to_array(series, dimension or _dimension(series))
+        return array_of(series, dimension)
     dimension = dimension or lazy_dimension(series)
     meta = vectors_to_array(series._meta, dimension)
     # Dask optimizes what it turns into an array, and would join files of which few columns are
@@ -61,32 +63,10 @@ def partition_to_array(series: Any, dimension: int, dtype: Any) -> Any:
 
 def lazy_dimension(series: Any) -> int:
     """Return the dimension from the type, or for cuDF, whose lists have none, from the plan."""
-    from dask_embed.expr import OperatorRows
-
     if isinstance(series._meta, pd.Series):
-        return _dimension(series._meta)
+        return dimension_of(series._meta)
     for node in series.expr.find_operations(OperatorRows):
         types = node.operator.types()
         if series.name in types:
-            return vector_dimension(types[series.name]) or _dimension(series._meta)
+            return vector_dimension(types[series.name]) or dimension_of(series._meta)
     raise TypeError(f"the type of column {series.name!r} does not tell its dimension: give it")
-
-
-def _dimension(series: Any) -> int:
-    dtype = getattr(series, "dtype", None)
-    if isinstance(dtype, pd.ArrowDtype):
-        dimension = vector_dimension(dtype.pyarrow_dtype)
-        if dimension is not None:
-            return dimension
-    if type(series).__module__.startswith("cudf") and hasattr(dtype, "element_type"):
-        return _first_length(series)
-    raise TypeError(
-        f"to_array takes a column of vectors, got {type(series).__name__} of dtype {dtype}"
-    )
-
-
-def _first_length(series: Any) -> int:
-    present = series.dropna()
-    if not len(present):
-        raise ValueError(f"column {series.name!r} has no vector that would tell its dimension")
-    return int(present.list.len().iloc[0])

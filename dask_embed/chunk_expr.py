@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._expr import Blockwise, Expr, Filter, Head, Index, Projection, Tail
@@ -18,12 +18,12 @@ from dask_embed.computed_expr import (
 )
 from dask_embed.conditions import is_rowwise
 from dask_embed.expr import OperatorRows
+from dask_embed.operators.chunker import Chunker
+from dask_embed.operators.dispatch import lazily
 
-if TYPE_CHECKING:
-    from dask_embed.operators.chunker import Chunker
 
-
-def chunk_lazily(frame: Any, operator: Chunker) -> Any:
+@lazily.register(Chunker)
+def chunk_lazily(operator: Chunker, frame: Any) -> Any:
     """Return the Dask DataFrame with a row for each chunk, nothing computed."""
     return new_collection(ChunkRows(frame, operator))
 

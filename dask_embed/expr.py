@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import functools
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._expr import Expr
 
 from dask_embed.computed_expr import ComputedRows, SameRows, SelectResult, dependents_of
+from dask_embed.operators.base import ColumnOperator, FrameOperator
+from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.together import keeping, parts_of, together
 
-if TYPE_CHECKING:
-    from dask_embed.operators.base import ColumnOperator, FrameOperator
 
-
-def append_lazily(frame: Any, operator: ColumnOperator) -> Any:
+@lazily.register(ColumnOperator)
+def append_lazily(operator: ColumnOperator, frame: Any) -> Any:
     """Return the Dask DataFrame with the operator's columns, nothing computed."""
     return new_collection(AppendColumns(frame, operator))
 

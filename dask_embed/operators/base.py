@@ -23,6 +23,7 @@ from dask_embed.columns import (
 )
 from dask_embed.columns.frames import is_dask_frame, require_columns, require_frame
 from dask_embed.inference.computations import follow
+from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.identity import told_fields
 from dask_embed.operators.rehearsal import require_some_row
 from dask_embed.text.encoded import Row
@@ -115,10 +116,6 @@ class FrameOperator(abc.ABC):
     def prepare(self) -> None:  # noqa: B027 - most operators need nothing
         """Import what `apply` and `rehearse` take, before threads do: by default nothing."""
 
-    @abc.abstractmethod
-    def lazily(self, frame: Any) -> Any:
-        """Return the result for a Dask DataFrame, nothing computed and nothing checked."""
-
     def resolved(self) -> dict[str, Any]:
         """Return what the files that it reads make of the settings, as json values."""
         return {}
@@ -171,7 +168,7 @@ class FrameOperator(abc.ABC):
             operator.prepare()
             operator.rehearse()
             warn_of_small_workers(operator.footprint)
-            return operator.lazily(frame)
+            return lazily(operator, frame)
         require_frame(type(self).__name__, frame)
         self.check(frame)
         return self.pinned().apply(frame)
@@ -297,11 +294,6 @@ class ColumnOperator(FrameOperator):
     @property
     def error_column(self) -> str:
         return f"{self.result_columns[0]}_error"
-
-    def lazily(self, frame: Any) -> Any:
-        from dask_embed.expr import append_lazily
-
-        return append_lazily(frame, self)
 
     def meta(self, frame: Frame) -> Frame:
         return empty_columns(frame, self._all_types())

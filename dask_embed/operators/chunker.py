@@ -181,11 +181,6 @@ class Chunker(FrameOperator):
             return encoding_problem(error)
         return cut if isinstance(cut, str) else None
 
-    def lazily(self, frame: Any) -> Any:
-        from dask_embed.chunk_expr import chunk_lazily
-
-        return chunk_lazily(frame, self)
-
     def keeping(self, wanted: set[str]) -> Chunker:
         """Return the operator that gives the same rows where only columns `wanted` are read."""
         if self.keep_text and self.column not in wanted:

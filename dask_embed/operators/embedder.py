@@ -11,13 +11,13 @@ import pyarrow as pa
 from dask_embed._validation import one_of, positive_integer, shown, text_or_none
 from dask_embed.columns import Result, TextColumn
 from dask_embed.columns.frames import is_dask_frame
+from dask_embed.columns.ranges import CALIBRATED, checked_ranges
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
 from dask_embed.inference.encoding import encode_chats
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
 from dask_embed.operators.base import Frame
 from dask_embed.operators.model import ModelOperator
-from dask_embed.operators.ranges import CALIBRATED, checked_ranges
 from dask_embed.text.chats import ChatRules
 from dask_embed.text.encoded import Encoded, Row
 
@@ -137,12 +137,18 @@ class Embedder(ModelOperator):
             )
 
     def __call__(self, frame: Frame) -> Frame:
-        if self.ranges is None and self.precision in CALIBRATED and is_dask_frame(frame):
-            from dask_embed.quantization import quantize
-
-            exact = dataclasses.replace(self, precision="float32")
-            return quantize(exact(frame), self.output, self.precision)
+        if self.calibrates and not is_dask_frame(frame):
+            raise ValueError(
+                f"precision={self.precision!r} is calibrated over a whole Dask DataFrame; for a "
+                "frame in memory embed in float32 and call dask_embed.quantize(frame, "
+                f"{self.output!r}, {self.precision!r}), or give ranges="
+            )
         return super().__call__(frame)
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether the vectors of all rows decide how each is stored."""
+        return self.ranges is None and self.precision in CALIBRATED
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -160,15 +166,6 @@ class Embedder(ModelOperator):
                 f"ranges are of {len(self.ranges[0])} dimensions but the vectors have {dimension}"
             )
         return {self.output: vector_type(dimension, self.precision)}
-
-    def check(self, frame: Any) -> None:
-        super().check(frame)
-        if self.ranges is None and self.precision in CALIBRATED:
-            raise ValueError(
-                f"precision={self.precision!r} is calibrated over a whole Dask DataFrame; for a "
-                "frame in memory embed in float32 and call dask_embed.quantize(frame, "
-                f"{self.output!r}, {self.precision!r}), or give ranges="
-            )
 
     def dimension(self, checkpoint: Checkpoint) -> int:
         """Return the number of values of a vector."""
