@@ -22,6 +22,7 @@ from dask_embed._validation import boolean, shown
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
+from dask_embed.jobs.failures import Counts, warn_of_failures
 from dask_embed.jobs.folder import Job, Run, data_files, next_place, require_whole
 from dask_embed.jobs.origin import provenance, require_same_origin
 from dask_embed.jobs.write_expr import WriteParquet
@@ -77,7 +78,14 @@ def to_parquet(
 
     Returns
     -------
-    None, or a Dask scalar with ``compute=False``.
+    None, or with ``compute=False`` a Dask scalar, whose value is a dictionary: of each column of an
+    operator with ``on_error="null"`` its `rows`, how many `failed`, and why the `first` did.
+
+    Warns
+    -----
+    UserWarning
+        If rows failed and became null, by ``on_error="null"``: how many of each column, and why the
+        first did. Operators that ran before, as in a persisted frame, are not counted.
 
     Raises
     ------
@@ -131,7 +139,11 @@ def to_parquet(
     job, node = _job(planned.expr, run, frozenset(present), overwrite, dead, names)
     with contextlib.nullcontext() if _is_local_fs(run.fs) else _retries():
         written = new_collection(node)
-    return _computed(written, job, compute_kwargs) if compute else written
+    if not compute:
+        return written
+    # as at the line that called the accessor
+    warn_of_failures(_computed(written, job, compute_kwargs), path, stacklevel=4)
+    return None
 
 
 def _folder(path: Any) -> str:
@@ -214,10 +226,11 @@ def _job(
     return job, WriteParquet(*arguments.values(), job, empty)
 
 
-def _computed(written: Any, job: Job, options: dict[str, Any]) -> None:
+def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:
     job.begin()
     try:
-        written.compute(**options)
+        counts: Counts = written.compute(**options)
+        return counts
     except BaseException:
         job.give_up()
         raise

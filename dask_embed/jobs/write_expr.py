@@ -10,10 +10,12 @@ from dask._task_spec import List, Task, TaskRef
 from dask.dataframe.dask_expr._expr import Expr
 from dask.dataframe.dask_expr.io.parquet import ToParquet, ToParquetBarrier, ToParquetData
 
+from dask_embed.jobs.failures import Counts, counts_of, together
 from dask_embed.jobs.folder import Job, Run
 
-# What a task gives: the names of its files, and for ``_metadata`` what Dask's engine gave.
-Written = tuple[list[str], list[dict[str, Any]]]
+# What a task gives: the names of its files, for ``_metadata`` what Dask's engine gave, and how many
+# rows of its partition failed.
+Written = tuple[list[str], list[dict[str, Any]], Counts]
 
 
 class WriteParquet(ToParquet):
@@ -25,8 +27,14 @@ class WriteParquet(ToParquet):
     _parameters = [*ToParquet._parameters, "job", "empty"]  # noqa: RUF012
 
     def _lower(self) -> Expr:
-        parts = WriteParts(*self.operands, Begin(self.job))
-        return End(parts, *self.operands[1:])
+        # What the plan computes is settled now: another reader before would keep filters above it.
+        counts = list(counts_of(self.frame))
+        # Counted in the task that writes a partition, unless the operator has other partitions.
+        number = self.frame.npartitions
+        here = [each for each in counts if each.npartitions == number]
+        elsewhere = [each for each in counts if each.npartitions != number]
+        parts = WriteParts(*self.operands, Begin(self.job), *here)
+        return End(parts, *self.operands[1:], *elsewhere)
 
 
 class Begin(Expr):
@@ -47,7 +55,10 @@ class Begin(Expr):
 
 
 class WriteParts(ToParquetData):
-    """Writes each partition, once the folder is marked."""
+    """Writes each partition, once the folder is marked.
+
+    Nodes behind its parameters count the rows of each partition that failed.
+    """
 
     _parameters = [*WriteParquet._parameters, "begun"]  # noqa: RUF012
 
@@ -62,11 +73,15 @@ class WriteParts(ToParquetData):
             TaskRef((self.frame._name, index)),
             index,
             TaskRef((self.begun._name, 0)),
+            List(*(TaskRef((count._name, index)) for count in _further(self))),
         )
 
 
 class End(ToParquetBarrier):
-    """Ends the job once all partitions are written."""
+    """Ends the job once all partitions are written, and gives its `Counts`.
+
+    Nodes behind its parameters count failed rows that `WriteParts` does not.
+    """
 
     _parameters = WriteParquet._parameters
 
@@ -77,11 +92,23 @@ class End(ToParquetBarrier):
         if self.write_metadata_file:
             compression = self.write_kwargs.get("compression")
             summary = (self.engine, self.fmd, self.append, compression)
-        return {key: Task(key, end, self.job, summary, written)}
+        counts = (TaskRef(part) for each in _further(self) for part in each.__dask_keys__())
+        return {key: Task(key, end, self.job, summary, written, List(*counts))}
+
+
+def _further(node: Expr) -> list[Expr]:
+    """Return the operands behind the parameters of a node."""
+    return node.operands[len(node._parameters) :]
 
 
 def write_part(
-    writer: Any, run: Run, skips_empty: bool, partition: Any, place: int, begun: None
+    writer: Any,
+    run: Run,
+    skips_empty: bool,
+    partition: Any,
+    place: int,
+    begun: None,
+    counts: list[Counts],
 ) -> Written:
     """Write one partition by Dask's function `writer`, while the folder is the run's.
 
@@ -89,21 +116,22 @@ def write_part(
     """
     run.require_held()
     if skips_empty and not len(partition):
-        return [], [{"meta": None}]
+        return [], [{"meta": None}], together(counts)
     # Dask's engine sets the index in place, and the task may run again on the same partition.
     told = writer(copy.copy(partition), (place,))
     run.require_held()
     names = [writer.name_function(place + writer.i_offset)] if len(partition) else []
-    return names, told
+    return names, told, together(counts)
 
 
-def end(job: Job, summary: Any, written: list[Written]) -> None:
-    """Write ``_metadata`` if it is wanted, and end the job."""
+def end(job: Job, summary: Any, written: list[Written], counts: list[Counts]) -> Counts:
+    """Write ``_metadata`` if it is wanted, end the job, and return how many of its rows failed."""
     if summary is not None and job.run.holds():
         engine, before, append, compression = summary
         # Dask adds to these in place, and the task may run again.
-        before, parts = pickle.loads(pickle.dumps((before, [part for _, part in written])))
+        before, parts = pickle.loads(pickle.dumps((before, [part for _, part, _ in written])))
         engine.write_metadata(
             parts, before, job.run.fs, job.run.path, append=append, compression=compression
         )
-    job.end(name for names, _ in written for name in names)
+    job.end(name for names, _, _ in written for name in names)
+    return together([*(counted for _, _, counted in written), *counts])

@@ -1,0 +1,96 @@
+"""How many rows failed in a job: counted where they are computed, told when it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from dask.dataframe.dask_expr._expr import Blockwise, Expr
+
+from dask_embed.expr import OperatorRows
+from dask_embed.operators.together import parts_of
+
+# A reason is told up to so many characters.
+_LONGEST = 300
+
+
+@dataclasses.dataclass(frozen=True)
+class Failures:
+    """Rows of one result column, and those that ``on_error="null"`` made null.
+
+    Attributes
+    ----------
+    rows : int
+        All that its operator gave.
+    failed : int
+    first : str, optional
+        Why the first of them failed.
+    """
+
+    rows: int = 0
+    failed: int = 0
+    first: str | None = None
+
+    def __add__(self, other: Failures) -> Failures:
+        first = other.first if self.first is None else self.first
+        return Failures(self.rows + other.rows, self.failed + other.failed, first)
+
+
+Counts = dict[str, Failures]
+"""Of each result column."""
+
+
+class CountFailures(Blockwise):
+    """The `Counts` of each partition that the operator node `frame` gave.
+
+    A task that runs again gives the same counts under the same key, so none is counted twice.
+    """
+
+    _parameters = ["frame", "columns"]  # noqa: RUF012 - the form of every Dask expression
+    _meta = None
+
+    @staticmethod
+    def operation(partition: Any, columns: dict[str, str]) -> Counts:
+        counts = {}
+        for result, error in columns.items():
+            messages = partition[error].dropna()
+            first = str(messages.iloc[0]) if len(messages) else None
+            counts[result] = Failures(len(partition), len(messages), first)
+        return counts
+
+    def _divisions(self) -> Any:
+        return self.frame.divisions
+
+
+def counts_of(plan: Expr) -> Iterator[CountFailures]:
+    """Yield the nodes that count the failed rows of a simplified plan, the first operator first."""
+    for node in reversed(list(plan.find_operations(OperatorRows))):
+        columns: dict[str, str] = {}
+        for operator in parts_of(node.operator):
+            for error in set(operator.output_columns) - set(operator.result_columns):
+                columns[operator.result_columns[0]] = error
+        if columns:
+            yield CountFailures(node, columns)
+
+
+def together(counts: Iterable[Counts]) -> Counts:
+    """Return the counts of several partitions or operators as those of one."""
+    summed: Counts = {}
+    for each in counts:
+        for column, failures in each.items():
+            summed[column] = summed.get(column, Failures()) + failures
+    return summed
+
+
+def warn_of_failures(counts: Counts, path: str, stacklevel: int) -> None:
+    """Warn of each column of which rows failed."""
+    for column, failures in counts.items():
+        if failures.failed:
+            reason = " ".join(str(failures.first).split())
+            warnings.warn(
+                f"{failures.failed} of {failures.rows} rows that were written to {path!r} failed "
+                f"and have no {column!r} (on_error='null'); the first: {reason:.{_LONGEST}}",
+                stacklevel=stacklevel,
+            )
