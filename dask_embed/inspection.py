@@ -114,18 +114,18 @@ def describe_model(model: str | Path | Model, task: str | None = None) -> ModelD
     from dask_embed import config
     from dask_embed.models.checkpoint import read_checkpoint
     from dask_embed.models.libraries import import_libraries
+    from dask_embed.models.pin import pinned
     from dask_embed.models.tasks import TASKS
 
     one_of("task", task, (None, *TASKS))
     import_libraries()
     spec = Model.of(model)
     checkpoint = read_checkpoint(spec)
-    local = checkpoint.revision.startswith("local-")
-    pinned = spec.pinned(str(checkpoint.root) if local else spec.name, checkpoint.revision)
-    runner = _runner(pinned, checkpoint, task)
+    resolved = pinned(spec, checkpoint)
+    runner = _runner(resolved, checkpoint, task)
     loaded, verdict = runner.loaded, runner.verdict
     limit = f"texts of more than {verdict.up_to} tokens run alone" if verdict.up_to else ""
-    needed = _footprint(pinned, runner)
+    needed = _footprint(resolved, runner)
     built = loaded.model if spec.factory is None else loaded.model.module
     return ModelDescription(
         name=spec.name,

@@ -377,7 +377,7 @@ def test_a_missing_adapter_is_an_error_of_the_client(root: Path, tmp_path: Path)
 
 def test_without_peft_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "dask_embed.models.sources.find_spec", lambda name: None if name == "peft" else name
+        "dask_embed.models.requirements.find_spec", lambda name: None if name == "peft" else name
     )
     with pytest.raises(ModuleNotFoundError, match=r"package peft.*dask-embed\[adapters\]"):
         de.Embedder(model_with(root, "bert"), column="text")(pd.DataFrame({"text": TEXTS}))

@@ -22,9 +22,11 @@ from dask_embed.models.options import WEIGHT_BITS
 from dask_embed.models.placement import input_device, placement, returns_to
 from dask_embed.models.prepared import prepared
 from dask_embed.models.quantize import quantization_config, quantize
-from dask_embed.models.sources import adapter_folder, load_tokenizer, require_packages
+from dask_embed.models.requirements import require_packages
+from dask_embed.models.sources import adapter_folder
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import class_for
+from dask_embed.models.tokenizers import tokenizer_for
 from dask_embed.models.weights import not_tensors
 
 if TYPE_CHECKING:
@@ -310,21 +312,3 @@ def compiled(model: torch.nn.Module) -> Any:
             "is on its PATH"
         )
     return torch.compile(model, dynamic=True)
-
-
-def tokenizer_for(checkpoint: Checkpoint, spec: Model) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of `spec`, as sentence-transformers would set it up."""
-    tokenizer = load_tokenizer(checkpoint.tokenizer_folder, spec)
-    if checkpoint.sentence.do_lower_case:
-        if not tokenizer.is_fast:
-            name = type(tokenizer).__name__
-            raise ValueError(f"do_lower_case is set, which tokenizer {name} cannot do")
-        _lowercase_first(tokenizer.backend_tokenizer)
-    return tokenizer
-
-
-def _lowercase_first(tokenizer: Any) -> None:
-    from tokenizers import normalizers
-
-    present = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
-    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *present])

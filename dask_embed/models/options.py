@@ -6,13 +6,10 @@ import json
 import pickle
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask_embed._secrets import refuse_secrets
 from dask_embed._validation import meant, one_of, shown, strings
-
-if TYPE_CHECKING:
-    from dask_embed.models.spec import Model
 
 WEIGHT_BITS = ("int8", "int4")
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -206,42 +203,3 @@ def importable(factory: Callable[..., Any] | None) -> Callable[..., Any] | None:
             f"not a lambda, a nested function or one of a notebook; got {shown(factory)}"
         )
     return factory
-
-
-def check_combinations(model: Model) -> None:
-    """Raise ValueError for options of a model that have no effect or do not go together."""
-    for option, needed in (
-        ("adapter_revision", "adapter"),
-        ("merge_adapter", "adapter"),
-        ("tokenizer_revision", "tokenizer"),
-        ("offload_folder", "device_map"),
-        ("max_memory", "device_map"),
-    ):
-        if getattr(model, option) and getattr(model, needed) is None:
-            raise ValueError(f"{option}={shown(getattr(model, option))} needs {needed}")
-    if model.device_map is not None and not model.device_map:
-        raise ValueError("device_map must name a strategy, or the device of each part; it is empty")
-    if isinstance(model.device_map, tuple) and not all(
-        isinstance(part, str) for part, _ in model.device_map
-    ):
-        raise TypeError(f"device_map must map names of parts, got {shown(model.device_map)}")
-    if isinstance(model.device_map, str):
-        one_of("device_map", model.device_map, STRATEGIES)
-    for option, others in (
-        ("device_map", ("adapter", "compile")),
-        ("factory", ("adapter", "compile", "device_map", "model_kwargs")),
-    ):
-        for other in others:
-            if getattr(model, option) is not None and getattr(model, other):
-                raise ValueError(f"{option} and {other} do not go together, got both")
-    configured = model.quantization is not None and model.quantization not in WEIGHT_BITS
-    if configured and (model.merge_adapter or model.factory is not None):
-        other = "merge_adapter" if model.merge_adapter else "factory"
-        raise ValueError(
-            f"with {other} quantization must be one of {', '.join(map(repr, WEIGHT_BITS))}, "
-            f"got {shown(model.quantization)}"
-        )
-    if model.factory is not None and model.attention not in ("auto", "padded"):
-        raise ValueError(
-            f"the factory's module chooses its attention itself; got {shown(model.attention)}"
-        )

@@ -1,9 +1,7 @@
-"""The parts of a model besides its checkpoint: adapter, tokenizer, optional packages."""
+"""The parts of a model besides its checkpoint: adapter and tokenizer."""
 
 from __future__ import annotations
 
-import json
-from importlib.util import find_spec
 from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING, Any
@@ -13,15 +11,12 @@ from dask_embed.models.bounds import require_adapter_bounds
 from dask_embed.models.hub import ADAPTER_CONFIG, Kind, locate, require_whole
 from dask_embed.models.libraries import importing
 from dask_embed.models.modules import read_json
-from dask_embed.models.options import WEIGHT_BITS
 from dask_embed.models.patterns import require_patterns_that_end
 from dask_embed.models.prepared import prepared
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from dask_embed.models.checkpoint import Checkpoint
 
 TOKENIZER_FILES = (
     *("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json"),
@@ -47,30 +42,6 @@ _LAYERS = (
 )
 # Settings of adapters that act only where peft's own wrapper runs the model.
 _OWN_FORWARD = ("alora_invocation_tokens", "arrow_config")
-# Package that a quantization method of transformers needs; of others transformers itself tells.
-_PACKAGES = {
-    "aqlm": "aqlm",
-    "auto-round": "auto_round",
-    "awq": "gptqmodel",
-    "bitsandbytes": "bitsandbytes",
-    "bitsandbytes_4bit": "bitsandbytes",
-    "bitsandbytes_8bit": "bitsandbytes",
-    "compressed-tensors": "compressed_tensors",
-    "fbgemm_fp8": "fbgemm_gpu",
-    "gptq": "gptqmodel",
-    "hqq": "hqq",
-    "quanto": "optimum.quanto",
-    "torchao": "torchao",
-    "vptq": "vptq",
-}
-# Methods whose code is on the Hub: transformers fetches it with the package kernels.
-_FETCHED = ("eetq", "fbgemm_fp8", "fp8", "metal", "mxfp4", "mxfp8", "nvfp4")
-_EXTRAS = {
-    "accelerate": "offload",
-    "bitsandbytes": "bitsandbytes",
-    "peft": "adapters",
-    "torchao": "quantization",
-}
 
 
 def adapter_folder(model: Model, *, weights: bool = False) -> tuple[Path, str]:
@@ -92,103 +63,6 @@ def _part(model: Model, name: str) -> Model:
         cache_dir=model.cache_dir,
         local_files_only=model.local_files_only,
     )
-
-
-def pinned_parts(model: Model) -> dict[str, Any]:
-    """Return the options that name adapter and tokenizer, each resolved to a folder or commit."""
-    resolved: dict[str, Any] = {}
-    for name, find in (("adapter", adapter_folder), ("tokenizer", tokenizer_folder)):
-        if getattr(model, name) is None:
-            continue
-        folder, revision = find(model)
-        resolved[f"{name}_revision"] = revision
-        if revision.startswith("local-"):
-            resolved[name] = str(folder)
-    return resolved
-
-
-def check_parts(model: Model, checkpoint: Checkpoint) -> None:
-    """Raise unless all that a specification names is there and fits its checkpoint.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        If a package is missing.
-    ValueError
-        If the adapter or the tokenizer is missing or does not fit.
-    """
-    require_packages(model)
-    _require_saved_method(model, checkpoint)
-    if model.device_map is not None and model.device != "auto":
-        raise ValueError(
-            f"device_map={shown(model.device_map)} says where the weights go; leave device at "
-            f"'auto', got {shown(model.device)}"
-        )
-    if model.adapter is not None:
-        folder, revision = adapter_folder(model)
-        require_adapter(folder)
-        if revision.startswith("local-"):
-            require_adapter_weights(folder)
-    from dask_embed.models.vocabulary import require_vocabulary
-
-    require_vocabulary(model, checkpoint)
-
-
-def require_packages(model: Model) -> None:
-    """Raise ModuleNotFoundError, naming the extra, for a package that `model` needs."""
-    if model.adapter is not None:
-        _require_package("peft", f"adapter={shown(model.adapter)}")
-    if model.device_map is not None:
-        _require_package("accelerate", f"device_map={shown(model.device_map)}")
-    if model.quantization in WEIGHT_BITS:
-        _require_package("torchao", f"quantization={shown(model.quantization)}")
-    elif model.quantization is not None:
-        method = json.loads(model.quantization)["quant_method"]
-        asking = f"quantization by {method!r}"
-        _require_method(method)
-        _require_package("accelerate", asking)
-        _require_package(_PACKAGES.get(method), asking)
-
-
-def _require_saved_method(model: Model, checkpoint: Checkpoint) -> None:
-    """Raise unless weights that were saved quantized can be read."""
-    saved = getattr(checkpoint.config, "quantization_config", None)
-    if not isinstance(saved, dict) or model.quantization is not None:
-        return
-    # bitsandbytes once wrote no method
-    method = saved.get("quant_method", "bitsandbytes")
-    _require_method(method)
-    if method in _FETCHED and _is_installed("kernels"):
-        raise ValueError(
-            f"model {model.name!r} was saved quantized by {method!r}, for which transformers "
-            "fetches code from the Hub where the package kernels is installed; uninstall it, or "
-            f"allow it with dask_embed.Model(..., quantization={{'quant_method': {method!r}}})"
-        )
-    asking = f"model {model.name!r}, which was saved quantized by {method!r},"
-    _require_package(_PACKAGES.get(method), asking)
-
-
-def _require_method(method: str) -> None:
-    with importing():
-        from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
-
-    known = {*AUTO_QUANTIZATION_CONFIG_MAPPING, "bitsandbytes"}
-    if not isinstance(method, str) or method not in known:
-        raise ValueError(f"quant_method must be one of {sorted(known)}, got {shown(method)}")
-
-
-def _require_package(package: str | None, asking: str) -> None:
-    if package is None or _is_installed(package):
-        return
-    wanted = f"'dask-embed[{_EXTRAS[package]}]'" if package in _EXTRAS else package
-    raise ModuleNotFoundError(f"{asking} needs the package {package}: pip install {wanted}")
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except ModuleNotFoundError:  # of a parent package
-        return False
 
 
 def require_adapter(folder: Path) -> dict[str, Any]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dask_embed._secrets import refuse_secrets
 from dask_embed._validation import booleans, non_empty_string, one_of, shown
 from dask_embed.models.options import (
-    check_combinations,
+    STRATEGIES,
+    WEIGHT_BITS,
     configuration_fields,
     hashable_items,
     importable,
@@ -151,7 +152,7 @@ class Model:
             )
         for name, value in self._canonical().items():
             object.__setattr__(self, name, value)
-        check_combinations(self)
+        _check_combinations(self)
 
     def _canonical(self) -> dict[str, Any]:
         """Return the options that may be given in several forms, each in its one form."""
@@ -175,19 +176,46 @@ class Model:
         """Return `model` itself, or the specification with defaults for a name."""
         return model if isinstance(model, Model) else cls(model)  # type: ignore[arg-type]
 
-    def pinned(self, name: str, revision: str) -> Model:
-        """Return the same model under a resolved name and revision, its adapter and tokenizer too.
-
-        Raises
-        ------
-        ValueError
-            If there is no such adapter or tokenizer.
-        """
-        from dask_embed.models.sources import pinned_parts
-
-        return replace(self, name=name, revision=revision, **pinned_parts(self))
-
     @property
     def places_itself(self) -> bool:
         """Whether accelerate or a quantizer of transformers puts the weights where they run."""
         return self.device_map is not None or self.quantization not in (None, "int8", "int4")
+
+
+def _check_combinations(model: Model) -> None:
+    """Raise ValueError for options of a model that have no effect or do not go together."""
+    for option, needed in (
+        ("adapter_revision", "adapter"),
+        ("merge_adapter", "adapter"),
+        ("tokenizer_revision", "tokenizer"),
+        ("offload_folder", "device_map"),
+        ("max_memory", "device_map"),
+    ):
+        if getattr(model, option) and getattr(model, needed) is None:
+            raise ValueError(f"{option}={shown(getattr(model, option))} needs {needed}")
+    if model.device_map is not None and not model.device_map:
+        raise ValueError("device_map must name a strategy, or the device of each part; it is empty")
+    if isinstance(model.device_map, tuple) and not all(
+        isinstance(part, str) for part, _ in model.device_map
+    ):
+        raise TypeError(f"device_map must map names of parts, got {shown(model.device_map)}")
+    if isinstance(model.device_map, str):
+        one_of("device_map", model.device_map, STRATEGIES)
+    for option, others in (
+        ("device_map", ("adapter", "compile")),
+        ("factory", ("adapter", "compile", "device_map", "model_kwargs")),
+    ):
+        for other in others:
+            if getattr(model, option) is not None and getattr(model, other):
+                raise ValueError(f"{option} and {other} do not go together, got both")
+    configured = model.quantization is not None and model.quantization not in WEIGHT_BITS
+    if configured and (model.merge_adapter or model.factory is not None):
+        other = "merge_adapter" if model.merge_adapter else "factory"
+        raise ValueError(
+            f"with {other} quantization must be one of {', '.join(map(repr, WEIGHT_BITS))}, "
+            f"got {shown(model.quantization)}"
+        )
+    if model.factory is not None and model.attention not in ("auto", "padded"):
+        raise ValueError(
+            f"the factory's module chooses its attention itself; got {shown(model.attention)}"
+        )

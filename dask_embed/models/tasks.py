@@ -7,7 +7,8 @@ from typing import Any
 
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.libraries import importing
-from dask_embed.models.sources import adapter_folder, brings_a_head, check_parts, require_adapter
+from dask_embed.models.requirements import check_parts
+from dask_embed.models.sources import adapter_folder, brings_a_head, require_adapter
 from dask_embed.models.spec import Model
 
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dask_embed.inference.computations import require_wanted
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.pin import pinned
 from dask_embed.models.registry import get_or_build
+from dask_embed.models.sources import load_tokenizer
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
@@ -33,9 +35,7 @@ def tokenizer_checkpoint(model: Model) -> Checkpoint:
 
 def pinned_tokenizer(model: Model) -> Model:
     """Return `model` resolved to a folder or commit, for its tokenizer alone."""
-    checkpoint = tokenizer_checkpoint(model)
-    local = checkpoint.revision.startswith("local-")
-    return model.pinned(str(checkpoint.root) if local else model.name, checkpoint.revision)
+    return pinned(model, tokenizer_checkpoint(model))
 
 
 def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
@@ -45,10 +45,26 @@ def tokenizer_of(model: Model) -> PreTrainedTokenizerBase:
         return _loaded(model, checkpoint.root, checkpoint.revision)
 
 
+def tokenizer_for(checkpoint: Checkpoint, spec: Model) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of `spec`, as sentence-transformers would set it up."""
+    tokenizer = load_tokenizer(checkpoint.tokenizer_folder, spec)
+    if checkpoint.sentence.do_lower_case:
+        if not tokenizer.is_fast:
+            name = type(tokenizer).__name__
+            raise ValueError(f"do_lower_case is set, which tokenizer {name} cannot do")
+        _lowercase_first(tokenizer.backend_tokenizer)
+    return tokenizer
+
+
+def _lowercase_first(tokenizer: Any) -> None:
+    from tokenizers import normalizers
+
+    present = [tokenizer.normalizer] if tokenizer.normalizer is not None else []
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), *present])
+
+
 def fresh_tokenizer(model: Model, checkpoint: Checkpoint) -> PreTrainedTokenizerBase:
     """Return a tokenizer that nothing keeps, to call and to change."""
-    from dask_embed.models.loading import tokenizer_for
-
     with _loading:
         return tokenizer_for(checkpoint, model)
 
@@ -104,8 +120,6 @@ def own_tokenizer(model: Model, key: Hashable, build: Callable[[Any], T]) -> T:
 
 @functools.lru_cache(maxsize=8)
 def _loaded(model: Model, root: Path, revision: str) -> PreTrainedTokenizerBase:
-    from dask_embed.models.loading import tokenizer_for
-
     return tokenizer_for(tokenizer_checkpoint(model), model)
 
 

@@ -14,6 +14,7 @@ from dask_embed._validation import one_of, positive_integer
 from dask_embed.columns import Result, TextColumn
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.libraries import import_libraries
+from dask_embed.models.pin import pinned
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import require_head
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
@@ -287,10 +288,7 @@ class ModelOperator(ColumnOperator):
 
     def pinned(self) -> ModelOperator:
         """Return the operator with its model resolved to a folder or commit."""
-        checkpoint = read_checkpoint(self.spec)
-        local = checkpoint.revision.startswith("local-")
-        name = str(checkpoint.root) if local else self.spec.name
-        return dataclasses.replace(self, model=self.spec.pinned(name, checkpoint.revision))
+        return dataclasses.replace(self, model=pinned(self.spec, read_checkpoint(self.spec)))
 
     def limit(self, checkpoint: Checkpoint) -> int | None:
         """Return the most tokens of a sequence, None where nothing limits them.
