@@ -107,7 +107,7 @@ def with_scorer(
     folder: Path, prompts: list[str], candidates: tuple[str, ...], *, shares: bool
 ) -> Callable[[], np.ndarray]:
     """Score a dataframe; without sharing, each candidate runs whole in packed batches."""
-    from dask_embed.inference.scoring.score import scoring_of
+    from dask_embed.inference.scoring.loaded import scoring_of
     from dask_embed.operators.scorer import Scorer
 
     scorer = Scorer(folder, candidates=candidates, scores="scores").pinned()

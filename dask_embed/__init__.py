@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dask_embed import _registration
-
-__version__ = "0.1.0"
+from dask_embed._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from dask_embed import datasets

@@ -13,7 +13,7 @@ import transformers
 
 import dask_embed as de
 from dask_embed.inference import runner
-from dask_embed.operators import model_limits
+from dask_embed.operators import model
 from dask_embed.operators.scorer import Scorer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -170,7 +170,7 @@ def test_windows_that_share_all_they_have(folders, cls, task, special, options):
 def test_the_tokenizer_is_read_only_where_it_matters(folders, monkeypatch):
     """Neither the default limit nor one with room for any special tokens needs it."""
     read = []
-    monkeypatch.setattr(model_limits, "tokenizer_of", lambda model: read.append(model))
+    monkeypatch.setattr(model, "tokenizer_of", lambda spec: read.append(spec))
     for options in ({}, {"max_length": 64}, {"max_length": 32}):
         assert de.Embedder(folders("classify"), **options).types()
     assert not read

@@ -16,7 +16,7 @@ import transformers
 from contract import DataframeContract, values_of
 
 import dask_embed as de
-from dask_embed.inference.scoring.score import scoring_of
+from dask_embed.inference.scoring.loaded import scoring_of
 from dask_embed.operators.scorer import Scorer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

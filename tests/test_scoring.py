@@ -16,8 +16,10 @@ from dask_embed.inference.attention import NotPackableError
 from dask_embed.inference.runner import runner_for
 from dask_embed.inference.scoring import encoding as scoring_encoding
 from dask_embed.inference.scoring import vocabulary as scoring_vocabulary
+from dask_embed.inference.scoring.base import FIRST, GIVEN, REST
 from dask_embed.inference.scoring.branches import BranchedTokens
-from dask_embed.inference.scoring.score import FIRST, GIVEN, REST, CausalScoring, scoring_of
+from dask_embed.inference.scoring.causal import CausalScoring
+from dask_embed.inference.scoring.loaded import scoring_of
 from dask_embed.inference.scoring.seq2seq import Seq2SeqScoring
 from dask_embed.operators.scorer import Scorer
 from dask_embed.text.tokenization import TokenLists

@@ -54,6 +54,14 @@ class Batching:
     max_rows: int | None = None
     padding_side: str | None = None
 
+    @classmethod
+    def least(cls, several: Sequence[Batching]) -> Batching:
+        """Return the smallest batches that several ask for."""
+        tokens = [each.max_tokens for each in several if each.max_tokens is not None]
+        rows = [each.max_rows for each in several if each.max_rows is not None]
+        sides = [each.padding_side for each in several if each.padding_side is not None]
+        return cls(min(tokens, default=None), min(rows, default=None), next(iter(sides), None))
+
 
 @dataclass
 class Stream:

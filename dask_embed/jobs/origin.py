@@ -11,6 +11,7 @@ import pyarrow as pa
 from dask.dataframe.dask_expr._expr import AddPrefix, Assign, Expr, Projection, RenameFrame
 
 from dask_embed._validation import shown
+from dask_embed._version import __version__
 from dask_embed.expr import OperatorRows
 from dask_embed.jobs.engine import nested_types, plainly_named
 from dask_embed.jobs.folder import METADATA_KEY
@@ -32,8 +33,6 @@ _REVISIONS = {
 
 def provenance(frame: Any) -> dict[str, Any]:
     """Describe each result column of `frame` that an operator of its expression made."""
-    from dask_embed import __version__
-
     columns = {name: made.told for name, made in _origins(frame).items()}
     return {"version": __version__, "format": FORMAT, "columns": columns}
 

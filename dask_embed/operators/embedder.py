@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -24,6 +24,7 @@ from dask_embed.text.encoded import Encoded, Row
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from dask_embed.inference.embedding import EmbeddingRequest
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.stats import Meter
 
@@ -201,11 +202,24 @@ class Embedder(ModelOperator):
     def run(
         self, columns: list[TextColumn], *, on_device: bool, meter: Meter
     ) -> tuple[dict[str, Result], dict[int, str]]:
-        from dask_embed.operators.embedding_pass import embed_tokens, embed_vectors
+        return embed_together([self], columns[0], on_device=on_device, meter=meter)
 
-        if self.pooling == ("none",):
-            return embed_tokens(self, columns[0], on_device=on_device, meter=meter)
-        return embed_vectors([self], columns[0], on_device=on_device, meter=meter)
+    def request(self, checkpoint: Checkpoint) -> EmbeddingRequest:
+        """Return what is wanted of a pass over texts."""
+        from dask_embed.inference.embedding import EmbeddingRequest
+
+        return EmbeddingRequest(
+            output=self.output,
+            encode=self.encode,
+            limit=self.limit(checkpoint),
+            batching=self.batching,
+            prompt=self.prompt_text(checkpoint) or "",
+            leaves_out_prompt=self.chat_rules(checkpoint) is None,
+            modules=self.modules(checkpoint),
+            dimension=self.dimension(checkpoint),
+            precision=self.precision,
+            ranges=self.ranges,
+        )
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
         checkpoint = runner.loaded.checkpoint
@@ -289,6 +303,20 @@ class Embedder(ModelOperator):
         if self.prompt is not None:
             return self.prompt
         return checkpoint.sentence.prompt(self.prompt_name)
+
+
+def embed_together(
+    embedders: Sequence[Embedder], column: TextColumn, *, on_device: bool, meter: Meter
+) -> tuple[dict[str, Result], dict[int, str]]:
+    """Return the results of embedders with an equal `Embedder.forward_key`, from one pass."""
+    from dask_embed.inference.embedding import embed_tokens, embed_vectors
+
+    runner = embedders[0].runner()
+    checkpoint = runner.loaded.checkpoint
+    requests = [embedder.request(checkpoint) for embedder in embedders]
+    if not requests[0].modules:
+        return embed_tokens(requests[0], runner, column, on_device=on_device, meter=meter)
+    return embed_vectors(requests, runner, column, on_device=on_device, meter=meter)
 
 
 def _dimension(checkpoint: Checkpoint, modules: Iterable[HeadModule]) -> int:

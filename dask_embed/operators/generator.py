@@ -173,9 +173,9 @@ no_repeat_ngram_size
                 raise ValueError(f"{name}={shown(value)} is for chats; set chat=True")
         if self.hidden is not None and (settings.num_beams or 1) > 1:
             raise ValueError(f"hidden={shown(self.hidden)} is not kept of beams; set num_beams=1")
-        check_engine(self)
-        check_draws(self)
-        check_mappings(self)
+        check_engine(vars(self), self.spec)
+        check_draws(vars(self))
+        check_mappings(vars(self))
 
     @property
     def settings(self) -> GenerationSettings:
@@ -191,8 +191,8 @@ no_repeat_ngram_size
         if self.chat is True:
             require_chat_template(checkpoint, self.spec.name, dict(self.chat_template_kwargs))
         self._most(checkpoint)
-        check_engine(self, checkpoint)
-        check_draws(self, checkpoint)
+        check_engine(vars(self), self.spec, checkpoint)
+        check_draws(vars(self), checkpoint)
         states = pa.list_(pa.list_(pa.float32(), checkpoint.hidden_size))
         types = (pa.string(), pa.string(), pa.int32(), states)
         return dict(zip(self.result_columns, types, strict=False))

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dask_embed._validation import boolean, meant, shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.modules import read_json
-
-if TYPE_CHECKING:
-    from dask_embed.operators.generator import Generator
+from dask_embed.models.spec import Model
 
 ENGINES = ("auto", "transformers", "continuous", "vllm")
 # Arguments with a value that an engine knows nothing of.
@@ -54,18 +52,18 @@ _NOTHING = (None, (), False, 0)
 _NEUTRAL = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
 
 
-def check_draws(generator: Generator, checkpoint: Checkpoint | None = None) -> None:
+def check_draws(fields: Mapping[str, Any], checkpoint: Checkpoint | None = None) -> None:
     """Raise ValueError for an option about draws where the likeliest tokens are taken.
 
-    Whether tokens are drawn is the checkpoint's to say where the generator does not.
+    Whether tokens are drawn is the checkpoint's to say where the `fields` of a generator do not.
     """
-    draws = generator.do_sample
+    draws = fields["do_sample"]
     if draws is None:
         draws = True if checkpoint is None else _draws(checkpoint)
     if draws:
         return
     for name, neutral in _NEUTRAL.items():
-        value = getattr(generator, name)
+        value = fields[name]
         if value is not None and value != neutral:
             raise ValueError(
                 f"{name}={shown(value)} has no effect on texts of the likeliest tokens; add "
@@ -82,7 +80,7 @@ def _draws(checkpoint: Checkpoint) -> bool:
     return bool(getattr(checkpoint.config, "do_sample", False))
 
 
-def check_mappings(generator: Generator) -> None:
+def check_mappings(fields: Mapping[str, Any]) -> None:
     """Raise unless the mappings of a generator hold what belongs there.
 
     Raises
@@ -90,14 +88,14 @@ def check_mappings(generator: Generator) -> None:
     TypeError, ValueError
         If they would change what is run, or what a rendered chat is.
     """
-    for name, _ in generator.engine_options:
+    for name, _ in fields["engine_options"]:
         if name not in _VLLM_OPTIONS:
             raise ValueError(
                 f"engine_options must not set {name!r}{meant(name, _VLLM_OPTIONS)}: the model, its "
                 "type and code are those of dask_embed.Model, and the options are about memory "
                 f"and speed: {', '.join(_VLLM_OPTIONS)}"
             )
-    for name, value in generator.chat_template_kwargs:
+    for name, value in fields["chat_template_kwargs"]:
         if name in _OF_THE_CHAT:
             raise ValueError(
                 f"chat_template_kwargs are variables of the template, and {name!r} is none of them:"
@@ -109,7 +107,9 @@ def check_mappings(generator: Generator) -> None:
             usable_text(name, value)
 
 
-def check_engine(generator: Generator, checkpoint: Checkpoint | None = None) -> None:
+def check_engine(
+    fields: Mapping[str, Any], spec: Model, checkpoint: Checkpoint | None = None
+) -> None:
     """Raise unless the engine can do what is asked for, and with a checkpoint, is there.
 
     Raises
@@ -119,19 +119,19 @@ def check_engine(generator: Generator, checkpoint: Checkpoint | None = None) -> 
     ModuleNotFoundError
         If its package is missing.
     """
-    engine = generator.engine
-    if generator.engine_options and engine != "vllm":
+    engine, options = fields["engine"], dict(fields["engine_options"])
+    if options and engine != "vllm":
         raise ValueError(
-            f"engine_options={dict(generator.engine_options)!r} are for engine='vllm', "
+            f"engine_options={dict(fields['engine_options'])!r} are for engine='vllm', "
             f"and the engine is {engine!r}"
         )
     for name in _UNKNOWN_TO.get(engine, ()):
-        value = getattr(generator, name)
+        value = fields[name]
         if value not in _NOTHING and not (name == "num_beams" and value == 1):
             raise ValueError(
                 f"engine={engine!r} does not take {name}={shown(value)}; use engine='auto'"
             )
-    unknown = [name for name in _NOT_IN_VLLM if getattr(generator.spec, name)]
+    unknown = [name for name in _NOT_IN_VLLM if getattr(spec, name)]
     if engine == "vllm" and unknown:
         raise ValueError(
             f"engine='vllm' loads the checkpoint as it is and does not take {unknown[0]}= of "
@@ -141,7 +141,7 @@ def check_engine(generator: Generator, checkpoint: Checkpoint | None = None) -> 
         return
     if engine in _UNKNOWN_TO and checkpoint.config.is_encoder_decoder:
         raise ValueError(
-            f"engine={engine!r} runs causal language models, and model {generator.spec.name!r} has "
+            f"engine={engine!r} runs causal language models, and model {spec.name!r} has "
             "an encoder; use engine='auto'"
         )
     if engine == "vllm" and importlib.util.find_spec("vllm") is None:

@@ -12,7 +12,6 @@ from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import read_json
 from dask_embed.models.tasks import require_head
 from dask_embed.operators.model import ModelOperator
-from dask_embed.operators.model_limits import require_room
 from dask_embed.text.encoded import Row
 from dask_embed.text.prompts import PromptTemplate
 
@@ -78,7 +77,7 @@ class LanguageModelOperator(ModelOperator):
         require_start(checkpoint, self.spec.name)
         self.limit(checkpoint)
         types = self.output_types(checkpoint)
-        require_room(self, checkpoint)
+        self._require_room(checkpoint)
         return types
 
     def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -18,6 +18,7 @@ from dask_embed.models.pin import pinned
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import require_head
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
+from dask_embed.models.tokenizers import tokenizer_of
 from dask_embed.operators.base import ColumnOperator, distinct_rows
 from dask_embed.operators.model_limits import require_room
 from dask_embed.operators.rehearsal import EXAMPLES, NeedsWeightsError, StandIn, require_encodable
@@ -260,7 +261,7 @@ class ModelOperator(ColumnOperator):
         require_head(self.task, checkpoint, self.spec)
         self.limit(checkpoint)
         types = self.output_types(checkpoint)
-        require_room(self, checkpoint)
+        self._require_room(checkpoint)
         return types
 
     def plan(self) -> list[str]:
@@ -311,6 +312,13 @@ class ModelOperator(ColumnOperator):
     def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         """Return how many special tokens a sequence has: by default a pair's for two columns."""
         return tokenizer.num_special_tokens_to_add(pair=len(self.input_columns) == 2)
+
+    def _special_tokens(self) -> int:
+        return self.special_tokens(tokenizer_of(self.spec))
+
+    def _require_room(self, checkpoint: Checkpoint) -> None:
+        if self.max_length is not None:
+            require_room(self.max_length, self.needed_tokens(checkpoint), self._special_tokens)
 
     def needed_tokens(self, checkpoint: Checkpoint) -> dict[str, int]:
         """Return what else `max_length` must hold: what it is, in words, to number of tokens."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from dask_embed.models.spec import Model
@@ -14,36 +14,38 @@ from dask_embed.text.encoding import SequenceSettings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from dask_embed.models.checkpoint import Checkpoint
-    from dask_embed.operators.model import ModelOperator
 
 # More special tokens than any tokenizer adds: a limit with so much room is not looked into, which
 # spares the client a vocabulary of many megabytes.
 _PLENTY = 32
 
 
-def require_room(operator: ModelOperator, checkpoint: Checkpoint) -> None:
-    """Raise unless `max_length`, where it was given, holds what no truncation takes away.
+def require_room(limit: int, needed: Mapping[str, int], special: Callable[[], int]) -> None:
+    """Raise unless `max_length` holds what no truncation takes away.
+
+    Parameters
+    ----------
+    limit : int
+    needed : mapping
+        Tokens besides special ones, by what they are.
+    special : callable
+        Returns the special tokens; only called where they can matter.
 
     Raises
     ------
     ValueError
         If it is less than the special tokens and what else the operator needs.
     """
-    limit = operator.max_length
-    if limit is None:
-        return
-    needed = operator.needed_tokens(checkpoint)
     if limit >= sum(needed.values()) + _PLENTY:
         return
-    needed = {"special": operator.special_tokens(tokenizer_of(operator.spec)), **needed}
+    needed = {"special": special(), **needed}
     least = sum(needed.values())
     if limit < least:
         parts = ", ".join(f"{count} {name}" for name, count in needed.items() if count)
         raise ValueError(f"max_length must be at least {least} tokens ({parts}); got {limit}")
 
 
-def require_window(operator: ModelOperator, stride: int | None, limit: int | None) -> None:
+def require_window(stride: int | None, limit: int | None, special: Callable[[], int]) -> None:
     """Raise unless a window of `limit` tokens has one that it does not share with the next.
 
     Raises
@@ -57,11 +59,11 @@ def require_window(operator: ModelOperator, stride: int | None, limit: int | Non
         raise ValueError(f"stride must be less than max_length, {limit}; got {stride}")
     if limit - stride >= _PLENTY:
         return
-    special = operator.special_tokens(tokenizer_of(operator.spec))
-    if stride >= limit - special:
+    around = special()
+    if stride >= limit - around:
         raise ValueError(
-            f"stride must be less than {limit - special}, the tokens of a window (max_length "
-            f"{limit}, {special} of them special); got {stride}"
+            f"stride must be less than {limit - around}, the tokens of a window (max_length "
+            f"{limit}, {around} of them special); got {stride}"
         )
 
 

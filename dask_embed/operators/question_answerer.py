@@ -138,7 +138,7 @@ class QuestionAnswerer(ModelOperator):
                 f"model {self.spec.name!r} gives {checkpoint.config.num_labels} numbers for each "
                 "token (its labels); a head for question answering gives two, for begin and end"
             )
-        require_window(self, self.stride, self.limit(checkpoint))
+        require_window(self.stride, self.limit(checkpoint), self._special_tokens)
         types = [pa.string(), *_FIELDS.values()]
         if self.top_k is not None:
             types = [pa.list_(dtype) for dtype in types]

@@ -7,7 +7,7 @@ that lacks a token, a limit that leaves no room.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
@@ -16,9 +16,9 @@ from dask.base import tokenize
 from dask_embed.models.tokenizers import fresh_tokenizer
 
 if TYPE_CHECKING:
+    from dask_embed.inference.stats import Meter
     from dask_embed.models.checkpoint import Checkpoint
     from dask_embed.models.spec import Model
-    from dask_embed.operators.base import ColumnOperator
     from dask_embed.text.tokenization import TextTokenizer
 
 T = TypeVar("T")
@@ -38,6 +38,19 @@ class Rehearsed(Protocol):
 
     def trial(self, tokenizer: Any, text: str) -> str | None:
         """Return why a text cannot be encoded, None if it can; the tokenizer may be changed."""
+
+
+class Runnable(Protocol):
+    """An operator that runs columns of a partition; see `ColumnOperator`."""
+
+    @property
+    def subject(self) -> str: ...
+
+    def examples(self) -> Iterator[list[Any]]: ...
+
+    def run(
+        self, columns: list[Any], *, on_device: bool, meter: Meter
+    ) -> tuple[dict[str, Any], dict[int, str]]: ...
 
 
 def require_encodable(operator: Rehearsed, model: Model, checkpoint: Checkpoint) -> None:
@@ -65,7 +78,7 @@ def require_encodable(operator: Rehearsed, model: Model, checkpoint: Checkpoint)
 
 
 def require_some_row(
-    operator: ColumnOperator, columns: list[Any], failures: dict[int, str], *, on_device: bool
+    operator: Runnable, columns: list[Any], failures: dict[int, str], *, on_device: bool
 ) -> None:
     """Raise ValueError if all rows of a partition failed, and one of our own would fail as well.
 
@@ -74,7 +87,7 @@ def require_some_row(
 
     Parameters
     ----------
-    operator : ColumnOperator
+    operator : Runnable
     columns : list of TextColumn or VectorColumn
     failures : dict
         Row number to message, of rows that were run.

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.scoring.score import Scoring
+    from dask_embed.inference.scoring.base import Scoring
     from dask_embed.text.tokenization import TokenLists
 
 # Arguments that only one of the three things that a scorer does has a use for.
@@ -181,7 +181,15 @@ class Scorer(LanguageModelOperator):
         return (self.output, f"{self.output}_score", f"{self.output}_probability", *optional)
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
-        require_predictions(self, checkpoint)
+        require_predictions(
+            self.spec,
+            checkpoint,
+            of_texts=self.scores_texts,
+            count=self.top_k_next,
+            limit=self.limit(checkpoint),
+            stride=self.stride,
+            ends=self.candidate_end,
+        )
         if self.top_k_next is not None:
             return {self.output: pa.list_(pa.struct(_NEXT))}
         types = [pa.float64(), pa.int32(), pa.float64()]
@@ -215,13 +223,13 @@ class Scorer(LanguageModelOperator):
         return f"log-likelihood of {what}, {self.normalize} of tokens"
 
     def load(self, runner: Runner) -> Scoring:
-        from dask_embed.inference.scoring.score import scoring_of
+        from dask_embed.inference.scoring.loaded import scoring_of
 
         return scoring_of(runner)
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
         from dask_embed.inference.scoring import encoding
-        from dask_embed.inference.scoring.score import scoring_of
+        from dask_embed.inference.scoring.loaded import scoring_of
 
         tokenizer = encoding.tokenizer_for(
             runner, special=self.add_special_tokens, ends=self.candidate_end
@@ -289,10 +297,21 @@ class Scorer(LanguageModelOperator):
         return row[-1] if self.candidates is None else self.candidates  # type: ignore[return-value]
 
     def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
-        return token_counts(self)[0]
+        return self._token_counts()[0]
 
     def needed_tokens(self, checkpoint: Checkpoint) -> dict[str, int]:
-        return {} if self.scores_texts else needed_tokens(self, checkpoint)
+        if self.scores_texts:
+            return {}
+        longest = 0 if self.candidates_column is None else 1
+        if self.candidates is not None:
+            _, longest = self._token_counts()
+        encodes = checkpoint.config.is_encoder_decoder
+        return needed_tokens(longest, self.max_length, encodes=encodes)
+
+    def _token_counts(self) -> tuple[int, int]:
+        given = (self.candidates or (), self.separator)
+        special, ends = self.add_special_tokens, self.candidate_end
+        return token_counts(self.spec, *given, special=special, ends=ends)
 
     @property
     def scores_texts(self) -> bool:

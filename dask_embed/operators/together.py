@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_device
 from dask_embed.operators.base import ColumnOperator, Frame
-from dask_embed.operators.embedder import Embedder
+from dask_embed.operators.embedder import Embedder, embed_together
 from dask_embed.operators.rehearsal import require_some_row
 
 if TYPE_CHECKING:
@@ -115,10 +115,8 @@ def _run(
     if len(parts) == 1:
         results, failures = parts[0].run(columns, on_device=on_device, meter=meter)
     else:
-        from dask_embed.operators.embedding_pass import embed_vectors
-
         embedders = [part for part in parts if isinstance(part, Embedder)]
-        results, failures = embed_vectors(embedders, columns[0], on_device=on_device, meter=meter)
+        results, failures = embed_together(embedders, columns[0], on_device=on_device, meter=meter)
     meter.count(failed=len(failures))
     errors = unusable | failures
     for part in parts:

@@ -110,7 +110,7 @@ class TokenClassifier(ModelOperator):
                     f"ignore_labels must be of {names}, got {shown(name)}{meant(name, names)}"
                 )
         require_rust(self.spec, type(self).__name__)
-        require_window(self, self.stride, self.limit(checkpoint))
+        require_window(self.stride, self.limit(checkpoint), self._special_tokens)
         return {self.output: pa.list_(pa.struct(self._fields))}
 
     def describe(self, checkpoint: Checkpoint) -> str:

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 from dask_embed.inference.runner import Runner
-from dask_embed.inference.scoring.score import FIRST, REST, Scoring
+from dask_embed.inference.scoring.base import FIRST, REST, Scoring
 from dask_embed.inference.sharing import count_truncated
 from dask_embed.text.encoded import Encoded
 from dask_embed.text.encoding import SequenceTokenizer

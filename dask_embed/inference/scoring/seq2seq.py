@@ -13,7 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.probe import TOLERANCE, random_tokens
 from dask_embed.inference.runner import Runner
-from dask_embed.inference.scoring.score import (
+from dask_embed.inference.scoring.base import (
     FIRST,
     GIVEN,
     REST,

@@ -1,9 +1,8 @@
-"""How likely a language model takes tokens to be behind others: prompts and their candidates."""
+"""How likely a causal language model takes tokens to be behind others: prompts and candidates."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,115 +10,12 @@ import torch
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.probe import TOLERANCE, difference, probed_lengths, random_tokens
 from dask_embed.inference.runner import Runner
+from dask_embed.inference.scoring.base import FIRST, GIVEN, REST, LoadedScoring, Targets, roles_of
 from dask_embed.inference.scoring.branches import BranchedTokens
 from dask_embed.inference.scoring.vocabulary import LogitsAt, likeliest, log_probabilities
-from dask_embed.models.registry import get_or_build
 from dask_embed.text.tokenization import TokenLists
 
-# Roles of tokens, as `TokenLists.types`: what is given, where a candidate begins, and the rest of
-# it. So a sequence holds any number of candidates, one after the other behind their prompt.
-GIVEN, FIRST, REST = 0, 1, 2
 _PROBED_CANDIDATES = (3, 1, 4, 2, 3)
-
-
-class Scoring(Protocol):
-    """What a model gives for sequences of a prompt and candidates.
-
-    Attributes
-    ----------
-    shares : bool
-        A sequence may hold several candidates; else one.
-    reason : str
-        Why not.
-    """
-
-    shares: bool
-    reason: str
-
-    @property
-    def padding_side(self) -> str:
-        """Where padded batches are filled up unless told otherwise."""
-
-    def word(self, token: int) -> str:
-        """Return a token as text."""
-
-    def room(self, prompt: int) -> int | None:
-        """Return the most tokens of candidates in a sequence, None where nothing limits them."""
-
-    def log_likelihoods(self, tokens: TokenLists, padding_side: str) -> list[np.ndarray]:
-        """Return for each sequence the log-likelihoods of its candidates, float64."""
-
-    def next_tokens(self, tokens: TokenLists, count: int, padding_side: str) -> list[Any]:
-        """Return for each sequence ids and log-probabilities of the likeliest next tokens."""
-
-
-def scoring_of(runner: Runner) -> Scoring:
-    """Return this process's scoring of a loaded language model, trying it out on first use."""
-
-    def build() -> Scoring:
-        if runner.loaded.task == "seq2seq-lm":
-            from dask_embed.inference.scoring.seq2seq import Seq2SeqScoring
-
-            return Seq2SeqScoring(runner)
-        return CausalScoring(runner)
-
-    return get_or_build((runner, "scoring"), build)
-
-
-@dataclass(frozen=True)
-class Targets:
-    """The candidates' tokens of a batch.
-
-    Attributes
-    ----------
-    places : numpy.ndarray
-        Where each of them is among the tokens of the batch, ascending; int64, shape (targets,).
-    candidates : numpy.ndarray
-        Number of its candidate within the batch, int64, shape (targets,).
-    counts : numpy.ndarray
-        Candidates of each sequence, int64, shape (sequences,).
-    sequences : numpy.ndarray
-        Sequence of each token, int64, shape (tokens,).
-    """
-
-    places: np.ndarray
-    candidates: np.ndarray
-    counts: np.ndarray
-    sequences: np.ndarray
-
-    @classmethod
-    def of(cls, tokens: TokenLists) -> Targets:
-        roles = roles_of(tokens)
-        sequences = np.repeat(np.arange(len(tokens)), tokens.lengths)
-        counts = np.bincount(sequences, roles == FIRST, len(tokens)).astype(np.int64)
-        places = np.flatnonzero(roles != GIVEN)
-        candidates = np.cumsum(roles == FIRST)[places] - 1
-        return cls(places, candidates, counts, sequences)
-
-    def sums(self, values: np.ndarray) -> list[np.ndarray]:
-        """Return the sum over each candidate's tokens, one array for each sequence."""
-        total = np.bincount(self.candidates, values, int(self.counts.sum()))
-        return np.split(total, np.cumsum(self.counts)[:-1])
-
-
-def roles_of(tokens: TokenLists) -> np.ndarray:
-    """Return the role of every token."""
-    assert tokens.types is not None, "sequences to score come with roles"
-    return tokens.types
-
-
-class LoadedScoring:
-    """What any way of scoring takes from the loaded model."""
-
-    def __init__(self, runner: Runner) -> None:
-        self._runner = runner
-
-    @property
-    def padding_side(self) -> str:
-        return str(self._runner.loaded.tokenizer.padding_side)
-
-    def word(self, token: int) -> str:
-        return str(self._runner.loaded.tokenizer.decode([token]))
 
 
 class CausalScoring(LoadedScoring):

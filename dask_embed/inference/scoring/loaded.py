@@ -1,0 +1,20 @@
+"""Which way of scoring fits a loaded language model."""
+
+from __future__ import annotations
+
+from dask_embed.inference.runner import Runner
+from dask_embed.inference.scoring.base import Scoring
+from dask_embed.inference.scoring.causal import CausalScoring
+from dask_embed.inference.scoring.seq2seq import Seq2SeqScoring
+from dask_embed.models.registry import get_or_build
+
+
+def scoring_of(runner: Runner) -> Scoring:
+    """Return this process's scoring of a loaded language model, trying it out on first use."""
+
+    def build() -> Scoring:
+        if runner.loaded.task == "seq2seq-lm":
+            return Seq2SeqScoring(runner)
+        return CausalScoring(runner)
+
+    return get_or_build((runner, "scoring"), build)
