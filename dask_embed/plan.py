@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from typing import Any, TextIO
 
 import numpy as np
-from dask._expr import Expr
 from dask.dataframe.dask_expr._expr import (
     ArrowStringConversion,
     Binop,
+    Expr,
     Filter,
     Index,
     Isin,
@@ -61,8 +61,8 @@ def _lines(written: Expr, plan: Expr) -> Iterator[str]:
         if isinstance(node, OperatorRows):
             yield from (f"       {line}" for line in _model_lines(node))
     known = {part for node in steps for part in _parts(node)}
-    for node in written.walk():
-        for part in _parts(node):
+    for each in written.walk():
+        for part in _parts(each):
             if part not in known:
                 known.add(part)
                 yield f"  not run: {_unused(part)}, no result column is used"
