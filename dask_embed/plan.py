@@ -68,7 +68,7 @@ def _lines(written: Expr, plan: Expr) -> Iterator[str]:
                 yield f"  not run: {_unused(part)}, no result column is used"
 
 
-def _parts(node: Expr) -> list[FrameOperator]:
+def _parts(node: Any) -> list[FrameOperator]:
     """Return the operators that a node runs, those that cut texts as if these were not kept."""
     if not isinstance(node, OperatorRows):
         return []
