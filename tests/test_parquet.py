@@ -277,11 +277,11 @@ def test_another_setting_must_not_append(
 def test_vectors_of_unknown_origin_must_not_append(bert: Path, tmp_path: Path) -> None:
     """Neither to those of a model, nor the other way round; to one another they may."""
     _embedded(0, 4, bert).ml.to_parquet(tmp_path / "told")
-    _refused(de.read_parquet(tmp_path / "told"), tmp_path / "told", "nothing in the frame")
-    de.read_parquet(tmp_path / "told").ml.to_parquet(tmp_path / "untold")
+    untold = _embedded(20, 24, bert).persist(scheduler="sync")
+    _refused(untold, tmp_path / "told", "nothing in the frame")
+    untold.ml.to_parquet(tmp_path / "untold")
     _refused(_embedded(10, 14, bert), tmp_path / "untold", "nothing in the files", str(bert))
-    untold = de.read_parquet(tmp_path / "untold")
-    untold.ml.to_parquet(tmp_path / "untold", append=True)
+    de.read_parquet(tmp_path / "untold").ml.to_parquet(tmp_path / "untold", append=True)
     assert len(pd.read_parquet(tmp_path / "untold")) == 8
 
 

@@ -414,6 +414,23 @@ def test_text_of_another_string_type_is_appended(folder: str) -> None:
     assert _ids(folder) == [*range(12)]
 
 
+def test_text_that_was_read_is_appended_beside_text_that_was_computed(folder: str) -> None:
+    """Dask reads it as another string type than that of operators."""
+
+    def computed(start: int) -> dd.DataFrame:
+        frame = _frame(start, start + 4)
+        return frame.map_partitions(lambda rows: rows.assign(label="x").astype({"label": "str"}))
+
+    computed(0).ml.to_parquet(folder)
+    read = de.read_parquet(folder)
+    assert read.dtypes["label"] != computed(0).dtypes["label"]
+    read.ml.to_parquet(f"{folder}-read")
+    computed(4).ml.to_parquet(f"{folder}-read", append=True)
+    de.read_parquet(f"{folder}-read").ml.to_parquet(folder, append=True)
+    assert _ids(f"{folder}-read") == [*range(8)]
+    assert de.read_parquet(folder)["label"].compute().tolist() == ["x"] * 12
+
+
 # ---------------------------------------------------------------------------------- overwriting
 def test_old_files_stay_until_the_new_are_there(folder: str) -> None:
     _frame(0, 6).ml.to_parquet(folder)

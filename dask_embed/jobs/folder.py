@@ -28,6 +28,8 @@ MARK = "_dask_embed_unfinished"
 # In the hidden name of a file on a local disk that is not whole.
 UNFINISHED = ".unfinished-"
 EXTENSIONS = (".parquet", ".parq", ".pq")
+# Footers of files that are read at a time.
+READERS = 16
 _SUMMARIES = ("_metadata", "_common_metadata")
 _PART = re.compile(r"part\.(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.parquet")
 
@@ -252,6 +254,17 @@ def frame_of(file: str) -> str | None:
     """Return the token of the frame whose rows a file holds, None where its name tells none."""
     found = _PART.fullmatch(file.rpartition("/")[2])
     return found[2] if found else None
+
+
+def run_of(file: str) -> str:
+    """Return what is equal for files that one run wrote: its name, else the folder of the dataset.
+
+    What is in a folder was appended to what was there, so both say the same about their columns.
+    """
+    name = file.rpartition("/")[2]
+    if _PART.fullmatch(name):
+        return name.partition("-")[2]
+    return _without_keys(file.rpartition("/")[0])
 
 
 def read_mark(fs: Any, path: str) -> dict[str, Any] | None:

@@ -1,26 +1,28 @@
-"""What made the columns of a file, and whether a frame's may stand beside them."""
+"""What made a column, as files tell it, and whether two may stand beside each other."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-from dask.dataframe.dask_expr._expr import AddPrefix, Assign, Expr, Projection, RenameFrame
 
+from dask_embed import operators
 from dask_embed._validation import shown
 from dask_embed._version import __version__
-from dask_embed.expr import OperatorRows
 from dask_embed.jobs.engine import nested_types, plainly_named
 from dask_embed.jobs.folder import METADATA_KEY
 from dask_embed.operators.identity import defaults
-from dask_embed.operators.together import parts_of
-from dask_embed.quantize_expr import Quantize
 
-# What files say of a column: from 2 on, every setting that can change a value.
-FORMAT = 2
+# What files say of a column: from 2 on every setting that can change a value, from 3 on what made
+# the columns that it was computed from.
+FORMAT = 3
+# Keys of json beside settings, which cannot be names of an operator's fields.
+_INPUTS, _WRITTEN_AS = "from", "written-as"
+# The operator of rows that were put together: what made each of them are its inputs.
+_SEVERAL = "several"
 # Where a name may be that of a local folder or file, and what tells its content.
 _REVISIONS = {
     "model": "revision",
@@ -29,77 +31,141 @@ _REVISIONS = {
     "weights": "revision",
     "prototypes": "revision",
 }
-
-
-def provenance(frame: Any) -> dict[str, Any]:
-    """Describe each result column of `frame` that an operator of its expression made."""
-    columns = {name: made.told for name, made in _origins(frame).items()}
-    return {"version": __version__, "format": FORMAT, "columns": columns}
+# What a message names in any case.
+_ALWAYS = ("operator", "model", "revision")
 
 
 @dataclasses.dataclass(frozen=True)
-class _Origin:
-    """What made a column, and what files mean that do not name one of its settings."""
+class Origin:
+    """What made a column.
+
+    Attributes
+    ----------
+    told : dict
+        Settings of the operator and its model as json values, {} where nothing is known.
+    inputs : dict of str to Origin
+        What made the columns that it was computed from, of those where it is known.
+    defaults : dict
+        What it means that one of the settings is not told.
+    written_as : int
+        The format in which it was told.
+    """
 
     told: dict[str, Any]
+    inputs: dict[str, Origin] = dataclasses.field(default_factory=dict)
     defaults: dict[str, Any] = dataclasses.field(default_factory=dict)
+    written_as: int = FORMAT
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any], written_as: int) -> Origin:
+        told = dict(said)
+        written_as = told.pop(_WRITTEN_AS, written_as)
+        inputs = told.pop(_INPUTS, {})
+        if told.get("operator") == _SEVERAL and "of" in told:  # as before format 3
+            inputs = {str(n): json.loads(each) for n, each in enumerate(told.pop("of"))}
+        operator = getattr(operators, str(told.get("operator")), None)
+        return cls(
+            told,
+            {name: cls.from_json(each, written_as) for name, each in inputs.items()},
+            defaults(operator) if isinstance(operator, type) else {},
+            written_as,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        said = dict(self.told)
+        if self.inputs:
+            said[_INPUTS] = {name: origin.to_json() for name, origin in self.inputs.items()}
+        if self.told and self.written_as < FORMAT:
+            said[_WRITTEN_AS] = self.written_as
+        return said
+
+    def settings(self) -> dict[str, str]:
+        """Return json of each setting; where a local folder lies does not count but its content."""
+        return {
+            key: json.dumps(value, sort_keys=True)
+            for key, value in self.told.items()
+            if not str(self.told.get(_REVISIONS.get(key, ""))).startswith("local-")
+        }
+
+    def key(self) -> str:
+        """Return a text to sort by, which does not depend on where folders lie."""
+        inputs = {name: origin.key() for name, origin in self.inputs.items()}
+        return json.dumps([self.settings(), inputs], sort_keys=True)
 
 
-def _origins(frame: Any) -> dict[str, _Origin]:
-    found = {name: _origin(frame.expr, name) for name in frame.columns}
-    return {name: origin for name, origin in found.items() if origin is not None}
+UNKNOWN = Origin({})
 
 
-def _origin(node: Expr, column: Any) -> _Origin | None:
-    """Return what made a column of an expression, followed through its other names below."""
-    sources: dict[str, _Origin] = {}
-    pending, seen = [(node, column)], set()
-    while pending:
-        node, column = pending.pop()
-        if (node._name, column) in seen:
+def several(parts: Iterable[Origin]) -> Origin:
+    """Return the origin of a column whose rows have these."""
+    distinct: list[Origin] = []
+    for part in parts:
+        same = [n for n, other in enumerate(distinct) if not differing(other, part)]
+        if not same:
+            distinct.append(part)
+        elif part.written_as < distinct[same[0]].written_as:  # no more is known of all rows
+            distinct[same[0]] = part
+    if len(distinct) == 1:
+        return distinct[0]
+    inputs = dict(enumerate(sorted(distinct, key=Origin.key)))
+    return Origin({"operator": _SEVERAL}, {str(n): part for n, part in inputs.items()})
+
+
+def differing(before: Origin, after: Origin) -> list[tuple[str, ...]]:
+    """Return the settings in which two origins differ, those of an input behind its name."""
+    written_as = min(before.written_as, after.written_as)
+    old, new = before.settings(), after.settings()
+    names = old.keys() | new.keys()
+    if old and new and written_as < 2:  # which names some of the settings
+        names = old.keys() & new.keys()
+    elif old and new:  # one of them may be older than a setting of the other
+        meant = {**before.defaults, **after.defaults}
+        for name in names & meant.keys():
+            old.setdefault(name, json.dumps(meant[name], sort_keys=True))
+            new.setdefault(name, json.dumps(meant[name], sort_keys=True))
+    found: list[tuple[str, ...]] = [
+        (name,) for name in sorted(names) if old.get(name) != new.get(name)
+    ]
+    if not (old and new):
+        return found
+    if written_as >= 3 or _SEVERAL in (before.told.get("operator"), after.told.get("operator")):
+        for name in sorted(before.inputs.keys() | after.inputs.keys()):
+            parts = [origin.inputs.get(name, UNKNOWN) for origin in (before, after)]
+            found += [(name, *each) for each in differing(*parts)]
+    return found
+
+
+def require_same_origin(path: str, written: pa.Schema, made: dict[Any, Origin], frame: Any) -> None:
+    """Raise ValueError unless files and frame say the same about what made their columns."""
+    said = json.loads((written.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    there = origins_in_file(said)
+    for name in written.names:
+        if name not in frame.columns:
             continue
-        seen.add((node._name, column))
-        if (origin := _made_by(node, column)) is not None:
-            sources[json.dumps(origin.told, sort_keys=True)] = origin
-        else:
-            pending += _below(node, column)
-    if len(sources) > 1:  # of rows that were put together
-        return _Origin({"operator": "several", "of": sorted(sources)})
-    return next(iter(sources.values()), None)
+        before, after = there.get(name, UNKNOWN), made.get(name, UNKNOWN)
+        if found := differing(before, after):
+            ways: list[tuple[str, ...]] = [(key,) for key in _ALWAYS]
+            if before.told and after.told:
+                ways = list(dict.fromkeys([*ways, *found]))
+            raise ValueError(
+                f"append=True would mix values of different origin in column {name!r} of {path!r}: "
+                f"what made it is {_in_words(before, ways)} in the files, but "
+                f"{_in_words(after, ways)} in the frame"
+            )
 
 
-def _made_by(node: Expr, column: Any) -> _Origin | None:
-    if isinstance(node, OperatorRows):
-        for operator in parts_of(node.operator):
-            if column in operator.result_columns:
-                return _Origin(operator.provenance(), defaults(operator))
-    if isinstance(node, Quantize) and column == node.column:
-        origin = _origin(node.frame, column) or _Origin({"operator": "quantize"})
-        told = {**origin.told, "precision": node.precision, "ranges": _ranges(node)}
-        return dataclasses.replace(origin, told=told)
-    return None
-
-
-def _below(node: Expr, column: Any) -> list[tuple[Expr, Any]]:
-    """Return the expressions that a column comes from, and its name in each."""
-    if isinstance(node, RenameFrame | AddPrefix):  # the order stays
-        return [(node.frame, node.frame.columns[list(node.columns).index(column)])]
-    if isinstance(node, Assign) and column in node.keys:
-        value = dict(zip(node.keys, node.vals, strict=True))[column]
-        # What was computed from a column is another.
-        return [(value, value.columns[0])] if isinstance(value, Projection) else []
-    frames = node.dependencies()
-    if "frame" in node._parameters:  # what else it reads, such as conditions, gives no values
-        frames = frames[:1]
-    return [(frame, column) for frame in frames if column in frame.columns]
-
-
-def _ranges(node: Quantize) -> Any:
-    """Return the ranges of integers, or what says over which rows they are calibrated."""
-    ranges = node.operand("ranges")
-    if isinstance(ranges, Expr):
-        return f"calibrated-{ranges._name.rpartition('-')[2]}"
-    return None if ranges is None else np.asarray(ranges, float).tolist()
+def _in_words(origin: Origin, ways: Iterable[tuple[str, ...]]) -> str:
+    """Return the settings of an origin and its inputs that are named, in a line."""
+    words: dict[str, None] = {}
+    for *inputs, name in ways:
+        at = origin
+        for each in inputs:
+            at = at.inputs.get(each, UNKNOWN)
+        if name in at.told:
+            words[f"{'.'.join([*inputs, name])}={shown(at.told[name])}"] = None
+        elif inputs and not at.told:
+            words[f"{'.'.join(inputs)} of unknown origin"] = None
+    return ", ".join(words) or "nothing"
 
 
 def require_same_types(path: str, written: pa.Schema, frame: Any) -> None:
@@ -114,45 +180,13 @@ def require_same_types(path: str, written: pa.Schema, frame: Any) -> None:
             )
 
 
-def require_same_origin(path: str, written: pa.Schema, frame: Any) -> None:
-    """Raise ValueError unless files and frame say the same about what made their columns."""
-    said = json.loads((written.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
-    here = _origins(frame)
-    for name in written.names:
-        if name not in frame.columns:
-            continue
-        there, now = said.get("columns", {}).get(name, {}), here.get(name, _Origin({}))
-        differing = _differing(there, now, said.get("format", 1))
-        if not differing:
-            continue
-        always = ["operator", "model", "revision"]
-        named = dict.fromkeys([*always, *differing] if there and now.told else always)
-        told = [
-            ", ".join(f"{key}={shown(made[key])}" for key in named if key in made) or "nothing"
-            for made in (there, now.told)
-        ]
-        raise ValueError(
-            f"append=True would mix values of different origin in column {name!r} of {path!r}: "
-            f"what made it is {told[0]} in the files, but {told[1]} in the frame"
-        )
+def provenance(made: dict[Any, Origin]) -> dict[str, Any]:
+    """Describe columns of a file by what made them."""
+    columns = {name: origin.to_json() for name, origin in made.items()}
+    return {"version": __version__, "format": FORMAT, "columns": columns}
 
 
-def _differing(there: dict[str, Any], now: _Origin, written_as: int) -> list[str]:
-    """Return the settings in which files and frame differ."""
-    before, after = _without_local_names(there), _without_local_names(now.told)
-    if written_as < FORMAT and there and now.told:
-        # Files of the first format name some of the settings.
-        return sorted(key for key in before.keys() & after.keys() if before[key] != after[key])
-    if there and now.told:
-        for key in now.defaults.keys() & after.keys():  # a setting that is newer than the files
-            before.setdefault(key, json.dumps(now.defaults[key], sort_keys=True))
-    return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
-
-
-def _without_local_names(made: dict[str, Any]) -> dict[str, str]:
-    """Return json of each setting; where a local folder lies does not count, its content does."""
-    return {
-        key: json.dumps(value, sort_keys=True)
-        for key, value in made.items()
-        if not str(made.get(_REVISIONS.get(key, ""))).startswith("local-")
-    }
+def origins_in_file(said: dict[str, Any]) -> dict[str, Origin]:
+    """Return what made the columns of a file, by its metadata."""
+    columns, written_as = said.get("columns", {}), said.get("format", 1)
+    return {name: Origin.from_json(each, written_as) for name, each in columns.items()}

@@ -24,7 +24,8 @@ from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
 from dask_embed.jobs.failures import Counts, warn_of_failures
 from dask_embed.jobs.folder import Job, Run, data_files, next_place, require_whole
-from dask_embed.jobs.origin import provenance, require_same_origin
+from dask_embed.jobs.lineage import origins
+from dask_embed.jobs.origin import Origin, provenance, require_same_origin
 from dask_embed.jobs.write_expr import WriteParquet
 from dask_embed.jobs.writing import (
     WritingEngine,
@@ -94,8 +95,9 @@ def to_parquet(
         holds some that this library did not write, or if another job is writing there.
     ValueError
         If `append` is given and the last file has other columns or types, or says that another
-        operator, model, revision or setting made a column; if the folder holds the rows of this
-        frame already; if the frame reads what it would overwrite.
+        operator, model, revision or setting made a column or what it was computed from, or knows
+        it where the frame does not; if the folder holds the rows of this frame already; if the
+        frame reads what it would overwrite.
 
     Notes
     -----
@@ -106,7 +108,8 @@ def to_parquet(
     Vector columns stay Arrow fixed-size lists of float32: pandas gives arrays, DuckDB and
     Polars give their array types. The file metadata ``dask_embed`` is json: this library's
     version, and per column that an operator made what made it: the model, its revision, for
-    vectors dimension and pooling, for chunks their limit and boundaries.
+    vectors dimension and pooling, for chunks their limit and boundaries, and the same of the
+    columns that the operator read.
     """
     refuse_secrets("custom_metadata", options.get("custom_metadata"))
     path = _folder(path)
@@ -116,11 +119,12 @@ def to_parquet(
     names, compute_kwargs = options.pop("name_function", None), options.pop("compute_kwargs", {})
     switches = {"overwrite": overwrite, "append": append, "repeat": repeat, "compute": compute}
     switches["write_index"] = write_index is None or write_index
-    run, present, dead = _checked(frame, path, switches, options)
+    made = origins(frame)
+    run, present, dead = _checked(frame, made, path, switches, options)
     append = append and bool(present)
     if write_index is None:
         write_index = writes_index(frame, run, present if append else set())
-    custom = file_metadata(run, provenance(frame), options.pop("custom_metadata", None))
+    custom = file_metadata(run, provenance(made), options.pop("custom_metadata", None))
     if type(frame._meta).__module__.split(".")[0] == "cudf":
         frame = frame.map_partitions(to_host, meta=to_host(frame._meta))
     with readable_files():
@@ -161,7 +165,11 @@ def _of_pyarrow(planned: Any) -> dict[str, Any]:
 
 
 def _checked(
-    frame: Any, path: str, switches: dict[str, bool], options: dict[str, Any]
+    frame: Any,
+    made: dict[Any, Origin],
+    path: str,
+    switches: dict[str, bool],
+    options: dict[str, Any],
 ) -> tuple[Run, set[str], str | None]:
     """Return a run for the folder, its files, and the dead run that it takes over."""
     ignores_order = options.get("ignore_divisions", False)
@@ -178,7 +186,7 @@ def _checked(
     if overwrite:
         require_not_read(frame, run)
     if append and present:
-        require_same_origin(path, last_schema(run.fs, run.path, present), frame)
+        require_same_origin(path, last_schema(run.fs, run.path, present), made, frame)
         if not ignores_order:
             require_order(frame, run, present)
     return run, present, dead

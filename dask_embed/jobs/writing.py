@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
@@ -20,6 +21,7 @@ from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import (
     EXTENSIONS,
     METADATA_KEY,
+    READERS,
     UNFINISHED,
     Run,
     data_files,
@@ -33,8 +35,6 @@ from dask_embed.jobs.origin import require_same_types
 
 # Dask's name of an index without one, as a column of a file.
 _NO_NAME = "__null_dask_index__"
-# Footers of files that are read at a time.
-_READERS = 16
 
 
 class WritingEngine(VectorEngine):
@@ -57,7 +57,7 @@ class WritingEngine(VectorEngine):
         written = last_schema(fs, path, data_files(fs, path))
         require_same_types(path, written, df)
         # Dask compares names of types, and that of nested columns is ``object`` in files.
-        named = df.astype(dict.fromkeys(nested_types(df), object))
+        named = df.astype({**dict.fromkeys(nested_types(df), object), **_text_types(df, written)})
         # The schema is that of the frame as it is.
         schema = started[-1]["schema"]
         try:
@@ -89,6 +89,26 @@ class WritingEngine(VectorEngine):
         for each in written:
             each["meta"].set_file_path(filename)
         return written
+
+
+def _text_types(frame: Any, written: pa.Schema) -> dict[str, str]:
+    """Return the types that files name for columns of text: pandas has several for the same values.
+
+    Those of operators are ``str``, and what Dask reads from files are ``string``.
+    """
+    columns = (written.pandas_metadata or {}).get("columns", ())
+    named = {each["name"]: each["numpy_type"] for each in columns}
+    return {
+        name: named[name]
+        for name, dtype in frame.dtypes.items()
+        if isinstance(dtype, pd.StringDtype)
+        and name in named
+        and _is_text(written.field(name).type)
+    }
+
+
+def _is_text(dtype: pa.DataType) -> bool:
+    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
 
 
 def _require_folder_names(partition: Any, columns: Iterable[str]) -> None:
@@ -172,7 +192,7 @@ def _require_ours(run: Run, present: set[str], unfinished: Iterable[str]) -> Non
     unknown = sorted(
         file for file in present if not is_part(file) and file.rpartition("/")[2] not in named
     )
-    with ThreadPoolExecutor(_READERS) as readers:
+    with ThreadPoolExecutor(READERS) as readers:
         origins = readers.map(lambda file: read_origin(run.fs, f"{run.path}/{file}"), unknown)
         foreign = [file for file, origin in zip(unknown, origins, strict=True) if not origin]
     if foreign:

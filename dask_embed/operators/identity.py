@@ -49,9 +49,9 @@ def told_fields(operator: Any) -> dict[str, Any]:
     return told
 
 
-def defaults(operator: Any) -> dict[str, Any]:
+def defaults(operator: type) -> dict[str, Any]:
     """Return the default of each field that counts, which files say nothing of if it is new."""
-    left_out = incidental(type(operator))
+    left_out = incidental(operator)
     return {
         field.name: plain(field.default)
         for field in dataclasses.fields(operator)
