@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-import inspect
 import keyword
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dask_embed import operators
-from dask_embed._validation import boolean, known_options, shown
+from dask_embed._validation import boolean, meant, shown
 from dask_embed.operators import ColumnOperator
 
 Operator = TypeVar("Operator", bound=type[ColumnOperator])
+
+# What tasks and methods of sentence-transformers and transformers' pipelines are called here.
+_ELSEWHERE = {
+    **dict.fromkeys(("encode", "feature_extraction", "embeddings"), "embed"),
+    **dict.fromkeys(("text_classification", "sentiment", "predict"), "classify"),
+    **dict.fromkeys(("zero_shot", "zero_shot_classification"), "classify_zero_shot"),
+    **dict.fromkeys(("ner", "token_classification", "entities"), "classify_tokens"),
+    **dict.fromkeys(("question_answering", "qa"), "answer"),
+    **dict.fromkeys(("rank", "cross_encode"), "rerank"),
+    **dict.fromkeys(("summarize", "translate", "text_generation", "chat"), "generate"),
+}
 
 
 class FrameAccessor:
@@ -21,12 +31,18 @@ class FrameAccessor:
         self._frame = frame
 
     def _append(self, operator: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        """Apply an operator, after a check of the names of its options."""
-        parameters = inspect.signature(operator).parameters.values()
-        if all(each.kind is not each.VAR_KEYWORD for each in parameters):
-            name = getattr(operator, "__name__", str(operator))
-            known_options(name, options, [each.name for each in parameters])
+        """Apply an operator; it refuses options that it does not have."""
         return operator(*args, **options)(self._frame)
+
+    def __getattr__(self, name: str) -> Any:
+        """Say which methods there are, for one that there is not."""
+        methods = [each for each in dir(type(self)) if not each.startswith("_")]
+        told = f"{meant(name, methods)}; its methods are {', '.join(methods)}"
+        if name == "to_parquet":
+            told = " here; give it a Dask DataFrame, as dask.dataframe.from_pandas makes"
+        elif name in _ELSEWHERE:
+            told = f"; use {_ELSEWHERE[name]}"
+        raise AttributeError(f".ml has no method {name!r}{told}")
 
     def embed(self, column: str = "text", *, model: Any, **options: Any) -> Any:
         """Append one embedding vector per text; lazy on a Dask DataFrame.

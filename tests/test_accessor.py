@@ -45,6 +45,21 @@ def test_unknown_options(method: str, operator: str) -> None:
     assert "self" not in named
 
 
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("embedd", r"did you mean 'embed'\?\); its methods are answer, "),
+        ("encode", "use embed"),
+        ("ner", "use classify_tokens"),
+        ("to_parquet", "Dask DataFrame"),
+        ("__array__", "its methods are"),
+    ],
+)
+def test_unknown_methods(method: str, says: str) -> None:
+    with pytest.raises(AttributeError, match=rf"^\.ml has no method '{method}'.*{says}"):
+        getattr(FRAME.ml, method)
+
+
 def test_a_column_that_is_misspelt() -> None:
     with pytest.raises(TypeError, match=r"'colum' \(did you mean 'column'\?\)"):
         FRAME.ml.embed("text", model="not there", colum="t")

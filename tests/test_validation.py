@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,7 +11,7 @@ import pandas as pd
 import pytest
 
 import dask_embed as de
-from dask_embed import _validation
+from dask_embed import _options, _validation
 from dask_embed._validation import shown
 
 
@@ -89,11 +91,16 @@ def test_sequences_of_strings_become_tuples() -> None:
         ("token", "HF_TOKEN"),
         ("output_value", "pooling='none'"),
         ("padding", "padding changes no result"),
+        ("hf_token", "HF_TOKEN"),
+        ("load_in_8bit", "model=dask_embed.Model(name, quantization=...)"),
+        ("sort_by_length", "rows keep their order"),
     ],
 )
 def test_options_of_other_libraries_are_told_ours(option: str, says: str) -> None:
     with pytest.raises(TypeError, match=f"Embedder has no option '{option}'; ") as caught:
-        _validation.known_options("Embedder", [option], ["truncate_dim", "normalize", "output"])
+        _options.known_options(
+            "Embedder", [option], ["model", "truncate_dim", "normalize", "output"]
+        )
     assert says in str(caught.value)
     assert "its options are" not in str(caught.value)
 
@@ -105,18 +112,44 @@ def test_options_of_other_libraries_are_told_ours(option: str, says: str) -> Non
         ("max_tokens", ["max_length"], "max_length"),
         ("chunk_overlap", ["max_tokens", "overlap"], "overlap"),
         ("doc_stride", ["max_length", "stride"], "stride"),
+        ("model_identifier", ["model", "column"], "model"),
+        ("text_field", ["model", "column"], "column"),
+        ("embedding_field", ["output"], "output"),
+        ("torch_dtype", ["dtype"], "dtype"),
     ],
 )
 def test_an_option_is_told_the_one_that_the_operator_has(
     option: str, allowed: list[str], ours: str
 ) -> None:
     with pytest.raises(TypeError, match=f"; the option is called {ours}$"):
-        _validation.known_options("Operator", [option], allowed)
+        _options.known_options("Operator", [option], allowed)
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda: de.Embedder("no/model", device="cuda"), "say it of the model"),
+        (lambda: de.Embedder("no/model", colum="text"), "did you mean 'column'"),
+        (lambda: de.Chunker("no/model", chunk_size=9), "the option is called max_tokens"),
+        (lambda: de.LinearHead("no file", device="cpu"), "its options are"),
+        (lambda: de.Model("no/model", torch_dtype="float16"), "the option is called dtype"),
+        (lambda: de.Model("no/model", hf_token="x"), "HF_TOKEN"),
+        (lambda: de.Classifier("no/model", candidate_labels=["a"]), "ZeroShotClassifier"),
+    ],
+)
+def test_classes_tell_their_options(call: Callable[[], Any], says: str) -> None:
+    with pytest.raises(TypeError, match=r"has no option '\w+'") as caught:
+        call()
+    assert says in str(caught.value)
+
+
+def test_options_of_the_model_are_options_of_it() -> None:
+    assert set(_options._OF_MODEL) <= {field.name for field in dataclasses.fields(de.Model)}
 
 
 def test_a_misspelt_option_is_meant() -> None:
     with pytest.raises(TypeError, match="did you mean 'normalize'") as caught:
-        _validation.known_options("Embedder", ["normalise"], ["truncate_dim", "normalize"])
+        _options.known_options("Embedder", ["normalise"], ["truncate_dim", "normalize"])
     assert "its options are truncate_dim, normalize" in str(caught.value)
 
 

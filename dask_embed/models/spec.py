@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dask_embed._options import NamedOptions
 from dask_embed._secrets import refuse_secrets
 from dask_embed._validation import booleans, non_empty_string, one_of, shown
 from dask_embed.models.options import (
@@ -27,7 +28,7 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
-class Model:
+class Model(NamedOptions):
     """Name a checkpoint and how it is loaded; a plain value that any process can load again.
 
     Parameters

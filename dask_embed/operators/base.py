@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed import config
+from dask_embed._options import NamedOptions
 from dask_embed._validation import booleans, column_name, meant, non_empty_string, one_of, shown
 from dask_embed.columns import (
     Result,
@@ -42,7 +43,7 @@ _WRITTEN = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FrameOperator(abc.ABC):
+class FrameOperator(NamedOptions, abc.ABC):
     """A function from a dataframe to another one with more columns: checks, errors, Dask token.
 
     Parameters
@@ -113,7 +114,7 @@ class FrameOperator(abc.ABC):
     def apply(self, partition: Any) -> Any:
         """Run on one pandas or cuDF partition; `__call__` without the checks."""
 
-    def prepare(self) -> None:  # noqa: B027 - most operators need nothing
+    def prepare(self) -> None:
         """Import what `apply` and `rehearse` take, before threads do: by default nothing."""
 
     def resolved(self) -> dict[str, Any]:
@@ -139,7 +140,7 @@ class FrameOperator(abc.ABC):
         """
         return None
 
-    def rehearse(self) -> None:  # noqa: B027 - there may be nothing to try
+    def rehearse(self) -> None:
         """Raise ValueError where no row could be used, whatever it holds, if small files tell."""
 
     def check_column(self, series: Any) -> None:

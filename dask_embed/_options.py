@@ -1,0 +1,113 @@
+"""Names of arguments: which ones a class has, and what other libraries call them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
+
+from dask_embed._validation import meant, shown
+
+# Options that are said of the model, not of an operator.
+_OF_MODEL = (
+    *("device", "dtype", "autocast", "attention", "compile", "revision", "trust_remote_code"),
+    *("allow_pickle", "cache_dir", "local_files_only", "model_kwargs", "adapter", "quantization"),
+    *("device_map", "max_memory", "offload_folder", "tokenizer", "factory"),
+)
+# What options of sentence-transformers, transformers' pipelines, NeMo Curator and Hub clients are
+# called here, the first that the operator has ...
+_CALLED = {
+    **dict.fromkeys(("dimensions",), ("truncate_dim",)),
+    **dict.fromkeys(("normalize_embeddings",), ("normalize",)),
+    **dict.fromkeys(("max_seq_length", "max_sequence_length"), ("max_length",)),
+    **dict.fromkeys(("max_tokens",), ("max_new_tokens", "max_length")),
+    **dict.fromkeys(("max_tokens_to_sample",), ("max_new_tokens",)),
+    **dict.fromkeys(("batch_size_tokens",), ("tokens_per_batch",)),
+    **dict.fromkeys(("model_inference_batch_size", "per_device_batch_size"), ("batch_size",)),
+    **dict.fromkeys(("embedding_pooling", "pooling_mode", "pooling_strategy"), ("pooling",)),
+    **dict.fromkeys(("text_field", "text_column", "input_column", "context"), ("column",)),
+    **dict.fromkeys(
+        ("embedding_field", "output_field", "output_column", "label_field"), ("output",)
+    ),
+    **dict.fromkeys(("score_field",), ("score",)),
+    **dict.fromkeys(("model_identifier", "model_name", "model_name_or_path"), ("model", "name")),
+    **dict.fromkeys(("candidate_labels",), ("labels",)),
+    **dict.fromkeys(("aggregation_strategy", "grouped_entities"), ("aggregation",)),
+    **dict.fromkeys(("handle_impossible_answer",), ("null_answer",)),
+    **dict.fromkeys(("max_answer_len",), ("max_answer_length",)),
+    **dict.fromkeys(("doc_stride", "chunk_overlap"), ("stride", "overlap")),
+    **dict.fromkeys(("chunk_size",), ("max_tokens",)),
+    **dict.fromkeys(("stop_strings", "stop_sequences"), ("stop",)),
+    **dict.fromkeys(("torch_dtype",), ("dtype",)),
+    **dict.fromkeys(("attn_implementation",), ("attention",)),
+    **dict.fromkeys(("cache_folder",), ("cache_dir",)),
+    **dict.fromkeys(("quantization_config", "load_in_8bit", "load_in_4bit"), ("quantization",)),
+}
+# ... or what does the same.
+_INSTEAD = {
+    **dict.fromkeys(
+        ("token", "use_auth_token", "hf_token", "api_key"),
+        "workers read HF_TOKEN of their environment",
+    ),
+    **dict.fromkeys(
+        ("return_all_scores", "return_scores"), "use top_k='all', or scores='name of a column'"
+    ),
+    **dict.fromkeys(
+        ("show_progress_bar", "show_progress", "progress_bar"),
+        "compute within 'with dask_embed.progress():'",
+    ),
+    "candidate_labels": "ZeroShotClassifier has labels of your own",
+    "truncation": "texts are cut at max_length, see on_long",
+    "padding": "batches are made of texts of about one length, padding changes no result",
+    **dict.fromkeys(
+        ("sort_by_length", "has_seq_order"),
+        "texts are sorted by length within a partition, and rows keep their order",
+    ),
+    **dict.fromkeys(
+        ("convert_to_numpy", "convert_to_tensor"),
+        "dask_embed.to_array gives a column as an array",
+    ),
+    "output_value": "pooling='none' gives the vectors of tokens",
+    **dict.fromkeys(("num_workers", "n_jobs"), "Dask's scheduler says how many partitions run"),
+    **dict.fromkeys(
+        ("length_penalty", "early_stopping", "num_return_sequences"),
+        "one text is written for a row, its beams as the checkpoint says",
+    ),
+}
+
+
+def known_options(name: str, given: Iterable[str], allowed: Sequence[str]) -> None:
+    """Raise TypeError unless all names of arguments are `allowed` for the function `name`.
+
+    Names of other libraries for the same thing are told ours.
+    """
+    for option in given:
+        if option in allowed:
+            continue
+        told = _ours(option, allowed)
+        close = "" if told else meant(option, allowed)
+        told = told or f"its options are {', '.join(allowed)}"
+        raise TypeError(f"{name} has no option {shown(option)}{close}; {told}")
+
+
+def _ours(option: str, allowed: Sequence[str]) -> str:
+    """Return what another library's option is called here, "" if that is not known."""
+    names = _CALLED.get(option, (option,))
+    for name in names:
+        if name in allowed:
+            return f"the option is called {name}"
+    for name in names:
+        if name in _OF_MODEL and "model" in allowed:
+            return f"say it of the model: model=dask_embed.Model(name, {name}=...)"
+    return _INSTEAD.get(option, "")
+
+
+class NamedOptions:
+    """Base of classes whose options are arguments by name: what else is given is told ours."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Self:
+        if options:  # none where an instance is unpickled
+            parameters = inspect.signature(cls).parameters.values()
+            if all(each.kind is not each.VAR_KEYWORD for each in parameters):
+                known_options(cls.__name__, options, [each.name for each in parameters])
+        return super().__new__(cls)
