@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections import OrderedDict
 from collections.abc import Container, Hashable, Iterable
 from typing import Protocol
 
 import numpy as np
+import zict
 
 from dask_embed.inference.stats import Meter
 from dask_embed.text.tokenization import TokenLists
 
 _DIGEST_BYTES = 16
-# What an entry takes besides its vector: digest, dictionary entry, array header.
-_ENTRY_BYTES = 400
+# What an entry takes besides its vector: digest, entries of the cache, array header.
+_ENTRY_BYTES = 480
 Key = tuple[Hashable, bytes]
 
 
@@ -80,9 +80,8 @@ class VectorCache:
 
     def __init__(self, most_bytes: int) -> None:
         self._most_bytes = most_bytes
-        self._bytes = 0
         self._lock = threading.Lock()
-        self._vectors: OrderedDict[Key, np.ndarray] = OrderedDict()
+        self._vectors: zict.LRU[Key, np.ndarray] = zict.LRU(most_bytes, {}, weight=_weight)
         self._owners: dict[Key, Claims] = {}
 
     def holds(self, vector_bytes: int) -> int:
@@ -90,21 +89,11 @@ class VectorCache:
         return self._most_bytes // (vector_bytes + _ENTRY_BYTES)
 
     def get(self, key: Key) -> np.ndarray | None:
-        with self._lock:
-            found = self._vectors.get(key)
-            if found is not None:
-                self._vectors.move_to_end(key)
-            return found
+        return self._vectors.get(key)
 
     def put(self, key: Key, vector: np.ndarray) -> None:
-        with self._lock:
-            if key in self._vectors:
-                return
+        if key not in self._vectors:
             self._vectors[key] = vector
-            self._bytes += vector.nbytes + _ENTRY_BYTES
-            while self._bytes > self._most_bytes:
-                _, oldest = self._vectors.popitem(last=False)
-                self._bytes -= oldest.nbytes + _ENTRY_BYTES
 
     def owner(self, key: Key, claims: Claims) -> Claims:
         """Return who computes a vector: whoever claimed it first, maybe these claims now."""
@@ -115,6 +104,10 @@ class VectorCache:
         with self._lock:
             for key in keys:
                 del self._owners[key]
+
+
+def _weight(key: Key, vector: np.ndarray) -> int:
+    return vector.nbytes + _ENTRY_BYTES
 
 
 class Claims:
