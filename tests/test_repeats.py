@@ -93,7 +93,7 @@ def test_without_a_cache_each_partition_runs_its_own(tiny_bert: str) -> None:
 def test_a_cache_that_is_too_small_loses_nothing(tiny_bert: str, room: int) -> None:
     """Each vector has 32 values; what is not kept runs again."""
     de.unload()
-    with dask.config.set({"embed.cached-vectors-bytes": room * (32 * 4 + 400)}):
+    with dask.config.set({"embed.cached-vectors-bytes": room * (32 * 4 + 480)}):
         frame = repeating().ml.embed(model=tiny_bert)
         out, count = ran(frame, scheduler="threads", num_workers=4)
     de.unload()
@@ -162,8 +162,8 @@ def test_a_partition_that_fails_does_not_hold_up_others(
 
 
 def test_the_oldest_go_first() -> None:
-    """The limit counts vectors and 400 bytes for each; using one keeps it."""
-    cache = VectorCache(3 * (8 + 400))
+    """The limit counts vectors and 480 bytes for each; using one keeps it."""
+    cache = VectorCache(3 * (8 + 480))
     assert cache.holds(8) == 3
     for number in range(3):
         cache.put(("kind", bytes([number])), np.full(2, number, np.float32))
