@@ -319,14 +319,35 @@ UNWRITABLE = {
     "type": ({"row_group_size": "x"}, "row_group_size"),
     "metadata": ({"custom_metadata": {"key": 1}}, "custom_metadata"),
     "our metadata": ({"custom_metadata": {b"dask_embed": b"{}"}}, "dask_embed"),
+    "list of metadata": ({"custom_metadata": ["a"]}, "custom_metadata must be a dictionary"),
+    "number for a compression": ({"compression": 5}, "compression"),
+    "storage": ({"storage_options": "x"}, "storage_options must be a dictionary"),
+    "computing": ({"compute_kwargs": 5}, "compute_kwargs must be a dictionary"),
+    "filesystem": ({"filesystem": "x"}, "there is no filesystem for"),
+    "truthy": ({"write_metadata_file": "no"}, "write_metadata_file must be True or False"),
+    "schema": ({"schema": "infr"}, "schema must be 'infer'"),
+    "schema of a column": ({"schema": {"id": int}}, "schema must map"),
+    "folders by a number": ({"partition_on": 1}, "partition_on must be a column"),
+    "folders by nothing there": ({"partition_on": ["Odd"]}, "did you mean 'odd'"),
+    "folders twice": ({"partition_on": ["odd", "odd"]}, "each column once"),
+    "folders of all": ({"partition_on": ("id", "v", "odd")}, "leave a column"),
+    "names by a text": ({"name_function": "x"}, "name_function must be a function"),
+    "names that are none": ({"name_function": lambda i: i}, r"got 0 for partition 0"),
+    "names of bytes": ({"name_function": lambda i: b"a.parquet"}, r"got b'a.parquet'"),
+    "one name": ({"name_function": lambda i: "a.parquet"}, "for the partitions 0 and 1"),
+    "names that fail": ({"name_function": lambda i: 1 // i}, "failed for partition 0: ZeroDiv"),
+    "names without a number": ({"name_function": lambda: "x"}, "failed for partition 0: TypeErr"),
+    "long names": ({"name_function": lambda i: f"{'x' * 300}{i}.parquet"}, "at most 255 bytes"),
+    "names with a folder": ({"name_function": lambda i: f"{i}/a.parquet"}, "end in one of"),
 }
 
 
 @pytest.mark.parametrize("case", UNWRITABLE)
 def test_what_cannot_be_written_is_told_before_any_row_is_computed(folder: str, case: str) -> None:
     options, named = UNWRITABLE[case]
-    with pytest.raises((TypeError, ValueError), match=named):
+    with pytest.raises((TypeError, ValueError), match=named) as caught:
         _frame(0, 6).ml.to_parquet(folder, compute=False, **options)
+    assert "\n" not in str(caught.value)
     assert not data_files(fsspec.url_to_fs(folder)[0], folder)
 
 
@@ -342,6 +363,65 @@ def test_a_path_names_one_folder(path: str, monkeypatch: Any, tmp_path: Path) ->
     with pytest.raises(ValueError, match=r"^path must name one folder"):
         _frame(0, 6).ml.to_parquet(path)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "path", [None, 5, b"out", ["out"], {}, True, " ", "a\0b", "\ud800"], ids=repr
+)
+def test_a_path_is_a_text(path: Any, monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises((TypeError, ValueError), match=r"^path (must|cannot)"):
+        _frame(0, 6).ml.to_parquet(path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("path", ["file", "file/out"])
+def test_a_file_is_no_folder(path: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(NotADirectoryError, match=r"file' is a file; choose another"):
+        _frame(0, 6).ml.to_parquet(tmp_path / path, overwrite=True, compute=False)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_an_unknown_protocol_names_the_path() -> None:
+    with pytest.raises(ValueError, match=r"no filesystem for \{'path': 'nosuch://a/b'\}: .*nosuch"):
+        _frame(0, 6).ml.to_parquet("nosuch://a/b")
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["a", None, "b"],
+        [1.0, None, 2.0],
+        pd.Categorical(["a", None, "b"]),
+        pd.array([1, None, 2], "Int64"),
+        pd.array([True, None, False], "boolean"),
+        pd.to_datetime(["2020-01-01", None, "2021-01-01"]),
+    ],
+    ids=["text", "number", "category", "nullable", "boolean", "date"],
+)
+def test_rows_without_a_folder_are_named(tmp_path: Path, values: Any) -> None:
+    """Readers give no such column back: Dask and Arrow fail on it."""
+    frame = pd.DataFrame({"id": range(3), "where": values}, index=["x", "y", "z"])
+    lazy = dd.from_pandas(frame, npartitions=1)
+    with pytest.raises(ValueError, match=r"1 rows of a partition have none \(index \['y'\]\)"):
+        lazy.ml.to_parquet(tmp_path / "out", partition_on="where")
+    assert _names(str(tmp_path / "out")) == []
+    filled = lazy.dropna(subset=["where"])
+    filled.ml.to_parquet(tmp_path / "out", partition_on="where")
+    assert _ids(str(tmp_path / "out")) == [0, 2]
+
+
+def test_a_delayed_write_is_optimized_by_its_own_method(folder: str) -> None:
+    job = _frame(0, 6).ml.to_parquet(folder, compute=False)
+    with pytest.raises(NotImplementedError, match=r"as it is, or take its own \.optimize\(\)"):
+        dask.optimize(job)
+    assert MARK not in _names(folder)
+    job.optimize().compute()
+    assert _ids(folder) == [*range(6)]
+    job.persist()
+    assert _ids(folder) == [*range(6)]
+    assert MARK not in _names(folder)
 
 
 @pytest.mark.parametrize("value", ["a/b", "../../outside", "50%2F"])

@@ -18,9 +18,15 @@ from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.io.utils import _is_local_fs
 
 from dask_embed._secrets import refuse_secrets
-from dask_embed._validation import boolean, shown
+from dask_embed._validation import shown, shown_error
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_files
+from dask_embed.jobs.arguments import (
+    checked_names,
+    folder_path,
+    require_arguments,
+    require_folder,
+)
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
 from dask_embed.jobs.failures import Counts, warn_of_failures
 from dask_embed.jobs.folder import Job, Run, data_files, next_place, require_whole
@@ -29,7 +35,6 @@ from dask_embed.jobs.origin import Origin, provenance, require_same_origin
 from dask_embed.jobs.write_expr import WriteParquet
 from dask_embed.jobs.writing import (
     WritingEngine,
-    checked_names,
     file_metadata,
     last_schema,
     new_run,
@@ -37,6 +42,7 @@ from dask_embed.jobs.writing import (
     require_options,
     require_order,
     require_room,
+    with_folder_names,
     writes_index,
 )
 
@@ -93,6 +99,8 @@ def to_parquet(
     FileExistsError
         If the folder holds Parquet files and neither `overwrite` nor `append` is given, if it
         holds some that this library did not write, or if another job is writing there.
+    NotADirectoryError
+        If there is a file where the folder is to be.
     ValueError
         If `append` is given and the last file has other columns or types, or says that another
         operator, model, revision or setting made a column or what it was computed from, or knows
@@ -111,14 +119,15 @@ def to_parquet(
     vectors dimension and pooling, for chunks their limit and boundaries, and the same of the
     columns that the operator read.
     """
-    refuse_secrets("custom_metadata", options.get("custom_metadata"))
-    path = _folder(path)
+    path = folder_path(path)
     if "engine" in options:
         raise TypeError("engine is no option: vectors are written by pyarrow; leave it out")
-    given = options.get("custom_metadata")
-    names, compute_kwargs = options.pop("name_function", None), options.pop("compute_kwargs", {})
     switches = {"overwrite": overwrite, "append": append, "repeat": repeat, "compute": compute}
     switches["write_index"] = write_index is None or write_index
+    require_arguments(frame, switches, options)
+    given = options.get("custom_metadata")
+    refuse_secrets("custom_metadata", given)
+    names, compute_kwargs = options.pop("name_function", None), options.pop("compute_kwargs", None)
     made = origins(frame)
     run, present, dead = _checked(frame, made, path, switches, options)
     append = append and bool(present)
@@ -127,6 +136,9 @@ def to_parquet(
     custom = file_metadata(run, provenance(made), options.pop("custom_metadata", None))
     if type(frame._meta).__module__.split(".")[0] == "cudf":
         frame = frame.map_partitions(to_host, meta=to_host(frame._meta))
+    if options.get("partition_on"):
+        # here, and not where files are written: there rows have lost their index
+        frame = frame.map_partitions(with_folder_names, options["partition_on"], meta=frame._meta)
     with readable_files():
         planned = dd.to_parquet(
             frame,
@@ -136,7 +148,7 @@ def to_parquet(
             compute=False,
             write_index=write_index,
             custom_metadata=custom,
-            name_function=names or run.part_name,
+            name_function=run.part_name,
             **options,
         )
     require_options(planned.expr.write_kwargs["schema"], _of_pyarrow(planned.expr), given)
@@ -146,16 +158,8 @@ def to_parquet(
     if not compute:
         return written
     # as at the line that called the accessor
-    warn_of_failures(_computed(written, job, compute_kwargs), path, stacklevel=4)
+    warn_of_failures(_computed(written, job, compute_kwargs or {}), path, stacklevel=4)
     return None
-
-
-def _folder(path: Any) -> str:
-    """Return a path as a text, if it can be that of a folder to write."""
-    folder = os.fspath(path)
-    if not folder or "*" in folder:
-        raise ValueError(f"path must name one folder, and hold no '*'; got {folder!r}")
-    return folder
 
 
 def _of_pyarrow(planned: Any) -> dict[str, Any]:
@@ -172,30 +176,37 @@ def _checked(
     options: dict[str, Any],
 ) -> tuple[Run, set[str], str | None]:
     """Return a run for the folder, its files, and the dead run that it takes over."""
-    ignores_order = options.get("ignore_divisions", False)
-    for name, value in {**switches, "ignore_divisions": ignores_order}.items():
-        boolean(name, value)
     overwrite, append, repeat = (switches[name] for name in ("overwrite", "append", "repeat"))
     if overwrite and append:
         raise ValueError("overwrite=True replaces what append=True adds to: give one of them")
     if repeat and not append:
         raise ValueError("repeat=True has no effect on what is not appended: add append=True")
-    run = new_run(frame, *_place(path, options))
+    fs, folder = _place(path, options)
+    require_folder(fs, folder)
+    run = new_run(frame, fs, folder)
     present = data_files(run.fs, run.path)
     dead = require_room(run, present, overwrite=overwrite, append=append, repeat=repeat)
     if overwrite:
         require_not_read(frame, run)
     if append and present:
         require_same_origin(path, last_schema(run.fs, run.path, present), made, frame)
-        if not ignores_order:
+        if not options.get("ignore_divisions", False):
             require_order(frame, run, present)
     return run, present, dead
 
 
 def _place(path: str, options: dict[str, Any]) -> tuple[Any, str]:
-    fs, folders, _, _ = VectorEngine.extract_filesystem(
-        path, options.get("filesystem"), {}, {}, options.get("storage_options")
-    )
+    """Return the filesystem of a path, and the path there."""
+    filesystem, storage = options.get("filesystem"), options.get("storage_options")
+    try:
+        fs, folders, _, _ = VectorEngine.extract_filesystem(path, filesystem, {}, {}, storage)
+    except (TypeError, ValueError, AttributeError, ImportError) as error:
+        told = {"filesystem": filesystem} if filesystem is not None else {}
+        kind = ImportError if isinstance(error, ImportError) else ValueError
+        raise kind(
+            f"there is no filesystem for {shown({'path': path, **told})}: {shown_error(error)}; "
+            "give storage_options=, or filesystem= of fsspec or pyarrow"
+        ) from error
     return fs, folders[0]
 
 
@@ -230,6 +241,7 @@ def _job(
         first = arguments["offset"]
         places = range(first, first + planned.frame.npartitions)
         named, empty = checked_names(name_function, places, set(before)), "all"
+        arguments["name_function"] = name_function
     job = Job(run, before, overwrite, named, dead, summarized)
     return job, WriteParquet(*arguments.values(), job, empty)
 

@@ -36,6 +36,13 @@ class WriteParquet(ToParquet):
         parts = WriteParts(*self.operands, Begin(self.job), *here)
         return End(parts, *self.operands[1:], *elsewhere)
 
+    def _layer(self) -> dict[Any, Any]:
+        # Dask would go on with any one of the tasks, such as that which begins the job.
+        raise NotImplementedError(
+            "dask.optimize makes graphs of plans as they are, and a write has none before it is "
+            "lowered: compute or persist it as it is, or take its own .optimize()"
+        )
+
 
 class Begin(Expr):
     """Marks the folder as the job's."""

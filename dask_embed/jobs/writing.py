@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -19,7 +19,6 @@ from fsspec.implementations.local import LocalFileSystem
 from dask_embed._validation import shown
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import (
-    EXTENSIONS,
     METADATA_KEY,
     READERS,
     UNFINISHED,
@@ -80,7 +79,6 @@ class WritingEngine(VectorEngine):
         **options: Any,
     ) -> Any:
         """Write a file; on a local disk it gets its name when it is whole, as in a store."""
-        _require_folder_names(df, partition_on or [])
         if partition_on or not isinstance(fs, LocalFileSystem):
             return super().write_partition(df, path, fs, filename, partition_on, *rest, **options)
         hidden = f".{filename}{UNFINISHED}{os.urandom(4).hex()}"
@@ -111,15 +109,31 @@ def _is_text(dtype: pa.DataType) -> bool:
     return pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
 
 
-def _require_folder_names(partition: Any, columns: Iterable[str]) -> None:
-    """Raise ValueError for values that readers would not get back from names of folders."""
+def with_folder_names(partition: Any, columns: list[str]) -> Any:
+    """Return a partition whose `columns` name folders, if readers get their values back from these.
+
+    Raises
+    ------
+    ValueError
+        If they would get others, or none.
+    """
     for column in columns:
-        for value in partition[column].dropna().unique():
+        values = partition[column]
+        null = values.isna()
+        if null.any():
+            labels = partition.index[null.to_numpy()].tolist()
+            raise ValueError(
+                f"partition_on names folders by the values of {column!r}, and {len(labels)} rows "
+                f"of a partition have none (index {shown(labels)}): readers would not get the "
+                "column back; give these rows a value (.fillna), or drop them"
+            )
+        for value in values.unique():
             if "/" in str(value) or "%" in str(value):
                 raise ValueError(
                     f"partition_on names folders by the values of {column!r}, where a value must "
                     f"not hold '/' or '%': readers would get another; got {shown(value)}"
                 )
+    return partition
 
 
 def require_options(
@@ -145,8 +159,15 @@ def require_options(
             )
     try:
         pq.write_table(schema.empty_table(), pa.BufferOutputStream(), **options)
-    except (TypeError, ValueError, OSError, pa.ArrowException) as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
+    except (
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        OSError,
+        pa.ArrowException,
+    ) as error:
+        kind = TypeError if isinstance(error, TypeError | AttributeError) else ValueError
         raise kind(
             f"to_parquet cannot write with {shown(options)} ({error}); it takes overwrite, append, "
             "repeat, write_index, compute, and what dask.dataframe.to_parquet and "
@@ -263,29 +284,6 @@ def file_metadata(run: Run, columns: dict[str, Any], custom: dict[str, str] | No
     """Return what files say beside their columns, as `custom_metadata` of Dask's writer."""
     told = {**columns, "frame": run.frame, "run": run.name}
     return {METADATA_KEY: json.dumps(told), **(custom or {})}
-
-
-def checked_names(
-    name_function: Callable[[int], str], places: Iterable[int], present: set[str]
-) -> tuple[str, ...]:
-    """Return the names of a user's function.
-
-    Raises
-    ------
-    ValueError
-        If there is a file of that name, or one that would not be read as a Parquet file.
-    """
-    names = tuple(name_function(place) for place in places)
-    taken = {file.rpartition("/")[2] for file in present}.intersection(names)
-    if taken:
-        raise ValueError(f"name_function gives {min(taken)!r}, a file that the folder holds")
-    for name in names:
-        if not name.endswith(EXTENSIONS) or "/" in name or name[0] in "._":
-            raise ValueError(
-                f"name_function must give names of files that end in one of {EXTENSIONS} and do "
-                f"not begin with '.' or '_', which readers skip; got {name!r}"
-            )
-    return names
 
 
 def last_file(files: Iterable[str]) -> str:

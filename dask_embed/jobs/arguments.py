@@ -1,0 +1,169 @@
+"""What `to_parquet` takes, checked before anything is read, computed or written."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import PurePath
+from typing import Any
+
+import pyarrow as pa
+from fsspec.implementations.local import LocalFileSystem
+
+from dask_embed._validation import boolean, meant, shown, shown_error, usable_text
+from dask_embed.jobs.folder import EXTENSIONS
+
+_LONGEST_NAME = 255  # bytes of the name of a file
+
+
+def folder_path(path: Any) -> str:
+    """Return a path as a text, if it can be that of one folder.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it cannot.
+    """
+    folder = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(folder, str):
+        raise TypeError(f"path must be the path of one folder, got {shown(path)}")
+    usable_text("path", folder)
+    if not folder.strip() or "*" in folder or "\0" in folder:
+        raise ValueError(f"path must name one folder, and hold no '*'; got {shown(folder)}")
+    return folder
+
+
+def require_folder(fs: Any, folder: str) -> None:
+    """Raise NotADirectoryError if there is a file where the folder is to be, or on the way there.
+
+    Parameters
+    ----------
+    fs : fsspec.AbstractFileSystem
+    folder : str
+        Without a protocol.
+    """
+    above = PurePath(folder).parents if isinstance(fs, LocalFileSystem) else ()
+    for each in (folder, *map(str, above)):
+        if fs.isfile(each):
+            raise NotADirectoryError(
+                f"path must be a folder, new or not, but {each!r} is a file; choose another"
+            )
+
+
+def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, Any]) -> None:
+    """Raise TypeError or ValueError for options of Dask's writer that are of no use to it.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame
+    switches : dict
+        Options that are True or False.
+    options : dict
+        What goes on to Dask. A single name in ``partition_on`` becomes a list.
+    """
+    ignores_order = options.get("ignore_divisions", False)
+    for name, value in {**switches, "ignore_divisions": ignores_order}.items():
+        boolean(name, value)
+    if options.get("write_metadata_file") is not None:
+        boolean("write_metadata_file", options["write_metadata_file"])
+    for name in ("storage_options", "compute_kwargs", "custom_metadata"):
+        value = options.get(name)
+        if value is not None and not isinstance(value, Mapping):
+            raise TypeError(f"{name} must be a dictionary, got {shown(value)}")
+    _require_schema(options.get("schema", "infer"))
+    names = options.get("name_function")
+    if names is not None and not callable(names):
+        raise TypeError(
+            "name_function must be a function from the number of a partition to the name of its "
+            f"file, got {shown(names)}"
+        )
+    if options.get("partition_on") is not None:
+        options["partition_on"] = _partition_columns(frame, options["partition_on"])
+
+
+def _require_schema(schema: Any) -> None:
+    if schema is None or isinstance(schema, pa.Schema):
+        return
+    if isinstance(schema, Mapping):
+        for column, dtype in schema.items():
+            if not isinstance(column, str) or not isinstance(dtype, pa.DataType):
+                raise TypeError(
+                    "schema must map names of columns to types of pyarrow, got "
+                    f"{shown({column: dtype})}"
+                )
+    elif not isinstance(schema, str) or schema != "infer":
+        raise TypeError(
+            "schema must be 'infer', a pyarrow.Schema, a dictionary from columns to types, or "
+            f"None; got {shown(schema)}"
+        )
+
+
+def _partition_columns(frame: Any, given: Any) -> list[str]:
+    names = [given] if isinstance(given, str) else given
+    if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"partition_on must be a column or a list of columns, got {shown(given)}")
+    columns = list(frame.columns)
+    for name in names:
+        if name not in columns:
+            raise ValueError(
+                f"partition_on names the column {name!r}, which the frame has not"
+                f"{meant(name, columns)}; its columns are {shown(columns)}"
+            )
+    if len(set(names)) < len(names):
+        raise ValueError(f"partition_on must name each column once, got {shown(given)}")
+    if len(names) == len(columns):
+        raise ValueError(
+            f"partition_on must leave a column to write, and {shown(names)} are all of the frame"
+        )
+    return list(names)
+
+
+def checked_names(
+    name_function: Callable[[int], Any], places: Iterable[int], present: set[str]
+) -> tuple[str, ...]:
+    """Return the names of a user's function.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it fails, gives a name twice or that of a file which is there, or one that would not be
+        read as a Parquet file.
+    """
+    taken = {file.rpartition("/")[2] for file in present}
+    names: dict[str, int] = {}
+    for place in places:
+        name = _file_name(name_function, place)
+        if name in taken:
+            raise ValueError(f"name_function gives {name!r}, a file that the folder holds")
+        if name in names:
+            raise ValueError(
+                f"name_function must give each partition a name of its own, but gives {name!r} for "
+                f"the partitions {names[name]} and {place}"
+            )
+        names[name] = place
+    return tuple(names)
+
+
+def _file_name(name_function: Callable[[int], Any], place: int) -> str:
+    try:
+        name = name_function(place)
+    except Exception as error:
+        raise ValueError(
+            f"name_function failed for partition {place}: {shown_error(error)}"
+        ) from error
+    if not isinstance(name, str):
+        raise TypeError(
+            f"name_function must give the name of a file, such as 'part-{place}.parquet'; got "
+            f"{shown(name)} for partition {place}"
+        )
+    usable_text("what name_function gives", name)
+    if len(name.encode()) > _LONGEST_NAME:
+        raise ValueError(
+            f"name_function must give names of at most {_LONGEST_NAME} bytes, got {shown(name)}"
+        )
+    if not name.endswith(EXTENSIONS) or set(name) & {"/", "\0"} or name[0] in "._":
+        raise ValueError(
+            f"name_function must give names of files that end in one of {EXTENSIONS} and do "
+            f"not begin with '.' or '_', which readers skip; got {name!r}"
+        )
+    return name
