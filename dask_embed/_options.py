@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import inspect
-from collections.abc import Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ParamSpec, Self, TypeVar
 
 from dask_embed._validation import meant, shown
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 # Options that are said of the model, not of an operator.
 _OF_MODEL = (
@@ -99,11 +104,52 @@ def _ours(option: str, allowed: Sequence[str]) -> str:
     for name in names:
         if name in _OF_MODEL and "model" in allowed:
             return f"say it of the model: model=dask_embed.Model(name, {name}=...)"
-    return _INSTEAD.get(option, "")
+    return _INSTEAD.get(option) or _of_operator(names, allowed)
+
+
+def _of_operator(names: Sequence[str], allowed: Sequence[str]) -> str:
+    """Return where an option is said that is given to a model instead, "" where there is none."""
+    from dask_embed import Model, operators
+
+    if [*allowed] != _fields(Model):
+        return ""
+    for operator in operators.__all__:
+        for name in names:
+            if name in _fields(getattr(operators, operator)):
+                return f"say it of the operator: dask_embed.{operator}(model, {name}=...)"
+    return ""
+
+
+def _fields(kind: Any) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def named_options(function: Callable[P, R]) -> Callable[P, R]:
+    """Let a function tell its options where one of another name is given, as `NamedOptions`."""
+    names = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **options: P.kwargs) -> R:
+        known_options(function.__name__, options, names)
+        return function(*args, **options)
+
+    return checked
+
+
+class _OfConstructor:
+    """The signature of a class, which `inspect` may otherwise take from ``__new__``."""
+
+    def __get__(self, instance: Any, owner: Any) -> inspect.Signature:
+        if instance is not None:
+            raise AttributeError("__signature__")  # of what an instance does when it is called
+        signature = inspect.signature(owner.__init__)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 class NamedOptions:
     """Base of classes whose options are arguments by name: what else is given is told ours."""
+
+    __signature__ = _OfConstructor()
 
     def __new__(cls, *args: Any, **options: Any) -> Self:
         if options:  # none where an instance is unpickled

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dask_embed import operators
+from dask_embed._options import named_options
 from dask_embed._validation import boolean, meant, shown
 from dask_embed.operators import ColumnOperator
 
@@ -269,6 +270,7 @@ class DaskAccessor(FrameAccessor):
         return to_parquet(self._frame, path, **options)
 
 
+@named_options
 def register_operator(name: str, operator: Operator) -> Operator:
     """Add an operator of one's own as the method ``.ml.<name>`` of all dataframes.
 

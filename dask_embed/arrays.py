@@ -7,6 +7,7 @@ from typing import Any
 import dask
 import pandas as pd
 
+from dask_embed._options import named_options
 from dask_embed._validation import positive_integer
 from dask_embed.columns import vectors_to_array
 from dask_embed.columns.arrays import array_of, dimension_of
@@ -15,6 +16,7 @@ from dask_embed.columns.types import vector_dimension
 from dask_embed.expr import OperatorRows
 
 
+@named_options
 def to_array(series: Any, dimension: int | None = None) -> Any:
     """Return a vector column as an array of shape (rows, dimension); lazy for Dask.
 

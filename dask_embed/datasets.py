@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 
+from dask_embed._options import named_options
 from dask_embed._validation import positive_integer
 
 COLUMNS = ("package", "module", "name", "kind", "text")
@@ -36,6 +37,7 @@ def minilm() -> str:
     return str(get_model_path())
 
 
+@named_options
 def docstrings(
     packages: Sequence[str] | None = None, *, rows: int | None = None, npartitions: int = 8
 ) -> Any:

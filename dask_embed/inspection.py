@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
+from dask_embed._options import named_options
 from dask_embed._validation import one_of, shown
 from dask_embed.models.spec import Model
 
@@ -89,6 +90,7 @@ class ModelDescription:
         return "\n".join(f"{name:17} {value}" for name, value in values.items())
 
 
+@named_options
 def describe_model(model: str | Path | Model, task: str | None = None) -> ModelDescription:
     """Load a model in this process and return how it runs here.
 
@@ -193,6 +195,7 @@ def _tokenizer_kind(runner: Runner, checkpoint: Checkpoint) -> str:
     return "as transformers calls it, one thread"
 
 
+@named_options
 def stats(client: Any = None) -> pd.DataFrame:
     """Return what operators have done, one row per partition they ran on.
 
@@ -225,7 +228,7 @@ def stats(client: Any = None) -> pd.DataFrame:
         for address, answer in answers(client, _process_records, "stats").items():
             if isinstance(answer, BaseException):
                 problem = f"the statistics of worker {address} are left out: {answer!r}"
-                warnings.warn(problem, stacklevel=2)
+                warnings.warn(problem, stacklevel=3)
             else:
                 process, records = answer
                 found.setdefault(process, (address, records))

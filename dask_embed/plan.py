@@ -21,6 +21,7 @@ from dask.dataframe.dask_expr._expr import (
 from dask.dataframe.dask_expr.io.io import IO
 from dask.utils import funcname
 
+from dask_embed._options import named_options
 from dask_embed._validation import shown, text_file
 from dask_embed.chunk_expr import ChunkRows, End
 from dask_embed.columns.frames import require_frame
@@ -31,6 +32,7 @@ from dask_embed.operators.late_chunks import LateChunkEmbedder
 from dask_embed.operators.together import Together, parts_of
 
 
+@named_options
 def explain(frame: Any, file: TextIO | None = None) -> None:
     """Print what will run: the steps in order, which models, over which rows and columns.
 

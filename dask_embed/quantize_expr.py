@@ -11,6 +11,7 @@ from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._expr import Blockwise, Expr, Filter, Index, Projection
 from dask.dataframe.dask_expr._reductions import TreeReduce
 
+from dask_embed._options import named_options
 from dask_embed._validation import column_name, one_of, shown
 from dask_embed.arrays import lazy_dimension, to_array
 from dask_embed.columns.frames import is_dask_frame, require_frame, require_series
@@ -29,6 +30,7 @@ from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.embedder import Embedder
 
 
+@named_options
 def quantize(frame: Any, column: str, precision: str, *, ranges: Any = None) -> Any:
     """Store a vector column in a smaller number type; lazy for Dask.
 
@@ -88,6 +90,7 @@ def quantize(frame: Any, column: str, precision: str, *, ranges: Any = None) -> 
     return quantize_lazily(frame, ranges, column, precision)
 
 
+@named_options
 def calibration_ranges(series: Any) -> np.ndarray:
     """Return lowest and highest value of each dimension of a vector column; computes for Dask.
 

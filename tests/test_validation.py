@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -134,6 +135,10 @@ def test_an_option_is_told_the_one_that_the_operator_has(
         (lambda: de.LinearHead("no file", device="cpu"), "its options are"),
         (lambda: de.Model("no/model", torch_dtype="float16"), "the option is called dtype"),
         (lambda: de.Model("no/model", hf_token="x"), "HF_TOKEN"),
+        (lambda: de.Model("no/model", pooling="mean"), "dask_embed.Embedder(model, pooling=...)"),
+        (lambda: de.Model("no/model", max_seq_length=9), "(model, max_length=...)"),
+        (lambda: de.describe_model("no/model", device="cpu"), "say it of the model"),
+        (lambda: de.quantize(None, "a", "int8", range=0), "did you mean 'ranges'"),
         (lambda: de.Classifier("no/model", candidate_labels=["a"]), "ZeroShotClassifier"),
     ],
 )
@@ -145,6 +150,29 @@ def test_classes_tell_their_options(call: Callable[[], Any], says: str) -> None:
 
 def test_options_of_the_model_are_options_of_it() -> None:
     assert set(_options._OF_MODEL) <= {field.name for field in dataclasses.fields(de.Model)}
+
+
+@pytest.mark.parametrize("name", sorted({*de.__all__} - {"datasets", "unload", "read_parquet"}))
+def test_everything_public_tells_its_options(name: str) -> None:
+    """Before anything else, and with a signature that is still that of its own arguments."""
+    public = getattr(de, name)
+    names = list(inspect.signature(public).parameters)
+    assert names
+    assert not {"args", "options", "self"} & set(names)
+    with pytest.raises(TypeError, match=rf"^{name} has no option 'no_such'; its options are ") as e:
+        public(no_such=1)
+    assert str(e.value).endswith(", ".join(names))
+
+
+def test_an_operator_with_a_constructor_of_its_own_tells_its_options() -> None:
+    class Mine(de.Tokenizer):
+        def __init__(self, folder: str, *, speed: int = 1) -> None:
+            super().__init__(folder)
+
+    assert list(inspect.signature(Mine).parameters) == ["folder", "speed"]
+    with pytest.raises(TypeError, match=r"^Mine has no option 'sped' \(did you mean 'speed'\?\); "):
+        Mine("a", sped=2)
+    assert Mine("a", speed=2).model == de.Model("a")
 
 
 def test_a_misspelt_option_is_meant() -> None:

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 import dask
 
+from dask_embed._options import named_options
 from dask_embed._validation import integer_from_zero, text_file, usable_text
 from dask_embed.inspection import Process, answers, current_client, process_totals
 
@@ -27,6 +28,7 @@ _PATIENCE_SECONDS = 10.0
 
 
 @contextlib.contextmanager
+@named_options
 def progress(
     total: int | None = None,
     description: str = "rows",
