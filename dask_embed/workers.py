@@ -40,8 +40,11 @@ def warn_of_small_workers(footprint_of: Callable[..., Footprint | None]) -> None
         warnings.warn(_message(needed, f"{who} {_mib(limit)} MiB"), stacklevel=4)
 
 
-def warn_on_worker(model: Model, task: str, device: str) -> None:
-    """Warn, on a worker and its client, if the worker has too little memory for a model."""
+def make_room_on_worker(model: Model, task: str) -> None:
+    """Forget models that a worker ran before, if they leave too little memory for another.
+
+    Warns, on the worker and its client, if the worker has too little for this one alone.
+    """
     worker = _this_worker()
     limit = None if worker is None else worker.memory_manager.memory_limit
     usable = _usable(limit)
@@ -50,12 +53,17 @@ def warn_on_worker(model: Model, task: str, device: str) -> None:
     from distributed import warn
 
     from dask_embed import config
-    from dask_embed.inference.footprint import footprint
+    from dask_embed.inference.footprint import PROCESS, footprint
+    from dask_embed.models.registry import evict
 
-    kind = device.partition(":")[0]
+    kind = model.device.partition(":")[0]
     batches = worker.state.nthreads if kind == "cpu" else 1
     found = footprint(model, task, config.get("tokens-per-batch")[kind], batches)
-    if found is not None and found.process > usable:
+    if found is None:
+        return
+    while worker.monitor.get_process_memory() + found.process - PROCESS > usable and evict():
+        pass
+    if found.process > usable:
         warn(_message(found, f"worker {worker.address} has {_mib(limit)} MiB"))
 
 

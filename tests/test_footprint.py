@@ -6,7 +6,9 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
+import dask
 import dask.dataframe as dd
 import headed
 import pandas as pd
@@ -17,8 +19,10 @@ import transformers
 from clusters import cluster
 
 import dask_embed as de
+from dask_embed import workers
 from dask_embed.inference import footprint as footprints
 from dask_embed.inference.footprint import MIB, PROCESS, footprint
+from dask_embed.models import registry
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -125,6 +129,28 @@ def test_a_worker_warns_when_the_model_loads(
         lazy.compute()
     messages = [str(each.message) for each in caught]
     assert any(str(folder) in each and "has 20480 MiB" in each for each in messages)
+
+
+def test_a_worker_makes_room_for_another_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By forgetting what it ran before, the oldest first, and only as far as that is needed."""
+    model = de.Model(tiny.save("bert", tmp_path / "model"), device="cpu")
+    needed = footprint(model, "embed", 2048, 1)
+    assert needed is not None
+    held = ["old", "new"]
+    usable = needed.process + 150 * MIB  # beside one of the two, which take 100 MiB each
+    worker = SimpleNamespace(
+        address="inproc://1",
+        memory_manager=SimpleNamespace(memory_limit=usable / 0.8),
+        monitor=SimpleNamespace(get_process_memory=lambda: PROCESS + len(held) * 100 * MIB),
+        state=SimpleNamespace(nthreads=1),
+    )
+    monkeypatch.setattr(workers, "_this_worker", lambda: worker)
+    monkeypatch.setattr(registry, "evict", lambda: bool(held) and bool(held.pop(0)))
+    with dask.config.set({"embed.tokens-per-batch": {"cpu": 2048, "cuda": 2048}}):
+        workers.make_room_on_worker(model, "embed")
+    assert held == ["new"]
 
 
 # --------------------------------------------------------------------------------------- measured

@@ -268,3 +268,64 @@ def test_error_on_a_worker_names_the_row(client, tiny_bert):
     out = lazy(cut(frame, [2])).ml.embed(model=tiny_bert)
     with pytest.raises(ValueError, match=r"row 0 of the partition \(index 'y'\)"):
         out.compute(scheduler=client)
+
+
+# The registry
+
+
+def test_two_models_are_built_side_by_side() -> None:
+    """Each waits for the other to begin, so that one after the other would never end."""
+    meet = threading.Barrier(2, timeout=20)
+    every = registry.Registry()
+
+    def build(key: str) -> None:
+        every.get_or_build(key, meet.wait)
+
+    threads = [threading.Thread(target=build, args=(key,)) for key in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(every.held()) == ["a", "b"]
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    every = registry.Registry()
+    for key in ("a", "b", "c", "a"):
+        every.get_or_build(key, object)
+    assert every.evict()
+    assert every.held() == ["c", "a"]
+    assert [every.evict() for _ in range(3)] == [True, True, False]
+
+
+def test_only_models_are_counted(unloaded, tiny_bert):
+    """Not what is made of them, nor tokenizers and arrays of heads; all of it is forgotten."""
+    frame = pd.DataFrame({"text": ["one", "two"]})
+    vectors = de.Embedder(tiny_bert)(frame)
+    de.Tokenizer(tiny_bert)(frame)
+    de.Similarity({"a": np.ones(len(vectors.embedding[0]), "float32")})(vectors)
+    assert registry.parts.held()
+    assert de.unload() == 1
+    assert registry.parts.held() == []
+
+
+def test_memory_that_runs_out_while_a_model_loads(unloaded, tiny_bert, monkeypatch):
+    """What the process ran before makes room, once, and the load is tried again."""
+    frame = pd.DataFrame({"text": ["one", "two"]})
+    frame.ml.embed(model=tiny_bert)
+    real, tries = runner.load, []
+
+    def short(*arguments):
+        tries.append(len(registry.loaded()))
+        if tries[-1]:
+            raise MemoryError
+        return real(*arguments)
+
+    monkeypatch.setattr(runner, "load", short)
+    other = de.Model(tiny_bert, dtype="bfloat16")
+    assert len(frame.ml.embed(model=other)) == 2
+    assert tries == [1, 0]
+    de.unload()
+    monkeypatch.setattr(runner, "load", lambda *arguments: bytearray(2**62))
+    with pytest.raises(MemoryError):
+        frame.ml.embed(model=other)

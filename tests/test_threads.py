@@ -337,7 +337,7 @@ print(in_a_fork(embedded))
 held, done = threading.Event(), threading.Event()
 
 def hold():
-    with registry._lock:
+    with registry._models._lock, registry.parts._lock:
         held.set()
         done.wait()
 

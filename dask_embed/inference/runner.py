@@ -6,7 +6,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Hashable, Iterator
 from typing import Any, TypeVar
 
@@ -15,7 +14,7 @@ import torch
 
 from dask_embed import config
 from dask_embed.inference.forward import Forward
-from dask_embed.inference.memory import Budget
+from dask_embed.inference.memory import Budget, is_out_of_memory
 from dask_embed.inference.probe import NotPerTokenError, Verdict, judge, measure
 from dask_embed.inference.repeats import VectorCache
 from dask_embed.inference.task_head import TaskHead
@@ -28,12 +27,12 @@ from dask_embed.models.loading import (
     resolve_dtype,
 )
 from dask_embed.models.process import prepare_process
-from dask_embed.models.registry import get_or_build
+from dask_embed.models.registry import Registry, evict, get_or_build, loaded
 from dask_embed.models.spec import Model
 from dask_embed.models.vocabulary import Tables
 from dask_embed.text.encoding import types_single_texts
 from dask_embed.text.tokenization import TextTokenizer, TokenLists
-from dask_embed.workers import warn_on_worker
+from dask_embed.workers import make_room_on_worker
 
 T = TypeVar("T")
 
@@ -49,7 +48,14 @@ def runner_for(model: Model, task: str = "embed") -> Runner:
 
 
 def _build(model: Model, task: str) -> Runner:
-    warn_on_worker(model, task, model.device)
+    make_room_on_worker(model, task)
+    try:
+        return Runner(load(model, task))
+    except Exception as error:
+        if not is_out_of_memory(error) or not loaded():
+            raise
+    while evict():  # what this process ran before may be in the way
+        pass
     return Runner(load(model, task))
 
 
@@ -64,8 +70,7 @@ class Runner:
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
         self._forward = Forward(loaded)
-        self._tokenizers: dict[Hashable, Any] = {}
-        self._tokenizers_lock = threading.Lock()
+        self.kept = Registry()
         self.tables = Tables.of(loaded.model, loaded.task)
         self.head: TaskHead | None = None
         with self.session():
@@ -213,7 +218,6 @@ class Runner:
 
         Because limits are set on a tokenizer, users with different limits may not share one.
         """
-        with self._tokenizers_lock:
-            if key not in self._tokenizers:
-                self._tokenizers[key] = build(copy.deepcopy(self.loaded.tokenizer))
-            return self._tokenizers[key]
+        return self.kept.get_or_build(
+            ("tokenizer", key), lambda: build(copy.deepcopy(self.loaded.tokenizer))
+        )

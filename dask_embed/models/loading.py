@@ -6,6 +6,7 @@ import pickle
 import shutil
 from collections.abc import Collection
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakValueDictionary
 
@@ -42,8 +43,9 @@ _TORCH_DTYPES = {
 _COMPILERS = ("c++", "g++", "clang++")
 # Rows of a head that `embed` does not use; a checkpoint may leave them out.
 _UNUSED_WEIGHTS = ("pooler.",)
-# What adapters share while any of them, or the model without one, is loaded. Models are built
-# one at a time, under the lock of the registry.
+# What adapters share while any of them, or the model without one, is loaded. Weights are read one
+# model at a time: `from_pretrained` changes the default dtype and the initialization switches of
+# torch while it runs.
 _bases: WeakValueDictionary[tuple[Model, str], LoadedModel] = WeakValueDictionary()
 
 
@@ -104,13 +106,15 @@ def load(spec: Model, task: str = "embed") -> LoadedModel:
     """
     require_packages(spec)
     checkpoint = read_checkpoint(spec, weights=True)
-    if spec.adapter is not None:
-        return _load_adapted(checkpoint, spec, task)
-    loaded = _load_base(checkpoint, spec, task)
-    _require_complete(loaded)
-    if spec.factory is None:
-        _bases[_base_spec(spec), task] = loaded
-    return loaded
+    folder = None if spec.adapter is None else adapter_folder(spec, weights=True)[0]
+    with importing():  # nothing waits behind a download
+        if folder is not None:
+            return _load_adapted(checkpoint, folder, spec, task)
+        loaded = _load_base(checkpoint, spec, task)
+        _require_complete(loaded)
+        if spec.factory is None:
+            _bases[_base_spec(spec), task] = loaded
+        return loaded
 
 
 def _base_spec(spec: Model) -> Model:
@@ -119,8 +123,7 @@ def _base_spec(spec: Model) -> Model:
     return replace(bare, tokenizer=None, tokenizer_revision=None)
 
 
-def _load_adapted(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
-    folder, _ = adapter_folder(spec, weights=True)
+def _load_adapted(checkpoint: Checkpoint, folder: Path, spec: Model, task: str) -> LoadedModel:
     wanted = _base_spec(spec)
     if spec.merge_adapter:
         base = _load_base(checkpoint, replace(wanted, quantization=None), task)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dask_embed.inference.computations import require_wanted
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.pin import pinned
-from dask_embed.models.registry import get_or_build
+from dask_embed.models.registry import parts
 from dask_embed.models.sources import load_tokenizer
 from dask_embed.models.spec import Model
 
@@ -115,7 +115,7 @@ def own_tokenizer(model: Model, key: Hashable, build: Callable[[Any], T]) -> T:
         return build(tokenizer)
 
     revision = tokenizer_checkpoint(model).revision
-    return get_or_build(("tokenizer", model, revision, key), built)
+    return parts.get_or_build(("tokenizer", model, revision, key), built)
 
 
 @functools.lru_cache(maxsize=8)

@@ -363,8 +363,6 @@ class ModelOperator(ColumnOperator):
         return dataclasses.replace(encoded, rows=places[encoded.rows], failures=failures)
 
     def _loaded(self, runner: Runner) -> Any:
-        from dask_embed.models.registry import get_or_build
-
         if type(self).load is ModelOperator.load:
             return runner
-        return get_or_build((runner, self), lambda: self.load(runner))
+        return runner.kept.get_or_build(self, lambda: self.load(runner))

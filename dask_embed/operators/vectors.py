@@ -154,9 +154,9 @@ class VectorOperator(ColumnOperator):
         return scores
 
     def _loaded(self) -> tuple[np.ndarray, ...]:
-        from dask_embed.models.registry import get_or_build
+        from dask_embed.models.registry import parts
 
-        return get_or_build(self, self.parameters)
+        return parts.get_or_build(self, self.parameters)
 
     def _columns(self, scores: np.ndarray, valid: np.ndarray) -> dict[str, Result]:
         names = list(self.names())

@@ -14,7 +14,6 @@ from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.generation.text import Generated, TextGeneration
 from dask_embed.models.quantize import shared_with_copies
-from dask_embed.models.registry import get_or_build
 from dask_embed.text.tokenization import TokenLists
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ def engine_of(runner: Runner, name: str) -> Engine:
     runner : Runner
     name : {"auto", "transformers", "continuous"}
     """
-    return get_or_build((runner, "generation", name), lambda: _build(runner, name))
+    return runner.kept.get_or_build(("generation", name), lambda: _build(runner, name))
 
 
 def _build(runner: Runner, name: str) -> Engine:

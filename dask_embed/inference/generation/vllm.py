@@ -20,7 +20,7 @@ from dask_embed.models.checkpoint import read_checkpoint
 from dask_embed.models.loading import LoadedModel
 from dask_embed.models.modules import read_json
 from dask_embed.models.prepared import prepared
-from dask_embed.models.registry import get_or_build
+from dask_embed.models.registry import Registry, get_or_build
 from dask_embed.models.spec import Model
 from dask_embed.models.tokenizers import tokenizer_for
 from dask_embed.models.vocabulary import Tables
@@ -56,8 +56,7 @@ class VllmRunner(Runner):
             device=device,
             task="causal-lm",
         )
-        self._tokenizers = {}
-        self._tokenizers_lock = threading.Lock()
+        self.kept = Registry()
         self.tables = Tables(None)  # vLLM checks its own
         self.head = None
         self.verdict = Verdict(True, pads=False, reason="")

@@ -6,7 +6,6 @@ from dask_embed.inference.runner import Runner
 from dask_embed.inference.scoring.base import Scoring
 from dask_embed.inference.scoring.causal import CausalScoring
 from dask_embed.inference.scoring.seq2seq import Seq2SeqScoring
-from dask_embed.models.registry import get_or_build
 
 
 def scoring_of(runner: Runner) -> Scoring:
@@ -17,4 +16,4 @@ def scoring_of(runner: Runner) -> Scoring:
             return Seq2SeqScoring(runner)
         return CausalScoring(runner)
 
-    return get_or_build((runner, "scoring"), build)
+    return runner.kept.get_or_build("scoring", build)
