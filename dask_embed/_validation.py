@@ -80,14 +80,17 @@ def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     raise ValueError(f"{name} must be one of {choices}; got {shown(value)}{meant(value, allowed)}")
 
 
-def positive_integer(name: str, value: Any, *, allow_none: bool = True) -> None:
-    """Raise unless `value` is an integer above zero, or None where that is allowed."""
+def positive_integer(
+    name: str, value: Any, *, allow_none: bool = True, most: int = _LARGEST
+) -> None:
+    """Raise unless `value` is an integer from 1 to `most`, or None where that is allowed."""
     if value is None and allow_none:
         return
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be a positive integer, got {shown(value)}")
-    if not 1 <= value <= _LARGEST:
-        raise ValueError(f"{name} must be a positive integer, got {shown(value)}")
+    if not 1 <= value <= most:
+        kind = "a positive integer" if most == _LARGEST else f"from 1 to {most:,}"
+        raise ValueError(f"{name} must be {kind}, got {shown(value)}")
 
 
 def require_size(name: str, value: Any) -> None:

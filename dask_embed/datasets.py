@@ -16,6 +16,9 @@ import pandas as pd
 from dask_embed._options import named_options
 from dask_embed._validation import positive_integer
 
+# More would take minutes to plan, and no machine has as many files with docstrings.
+_MOST_PARTITIONS = 100_000
+
 COLUMNS = ("package", "module", "name", "kind", "text")
 
 
@@ -53,7 +56,7 @@ def docstrings(
         A sample of so many docstrings, public names first, the same on every run. All files
         are parsed to take it (about 2,000 docstrings a second), so name the packages.
     npartitions : int
-        Number of partitions.
+        Number of partitions, at most 100,000.
 
     Returns
     -------
@@ -65,12 +68,12 @@ def docstrings(
     Raises
     ------
     ValueError
-        If a package is not installed.
+        If a package is not installed, or a number is out of range.
     """
     import dask.dataframe as dd
 
     positive_integer("rows", rows)
-    positive_integer("npartitions", npartitions, allow_none=False)
+    positive_integer("npartitions", npartitions, allow_none=False, most=_MOST_PARTITIONS)
     files = _mixed(_source_files(packages))
     shares = [files[i::npartitions] for i in range(npartitions)]
     limits: list[int | None] = [None] * npartitions

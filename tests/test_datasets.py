@@ -45,3 +45,9 @@ def test_an_unknown_package_is_an_error() -> None:
         de.datasets.docstrings(["no-such-package"])
     with pytest.raises(ValueError, match="rows must be a positive integer, got 0"):
         de.datasets.docstrings(["dask"], rows=0)
+
+
+@pytest.mark.parametrize("number", [100_001, 10**9, 10**30])
+def test_more_partitions_than_can_be_planned_are_an_error(number: int) -> None:
+    with pytest.raises(ValueError, match="npartitions must be from 1 to 100,000, got 1"):
+        de.datasets.docstrings(["tqdm"], npartitions=number)

@@ -435,6 +435,7 @@ def test_errors_say_what_was_given() -> None:
         ({"top_p": 1.5}, "top_p must be above 0 and at most 1; got 1.5"),
         ({"min_p": -0.1}, "min_p must be at least 0 and at most 1; got -0.1"),
         ({"num_beams": 0}, "num_beams must be at least 1; got 0"),
+        ({"num_beams": 10**9}, "num_beams must be between 1 and 1024; got 1000000000"),
         ({"num_beams": 2, "do_sample": True}, "num_beams=2 is not supported"),
         ({"repetition_penalty": float("nan")}, "repetition_penalty must be above 0; got nan"),
         ({"stop": "end"}, "stop must be a sequence of strings, not 'end'"),

@@ -89,3 +89,12 @@ def test_a_head_of_its_own_needs_no_name(folders):
     """What a factory builds is not in the configuration of the checkpoint."""
     model = de.Model(folders("bert", None), factory=tiny.save, labels=("a", "b"))
     assert de.Classifier(model).types()
+
+
+@pytest.mark.parametrize("task", ["embed", "answer", "fill-mask", "causal-lm"])
+def test_labels_where_nothing_is_labelled_are_an_error(folders, task):
+    name = "llama" if task == "causal-lm" else "bert"
+    model = de.Model(folders(name, None if task == "embed" else task), labels=("a", "b"))
+    operator = {**OPERATORS, "embed": de.Embedder}[task](model)
+    with pytest.raises(ValueError, match=rf"labels=\('a', 'b'\) .* has no effect .* '{task}'"):
+        operator.types()

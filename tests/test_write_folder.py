@@ -649,9 +649,25 @@ def test_the_same_frame_is_appended_only_when_asked(folder: str) -> None:
     assert _ids(folder) == [*range(6), 6, 6, 7, 7, 8, 8]
 
 
-def test_repeating_without_appending_is_no_option(folder: str) -> None:
-    with pytest.raises(ValueError, match=r"repeat=True .* add append=True"):
-        _frame(0, 6).ml.to_parquet(folder, repeat=True)
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"repeat": True}, r"repeat=True .* add append=True"),
+        ({"ignore_divisions": True}, r"ignore_divisions=True .* add append=True"),
+        ({"overwrite": True, "ignore_divisions": True}, r"ignore_divisions=True .* append=True"),
+        (
+            {"compute": False, "compute_kwargs": {"scheduler": "sync"}},
+            r"compute_kwargs=.* has no effect with compute=False: give it to compute\(\)",
+        ),
+    ],
+    ids=str,
+)
+def test_an_option_without_effect_says_what_to_add(
+    folder: str, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ValueError, match=said):
+        _frame(0, 6).ml.to_parquet(folder, **options)
+    assert not os.path.exists(folder)
 
 
 def test_an_append_on_names_of_the_user_is_not_repeated(folder: str) -> None:

@@ -70,6 +70,7 @@ def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, A
         value = options.get(name)
         if value is not None and not isinstance(value, Mapping):
             raise TypeError(f"{name} must be a dictionary, got {shown(value)}")
+    _require_effect({**switches, **options})
     _require_schema(options.get("schema", "infer"))
     names = options.get("name_function")
     if names is not None and not callable(names):
@@ -79,6 +80,18 @@ def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, A
         )
     if options.get("partition_on") is not None:
         options["partition_on"] = _partition_columns(frame, options["partition_on"])
+
+
+def _require_effect(given: Mapping[str, Any]) -> None:
+    """Raise ValueError for an option that nothing reads without another."""
+    for name in ("repeat", "ignore_divisions"):
+        if given.get(name) and not given["append"]:
+            raise ValueError(f"{name}=True has no effect on what is not appended: add append=True")
+    if given.get("compute_kwargs") and not given["compute"]:
+        raise ValueError(
+            f"compute_kwargs={shown(given['compute_kwargs'])} has no effect with compute=False: "
+            "give it to compute() of the result"
+        )
 
 
 def _require_schema(schema: Any) -> None:

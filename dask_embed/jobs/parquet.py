@@ -179,8 +179,6 @@ def _checked(
     overwrite, append, repeat = (switches[name] for name in ("overwrite", "append", "repeat"))
     if overwrite and append:
         raise ValueError("overwrite=True replaces what append=True adds to: give one of them")
-    if repeat and not append:
-        raise ValueError("repeat=True has no effect on what is not appended: add append=True")
     fs, folder = _place(path, options)
     require_folder(fs, folder)
     run = new_run(frame, fs, folder)

@@ -16,7 +16,7 @@ from dask_embed.models.patterns import compiled_pattern, repeats_nest
 
 LARGEST_JSON = 256 << 20  # bytes; vocabularies have up to some 40 MiB
 MOST_STOP_STRINGS, MOST_STOP_CHARACTERS = 64, 2_000
-_MOST_LAYERS, _MOST_EXPERTS, _MOST_BEAMS, _MOST_RANK = 1024, 4096, 1024, 8192
+_MOST_LAYERS, _MOST_EXPERTS, MOST_BEAMS, _MOST_RANK = 1024, 4096, 1024, 8192
 _LARGEST_SIZE = 1 << 24  # of a vocabulary, a vector, a sequence
 # Names of sizes by which transformers makes modules and tensors.
 _SIZES = re.compile(r"size|dim|width|channels|heads|position|n_embd|n_inner|d_model|d_ff|labels")
@@ -90,7 +90,7 @@ def require_generation(written: dict[str, Any], source: str) -> None:
     stop = written.get("stop_strings")
     if stop is not None:
         require_stop_strings([stop] if isinstance(stop, str) else stop, f"{source}: stop_strings")
-    for name, most in (("num_beams", _MOST_BEAMS), ("num_return_sequences", _MOST_BEAMS)):
+    for name, most in (("num_beams", MOST_BEAMS), ("num_return_sequences", MOST_BEAMS)):
         value = written.get(name)
         if isinstance(value, int) and value > most:
             raise ValueError(f"{source} has {name}={shown(value)}; at most {most:,} can be run")

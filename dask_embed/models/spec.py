@@ -80,7 +80,7 @@ class Model(NamedOptions):
         installed; bitsandbytes runs on CPUs, too. It is kept as json text.
     device_map : str or mapping, optional
         ``"auto"``, another strategy of accelerate, or the device of each part (``{"": "cpu"}``):
-        for models larger than a GPU. `device` has no effect then.
+        for models larger than a GPU. `device` has to be left at ``"auto"`` then.
     offload_folder : str or Path, optional
         Where workers put weights for which neither GPUs nor memory have room; with `device_map`.
     max_memory : mapping, optional

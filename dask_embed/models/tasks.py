@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from dask_embed._validation import shown
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.libraries import importing
 from dask_embed.models.requirements import check_parts
@@ -39,7 +40,9 @@ TASKS = {
     "seq2seq-lm": Task("AutoModelForSeq2SeqLM"),
 }
 
-FACTORY_TASKS = ("classify", "classify-tokens")
+LABEL_TASKS = ("classify", "classify-tokens")
+# A factory's modules give logits of labels.
+FACTORY_TASKS = LABEL_TASKS
 
 # What peft writes as the task that an adapter was trained for.
 _ADAPTER_TASKS = {
@@ -71,6 +74,7 @@ def require_head(task: str, checkpoint: Checkpoint, model: Model) -> None:
     if model.factory is not None:
         _require_factory_task(task, model)
         return
+    _require_labels_of_use(task, model)
     if task == "embed" or model.trust_remote_code:
         return
     needed = TASKS[task]
@@ -145,6 +149,15 @@ def _require_factory_task(task: str, model: Model) -> None:
         raise ValueError(
             f"model {model.name!r} has a factory, whose modules give logits for "
             f"{' and '.join(map(repr, FACTORY_TASKS))}; the operator needs {task!r}"
+        )
+
+
+def _require_labels_of_use(task: str, model: Model) -> None:
+    if model.labels is not None and task not in LABEL_TASKS:
+        raise ValueError(
+            f"labels={shown(model.labels)} of dask_embed.Model has no effect for an operator that "
+            f"needs {task!r}; they name what {' and '.join(map(repr, LABEL_TASKS))} give: leave it "
+            "out here"
         )
 
 

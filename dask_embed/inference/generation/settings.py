@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from dask_embed._validation import shown
-from dask_embed.models.bounds import require_stop_strings
+from dask_embed.models.bounds import MOST_BEAMS, require_stop_strings
 
 # The fields that `model.generate` takes under the same name.
 _ARGUMENTS = (
@@ -84,14 +84,14 @@ class GenerationSettings:
     def __post_init__(self) -> None:
         _integer("max_new_tokens", self.max_new_tokens, 1)
         _integer("seed", self.seed, 0, 2**63 - 1)
-        for name, least in (
-            ("min_new_tokens", 0),
-            ("top_k", 0),
-            ("num_beams", 1),
-            ("no_repeat_ngram_size", 0),
+        for name, least, largest in (
+            ("min_new_tokens", 0, _MOST),
+            ("top_k", 0, _MOST),
+            ("num_beams", 1, MOST_BEAMS),
+            ("no_repeat_ngram_size", 0, _MOST),
         ):
             if getattr(self, name) is not None:
-                _integer(name, getattr(self, name), least)
+                _integer(name, getattr(self, name), least, largest)
         if self.do_sample is not None and not isinstance(self.do_sample, bool):
             raise TypeError(f"do_sample must be True, False or None, not {shown(self.do_sample)}")
         for name, zero, most in (
