@@ -23,7 +23,7 @@ from dask_embed.inference import lanes
 from dask_embed.inference.lengths import named_lengths
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.runner import Runner, runner_for
-from dask_embed.inference.state import ModelState, put_back
+from dask_embed.inference.state import ModelState
 from dask_embed.models.loading import load
 from dask_embed.text.tokenization import TokenLists
 
@@ -65,7 +65,7 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
     ),
     # frequencies that follow the longest text of a batch
     "phi3": ({**_DECODER, "rope_parameters": _ROPE, "hidden_size": 32}, "alone"),
-    # a mask of as many tokens as a text may have
+    # a mask of as many tokens as a text may have: rows of no more
     "gpt_neo": (
         {
             "hidden_size": 32,
@@ -74,10 +74,10 @@ CASES: dict[str, tuple[dict[str, Any], str]] = {
             "num_heads": 4,
             "max_position_embeddings": 160,
         },
-        "padded",
+        "packed",
     ),
     # rows of no more than its positions
-    "clip_text_model": ({**_SIZES, **_IDS, "max_position_embeddings": 77}, "padded"),
+    "clip_text_model": ({**_SIZES, **_IDS, "max_position_embeddings": 77}, "packed"),
     # no text of one token, and what it knows of the length of a text stays in the module
     "funnel": (
         {
@@ -262,6 +262,42 @@ def test_a_result_that_is_no_number_is_a_failed_row(tmp_path: Path, pooling: str
     assert "no finite number" in result["embedding_error"][1]
 
 
+def judged(folder: Path) -> tuple[Runner, list[int]]:
+    """Return a runner, and the length of every row that its transformer runs from now on."""
+    loaded, rows = load(de.Model(str(folder), device="cpu")), []
+    loaded.transformer.register_forward_pre_hook(
+        lambda _, args, given: rows.append(given["input_ids"].shape[1]), with_kwargs=True
+    )
+    return Runner(loaded), rows
+
+
+def test_a_model_that_packs_is_judged_with_one_pass_over_all_texts(tmp_path: Path) -> None:
+    """Loading takes no longer than that: each text alone, then all of them in a row."""
+    runner, rows = judged(save("bert", tmp_path, {**_SIZES, "max_position_embeddings": 512}))
+    assert runner.verdict.packed
+    assert rows == [11, 3, 7, 7, 1, 29]
+
+
+@pytest.mark.parametrize("kind", ["bert", "clip_text_model"])
+def test_rows_longer_than_positions_are_tried_when_one_is_wanted(kind: str, tmp_path: Path) -> None:
+    """BERT takes them; CLIP refuses, and gets its texts in several rows."""
+    settings = {"bert": {**_SIZES, "max_position_embeddings": 77}, "clip_text_model": None}[kind]
+    runner, rows = judged(save(kind, tmp_path, settings or CASES[kind][0]))
+    draw = np.random.default_rng(1)
+    tokens = TokenLists.of([draw.integers(5, 200, 30).tolist() for _ in range(4)])
+    model = transformers.AutoModel.from_pretrained(tmp_path).eval()
+    with torch.inference_mode():
+        ids = torch.from_numpy(np.asarray(tokens.values, np.int64)).reshape(4, 30)
+        expected = torch.cat([model(row[None]).last_hidden_state[0] for row in ids]).numpy()
+    assert max(rows) <= 77
+    rows.clear()
+    for _ in range(2):
+        assert_close(runner.token_vectors(tokens).numpy(), expected)
+    trial, *batches = rows
+    assert trial > 77
+    assert batches == ([120] * 2 if kind == "bert" else [60] * 4)
+
+
 # ------------------------------------------------------------------------------------- its parts
 def test_positions_of_texts() -> None:
     tokens = TokenLists.of([[7, 1, 8], [9], [1, 1, 5]])
@@ -306,9 +342,10 @@ def test_a_model_is_put_back() -> None:
     layer = model.inner
     state = ModelState(model)
     assert not state.changes()
-    with put_back(model):
-        model(3)
-        assert len(state.changes()) == 5
+    model(3)
+    assert len(state.changes()) == 5
+    state.restore()
+    assert not state.changes()
     assert (model.seen, model.last, model.total.tolist()) == ([], None, [0.0, 0.0])
     assert model.inner is layer
     assert not hasattr(model, "new")

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 
 from dask_embed.inference.attention import PACKED_ATTENTION, packed_batch
+from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.scoring.branches import BranchedTokens
-from dask_embed.inference.state import put_back
+from dask_embed.inference.state import ModelState
 from dask_embed.models.loading import LoadedModel, compiled
 from dask_embed.text.tokenization import TokenLists
 
@@ -33,8 +34,10 @@ class Forward:
     positions : Positions or None
         The position ids that the model was seen to give a text by itself. Without them nothing
         runs packed or padded on the left.
-    row : int or None
+    row : Row
         Most tokens of a packed row.
+    changes : list of str
+        What texts alone were seen to change in the model.
     gives_types : bool
         The tokenizer gives token types, and the model takes them.
 
@@ -52,7 +55,8 @@ class Forward:
         self._running = 0
         self._changed = threading.Condition()
         self.positions: Positions | None = None
-        self.row: int | None = None
+        self.row = Row()
+        self.changes: list[str] = []
         parameters = inspect.signature(self._model.forward).parameters
         self.takes_positions = "position_ids" in parameters
         self._takes_types = "token_type_ids" in parameters
@@ -81,12 +85,14 @@ class Forward:
 
         In several rows where one would be longer than the model takes.
         """
-        if self.row is None or len(tokens) == 1 or len(tokens.values) <= self.row:
-            return self._packed(tokens)
-        rows = [self._packed(tokens.take(part)) for part in _rows_of(tokens.lengths, self.row)]
-        return torch.cat(rows)
+        if len(tokens) == 1 or self.row.allows(len(tokens.values)):
+            return self.in_one_row(tokens)
+        assert self.row.longest is not None, "without a limit every row is allowed"
+        parts = _rows_of(tokens.lengths, self.row.longest)
+        return torch.cat([self.in_one_row(tokens.take(part)) for part in parts])
 
-    def _packed(self, tokens: TokenLists) -> torch.Tensor:
+    def in_one_row(self, tokens: TokenLists) -> torch.Tensor:
+        """Run the texts one after the other in one row, however long it is."""
         assert self.positions is not None, "a packed batch needs the model's positions"
         layout = tokens if isinstance(tokens, BranchedTokens) else None
         positions = self.positions.of(tokens)
@@ -191,10 +197,17 @@ class Forward:
             self._changed.wait_for(lambda: not self._running)
             if self._attention != self._padded_attention:
                 self._model.set_attn_implementation(self._padded_attention)
-            # weights in fewer bits, by libraries of their own, take their form with the first batch
-            quantized = getattr(self._loaded.model, "hf_quantizer", None) is not None
-            with contextlib.nullcontext() if quantized else put_back(self._loaded.model):
+            state = ModelState(self._loaded.model)
+            try:
                 yield
+            finally:
+                changes = state.changes()
+                self.changes = self.changes or changes
+                # weights in fewer bits, by libraries of their own, take their form with the first
+                # batch
+                quantized = getattr(self._loaded.model, "hf_quantizer", None) is not None
+                if changes and not quantized:
+                    state.restore()
 
     @contextlib.contextmanager
     def _attending_with(self, name: str) -> Iterator[None]:

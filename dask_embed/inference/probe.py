@@ -18,6 +18,7 @@ import torch
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.lengths import named_lengths, selected_tokens
 from dask_embed.inference.memory import Usage, is_out_of_memory, release
+from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.state import ModelState
 from dask_embed.models.loading import LoadedModel
@@ -55,8 +56,10 @@ class Verdict:
         Longest text for which batches were tried; longer ones run alone. None without a limit.
     pads, pads_left : bool
         Texts of different lengths may share a batch that is padded on the right, on the left.
+        Not tried where texts run packed.
     by_length : bool
         Texts of one length may share a batch; where not even they may, each text runs alone.
+        Not tried where texts run packed.
     keeps_state : bool
         A forward pass changes the model, which is put back after it: one text at a time.
     shortest : int
@@ -102,7 +105,7 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
     lengths, up_to = probed_lengths(loaded)
     with _exact(forward, loaded) as exact:
         tokens, alone, shortest, up_to = _texts(exact, loaded, lengths, up_to)
-        _require_sound(loaded, exact, tokens, alone)
+        _require_vectors(loaded, tokens, alone)
         verdict = _judge(exact, loaded, tokens, alone)
         forward.positions, forward.row = exact.positions, exact.row
     if verdict.packed and loaded.compute_dtype != torch.float32:
@@ -115,45 +118,97 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
 def _judge(
     forward: Forward, loaded: LoadedModel, tokens: TokenLists, alone: torch.Tensor
 ) -> Verdict:
+    """Try packed batches first: where they agree, every text was run again among others."""
+    tolerance = _tolerance(forward, tokens, alone)
+    rounded = loaded.compute_dtype != torch.float32
+    reason = None
+    if not forward.changes:
+        reason = _why_not_packed(forward, loaded, tokens, alone, tolerance)
+        if not reason and not rounded:
+            return Verdict(True)
+    _require_repeatable(forward, loaded, tokens, alone)
     changes = _changes(forward, loaded, tokens, alone)
     if changes:
-        reason = f"a forward pass changes the model ({changes[0]})"
-        return Verdict(False, pads=False, by_length=False, keeps_state=True, reason=reason)
-    tolerance = _tolerance(forward, tokens, alone)
+        why = f"a forward pass changes the model ({changes[0]})"
+        return Verdict(False, pads=False, by_length=False, keeps_state=True, reason=why)
+    if reason is None:
+        reason = _why_not_packed(forward, loaded, tokens, alone, tolerance)
 
-    def disagrees(run: Callable[[], torch.Tensor], expected: torch.Tensor = alone) -> str:
-        return _disagreement(run, expected, tolerance)
+    def agrees(run: Callable[[], torch.Tensor]) -> bool:
+        return not _disagreement(run, alone, tolerance)
 
-    forward.positions = _positions(forward, loaded, tokens, tolerance)
-    by_length = not disagrees(lambda: forward.equal_lengths(tokens))
-    pads = not disagrees(lambda: forward.padded(tokens, eager=True))
     left = forward.positions is not None
-    left = left and not disagrees(lambda: forward.padded(tokens, "left", eager=True))
-    verdict = Verdict(False, pads=pads, pads_left=left, by_length=by_length)
+    return Verdict(
+        packed=not reason,
+        pads=agrees(lambda: forward.padded(tokens, eager=True)),
+        pads_left=left and agrees(lambda: forward.padded(tokens, "left", eager=True)),
+        by_length=agrees(lambda: forward.equal_lengths(tokens)),
+        reason=reason,
+    )
+
+
+def _why_not_packed(
+    forward: Forward,
+    loaded: LoadedModel,
+    tokens: TokenLists,
+    alone: torch.Tensor,
+    tolerance: float,
+) -> str:
+    """Return why texts may not run packed, and find the positions of the model on the way."""
+
+    def tried(positions: Positions) -> str:
+        forward.positions = positions
+        reason = _disagreement(lambda: forward.in_one_row(tokens), alone, tolerance)
+        return reason and f"packed {reason}"
+
+    most, reason = Positions(), ""
     if loaded.spec.attention != "auto":
-        return replace(verdict, reason=f"attention={loaded.spec.attention!r} was asked for")
-    if not forward.takes_positions:
-        return replace(verdict, reason="its forward takes no position_ids")
+        reason = f"attention={loaded.spec.attention!r} was asked for"
+    elif not forward.takes_positions:
+        reason = "its forward takes no position_ids"
+    else:
+        packed = tried(most)
+        if not packed:
+            forward.row = _row(forward, loaded, tokens, alone, tolerance)
+            return ""
+    forward.positions = _positions(forward, loaded, tokens, alone, tolerance)
+    if reason or forward.positions == most:
+        return reason or packed
     if forward.positions is None:
-        return replace(verdict, reason="it numbers positions in a way of its own")
-    copies = _copies(forward, loaded, tokens)
-    row = tokens.take(np.tile(np.arange(len(tokens)), copies))
-    reason = disagrees(lambda: forward.packed(row), alone.repeat(copies, 1))
-    return replace(verdict, packed=not reason, reason=reason and f"packed {reason}")
+        return "it numbers positions in a way of its own"
+    packed = tried(forward.positions)
+    if not packed:
+        forward.row = _row(forward, loaded, tokens, alone, tolerance)
+    return packed
 
 
-def _copies(forward: Forward, loaded: LoadedModel, tokens: TokenLists) -> int:
-    """Return how often `tokens` make a row longer than the model has positions for a text.
+def _row(
+    forward: Forward,
+    loaded: LoadedModel,
+    tokens: TokenLists,
+    alone: torch.Tensor,
+    tolerance: float,
+) -> Row:
+    """Return how long packed rows may be: as long as texts, longer ones if they agree too.
 
-    Of a model with so many positions that this is too long to try, rows are as long at most.
+    Those of a model in float32 are tried when the first is wanted, for they take as long to run as
+    all else that is tried. With more positions than are quick to try, rows are no longer.
     """
     limit = loaded.checkpoint.position_limit
-    if limit is None:
-        return 1
+    if limit is None or len(tokens.values) > limit:
+        return Row()
     if limit > _MOST_POSITIONS:
-        forward.row = limit
-        return 1
-    return limit // len(tokens.values) + 1
+        return Row(limit)
+
+    def longer() -> bool:
+        copies = limit // len(tokens.values) + 1
+        row = tokens.take(np.tile(np.arange(len(tokens)), copies))
+        expected = alone.repeat(copies, 1)
+        return not _disagreement(lambda: forward.in_one_row(row), expected, tolerance)
+
+    if loaded.compute_dtype != torch.float32:
+        return Row(None if longer() else limit)
+    return Row(limit, longer)
 
 
 def _judge_rounded(
@@ -228,9 +283,7 @@ def _vectors_of(forward: Forward, tokens: TokenLists, text: int) -> torch.Tensor
         return f"{type(error).__name__}: {error!s:.200}"
 
 
-def _require_sound(
-    loaded: LoadedModel, forward: Forward, tokens: TokenLists, alone: torch.Tensor
-) -> None:
+def _require_vectors(loaded: LoadedModel, tokens: TokenLists, alone: torch.Tensor) -> None:
     if len(alone) != len(tokens.values):
         raise NotPerTokenError(
             f"model {loaded.spec.name!r} ({loaded.checkpoint.config.model_type}) gives "
@@ -246,6 +299,11 @@ def _require_sound(
             f"model {loaded.spec.name!r} gives vectors that are no finite numbers: its weights "
             f"are damaged, or too large for {str(alone.dtype).removeprefix('torch.')}"
         )
+
+
+def _require_repeatable(
+    forward: Forward, loaded: LoadedModel, tokens: TokenLists, alone: torch.Tensor
+) -> None:
     again = forward.alone(tokens.take(np.array([0])))
     apart = difference(again, alone[: len(again)])
     if not apart <= TOLERANCE[torch.float32]:
@@ -278,14 +336,18 @@ def _changes(
 
 
 def _positions(
-    forward: Forward, loaded: LoadedModel, tokens: TokenLists, tolerance: float
+    forward: Forward,
+    loaded: LoadedModel,
+    tokens: TokenLists,
+    alone: torch.Tensor,
+    tolerance: float,
 ) -> Positions | None:
     """Return how the model numbers positions by itself; None if in no way that is known."""
     if not forward.takes_positions:
         return None
     padding = getattr(loaded.checkpoint.text_config, "pad_token_id", None)
     text = tokens.take(np.array([0]))  # it has the padding token in it
-    expected = forward.equal_lengths(text)
+    expected = alone[: len(text.values)]
     for positions in Positions.known(padding):
         numbered = positions.of(text)
 

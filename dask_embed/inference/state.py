@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -63,16 +62,6 @@ class ModelState:
             if buffer._version != version:
                 buffer.copy_(content)
         self._buffers = [(buffer, buffer._version, kept) for buffer, _, kept in self._buffers]
-
-
-@contextlib.contextmanager
-def put_back(model: torch.nn.Module) -> Iterator[None]:
-    """Leave `model` after the block as it was before."""
-    state = ModelState(model)
-    try:
-        yield
-    finally:
-        state.restore()
 
 
 def _owners(model: torch.nn.Module) -> Iterator[Any]:
