@@ -25,16 +25,19 @@ def _settings(module: Any) -> None:
 
 def _pandas(module: Any) -> None:
     module.api.extensions.register_dataframe_accessor("ml")(_frame_accessor)
+    module.api.extensions.register_series_accessor("ml")(_column_accessor)
 
 
 def _cudf(module: Any) -> None:
     module.api.extensions.register_dataframe_accessor("ml")(_frame_accessor)
+    module.api.extensions.register_series_accessor("ml")(_column_accessor)
 
 
 def _dask(module: Any) -> None:
-    from dask.dataframe.extensions import register_dataframe_accessor
+    from dask.dataframe.extensions import register_dataframe_accessor, register_series_accessor
 
     register_dataframe_accessor("ml")(_dask_accessor)
+    register_series_accessor("ml")(_column_accessor)
 
 
 def _operators(module: Any) -> None:
@@ -58,3 +61,9 @@ def _dask_accessor(frame: Any) -> Any:
     from dask_embed.accessor import DaskAccessor
 
     return DaskAccessor(frame)
+
+
+def _column_accessor(column: Any) -> Any:
+    from dask_embed.accessor import ColumnAccessor
+
+    return ColumnAccessor(column)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import keyword
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dask_embed import operators
-from dask_embed._options import named_options
+from dask_embed._options import known_options, named_options
+from dask_embed._reprs import table
 from dask_embed._validation import boolean, meant, shown
 from dask_embed.operators import ColumnOperator
 
@@ -15,7 +17,9 @@ Operator = TypeVar("Operator", bound=type[ColumnOperator])
 
 # What tasks and methods of sentence-transformers and transformers' pipelines are called here.
 _ELSEWHERE = {
-    **dict.fromkeys(("encode", "feature_extraction", "embeddings"), "embed"),
+    **dict.fromkeys(
+        ("encode", "transform", "fit_transform", "feature_extraction", "embeddings"), "embed"
+    ),
     **dict.fromkeys(("text_classification", "sentiment", "predict"), "classify"),
     **dict.fromkeys(("zero_shot", "zero_shot_classification"), "classify_zero_shot"),
     **dict.fromkeys(("ner", "token_classification", "entities"), "classify_tokens"),
@@ -37,7 +41,7 @@ class FrameAccessor:
 
     def __getattr__(self, name: str) -> Any:
         """Say which methods there are, for one that there is not."""
-        methods = [each for each in dir(type(self)) if not each.startswith("_")]
+        methods = _methods(type(self))
         told = f"{meant(name, methods)}; its methods are {', '.join(methods)}"
         if name == "to_parquet":
             told = " here; give it a Dask DataFrame, as dask.dataframe.from_pandas makes"
@@ -45,210 +49,46 @@ class FrameAccessor:
             told = f"; use {_ELSEWHERE[name]}"
         raise AttributeError(f".ml has no method {name!r}{told}")
 
-    def embed(self, column: str = "text", *, model: Any, **options: Any) -> Any:
-        """Append one embedding vector per text; lazy on a Dask DataFrame.
+    def __repr__(self) -> str:
+        lines = self._table()
+        width = max(len(name) for name, _ in lines)
+        return "\n".join([self._title(), *(f"  {name:{width}}  {says}" for name, says in lines)])
 
-        Parameters
-        ----------
-        column : str
-            The text column.
-        model : str, Path or dask_embed.Model
-            Hub id, local folder or specification.
-        **options
-            `output`, `pooling`, `normalize`, `truncate_dim`, `prompt`, `prompt_name`,
-            `chat`, `max_length`, `max_chars`, `padding_side`, `batch_size`, `tokens_per_batch`,
-            `precision`, `ranges` and `on_error` of `dask_embed.Embedder`.
+    def _repr_html_(self) -> str:
+        return table(self._title(), self._table())
 
-        Returns
-        -------
-        DataFrame
-            Of the same kind, with the column `output` (``"embedding"``) at its end.
+    def _title(self) -> str:
+        return f".ml of {type(self._frame).__name__}: {len(_methods(type(self)))} methods"
 
-        Raises
-        ------
-        TypeError, ValueError
-            Before any work, if an argument, the column or the checkpoint does not fit.
-        """
-        return self._append(operators.Embedder, model, column=column, **options)
+    def _table(self) -> list[tuple[str, str]]:
+        """Return each method with the first line of what it says of itself."""
+        return [
+            (name, (getattr(type(self), name).__doc__ or "").partition("\n")[0])
+            for name in _methods(type(self))
+        ]
 
-    def classify(self, column: str = "text", *, model: Any, **options: Any) -> Any:
-        """Append the label of each text and its score; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        column : str
-            The text column.
-        model : str, Path or dask_embed.Model
-            A checkpoint with a head for sequence classification.
-        **options
-            See `dask_embed.Classifier`.
-        """
-        return self._append(operators.Classifier, model, column=column, **options)
-
-    def classify_zero_shot(self, column: str = "text", *, model: Any, **options: Any) -> Any:
-        """Append the label, of any, that fits each text best; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        column : str
-            The text column.
-        model : str, Path or dask_embed.Model
-            A classifier that was trained to tell entailment from contradiction.
-        **options
-            See `dask_embed.ZeroShotClassifier`.
-        """
-        return self._append(operators.ZeroShotClassifier, model, column=column, **options)
-
-    def classify_tokens(self, column: str = "text", *, model: Any, **options: Any) -> Any:
-        """Append the labelled spans of each text, such as names; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        column : str
-            The text column.
-        model : str, Path or dask_embed.Model
-            A checkpoint with a head for token classification.
-        **options
-            See `dask_embed.TokenClassifier`.
-        """
-        return self._append(operators.TokenClassifier, model, column=column, **options)
-
-    def rerank(self, column: str = "text", *, model: Any, **options: Any) -> Any:
-        """Append how well each text answers a query; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        column : str
-            The text column.
-        model : str, Path or dask_embed.Model
-            A cross-encoder.
-        **options
-            See `dask_embed.Reranker`.
-        """
-        return self._append(operators.Reranker, model, column=column, **options)
-
-    def fill_mask(self, column: str = "text", *, model: Any, **options: Any) -> Any:
-        """Append the most likely tokens for the mask in each text; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        column : str
-            The text column.
-        model : str, Path or dask_embed.Model
-            A masked language model.
-        **options
-            See `dask_embed.MaskFiller`.
-        """
-        return self._append(operators.MaskFiller, model, column=column, **options)
-
-    def answer(self, column: str = "text", *, model: Any, **options: Any) -> Any:
-        """Append the answer that each text gives to a question; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        column : str
-            The text column in which answers are looked for.
-        model : str, Path or dask_embed.Model
-            A checkpoint with a head for extractive question answering.
-        **options
-            `question` or `question_column`, and the others of `dask_embed.QuestionAnswerer`.
-        """
-        return self._append(operators.QuestionAnswerer, model, column=column, **options)
-
-    def score(self, column: str = "text", *, model: Any, **options: Any) -> Any:
-        """Append how likely a language model takes texts to be; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        column : str
-            The column of prompts or, without candidates, of texts.
-        model : str, Path or dask_embed.Model
-            A causal language model, or an encoder with a decoder.
-        **options
-            `candidates` or `candidates_column`, and the others of `dask_embed.Scorer`.
-        """
-        return self._append(operators.Scorer, model, column=column, **options)
-
-    def generate(self, prompt: str | None = None, *, model: Any, **options: Any) -> Any:
-        """Append the text that a model writes behind a prompt; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        prompt : str, optional
-            A template with names of columns in braces, such as ``"Summarize: {text}"``; without
-            one, the prompts are those of ``column=``.
-        model : str, Path or dask_embed.Model
-            A causal language model, or an encoder with a decoder.
-        **options
-            `max_new_tokens`, `do_sample`, `stop`, `chat` and others of `dask_embed.Generator`.
-        """
-        return self._append(operators.Generator, model, prompt=prompt, **options)
-
-    def tokenize(self, column: str = "text", *, model: Any, **options: Any) -> Any:
-        """Append the token ids of each text and their number; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        column : str
-            The text column.
-        model : str, Path or dask_embed.Model
-            A checkpoint; only its tokenizer is read.
-        **options
-            See `dask_embed.Tokenizer`.
-        """
-        return self._append(operators.Tokenizer, model, column=column, **options)
-
-    def chunk(self, column: str = "text", *, model: Any, late: bool = False, **options: Any) -> Any:
-        """Cut each text into rows of a limited number of tokens; lazy on a Dask DataFrame.
-
-        Parameters
-        ----------
-        column : str
-            The text column; it is left out of the result unless ``keep_text=True``.
-        model : str, Path or dask_embed.Model
-            A checkpoint with a tokenizer in Rust; without `late` its weights are not read.
-        late : bool
-            Append a vector to each chunk too, from one pass over its whole text.
-        **options
-            See `dask_embed.Chunker`, and with `late` `dask_embed.LateChunkEmbedder`.
-
-        Returns
-        -------
-        DataFrame
-            Of the same kind with one row for each chunk; index and other columns are repeated.
-        """
+    def chunk(self, *args: Any, late: bool = False, **options: Any) -> Any:
         boolean("late", late)
         operator = operators.LateChunkEmbedder if late else operators.Chunker
-        return self._append(operator, model, column=column, **options)
+        return self._append(operator, **_named("chunk", operator, args, options))
 
-    def linear_head(self, column: str = "embedding", *, weights: Any, **options: Any) -> Any:
-        """Append the label that a linear layer gives each vector; lazy on a Dask DataFrame.
 
-        Parameters
-        ----------
-        column : str
-            The vector column.
-        weights : str, Path, classifier or arrays
-            A safetensors file or its folder, a fitted linear classifier of scikit-learn, or its
-            arrays.
-        **options
-            See `dask_embed.LinearHead`.
-        """
-        return self._append(operators.LinearHead, weights, column=column, **options)
+class ColumnAccessor:
+    """What ``.ml`` of a column says: operators append to a dataframe, and are methods of one."""
 
-    def similarity(self, column: str = "embedding", *, prototypes: Any, **options: Any) -> Any:
-        """Append the nearest of fixed prototypes to each vector; lazy on a Dask DataFrame.
+    def __init__(self, column: Any) -> None:
+        self._column = column
 
-        Parameters
-        ----------
-        column : str
-            The vector column.
-        prototypes : mapping, array, str or Path
-            Name to vector, vectors as the rows of an array, or a safetensors file.
-        **options
-            See `dask_embed.Similarity`.
-        """
-        return self._append(operators.Similarity, prototypes, column=column, **options)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name not in _methods(DaskAccessor):
+            raise AttributeError(f".ml of a column has no method {name!r}; {self}")
+        raise AttributeError(f".ml of a column has no method {name!r}; write {self._call(name)}")
+
+    def __repr__(self) -> str:
+        return f".ml is of dataframes: write {self._call('embed')}"
+
+    def _call(self, name: str) -> str:
+        return f"frame.ml.{name}({self._column.name!r}, ...), which keeps rows and results together"
 
 
 class DaskAccessor(FrameAccessor):
@@ -268,6 +108,69 @@ class DaskAccessor(FrameAccessor):
         from dask_embed.jobs.parquet import to_parquet
 
         return to_parquet(self._frame, path, **options)
+
+
+def _methods(accessor: type) -> list[str]:
+    return [name for name in dir(accessor) if not name.startswith("_")]
+
+
+def _first_of(operator: type) -> str:
+    """Return the argument that a method takes by place: the column that it reads, or the prompt."""
+    return "prompt" if operator is operators.Generator else "column"
+
+
+def _named(
+    name: str, operator: type, args: tuple[Any, ...], options: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments of a method by name, as its operator takes them.
+
+    Raises
+    ------
+    TypeError
+        If more than the column is given by place, or what the operator runs is not given.
+    """
+    first, (subject, *_) = _first_of(operator), inspect.signature(operator).parameters
+    if len(args) > 1:
+        raise TypeError(
+            f".ml.{name} takes {first} by place and the rest by name: write "
+            f".ml.{name}({shown(args[0])}, {subject}={shown(args[1])})"
+        )
+    if args and first in options:
+        raise TypeError(
+            f".ml.{name} got {first} twice, {shown(args[0])} and {shown(options[first])}"
+        )
+    if subject not in options:
+        known_options(operator.__name__, options, [*inspect.signature(operator).parameters])
+        raise TypeError(f".ml.{name} needs {subject}=, as in .ml.{name}({first}, {subject}=...)")
+    return {first: args[0], **options} if args else options
+
+
+def _signature(*kinds: type) -> inspect.Signature:
+    """Return the signature of a method of operators: what it reads, then the rest by name."""
+    parameters: dict[str, inspect.Parameter] = {}
+    for kind in kinds:
+        parameters = {**inspect.signature(kind).parameters, **parameters}
+    first = parameters.pop(_first_of(kinds[0]))
+    return inspect.Signature(
+        [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+            first.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD),
+            *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters.values()),
+        ],
+        return_annotation=Any,
+    )
+
+
+def _add_method(name: str, operator: type) -> None:
+    """Make an operator a method: its arguments and its docstring are those of the class."""
+
+    def append(self: FrameAccessor, *args: Any, **options: Any) -> Any:
+        return self._append(operator, **_named(name, operator, args, options))
+
+    append.__name__, append.__doc__ = name, operator.__doc__
+    append.__qualname__ = f"FrameAccessor.{name}"
+    append.__signature__ = _signature(operator)  # type: ignore[attr-defined]
+    setattr(FrameAccessor, name, append)
 
 
 @named_options
@@ -307,6 +210,12 @@ def register_operator(name: str, operator: Operator) -> Operator:
         return self._append(operator, *args, **options)
 
     append.__name__, append.__doc__ = name, operator.__doc__
+    append.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [
+            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
+            *inspect.signature(operator).parameters.values(),
+        ]
+    )
     append._operator = operator  # type: ignore[attr-defined]
     setattr(FrameAccessor, name, append)
     return operator
@@ -319,3 +228,20 @@ def _replaces(operator: type, method: Any) -> bool:
         operator.__module__,
         operator.__qualname__,
     )
+
+
+for _name in operators.__all__:
+    _operator = getattr(operators, _name)
+    if (_method := getattr(_operator, "method", "")) and _method != "chunk":
+        _add_method(_method, _operator)
+
+_chunk: Any = FrameAccessor.chunk
+_late = inspect.Parameter("late", inspect.Parameter.KEYWORD_ONLY, default=False, annotation="bool")
+_both = _signature(operators.Chunker, operators.LateChunkEmbedder)
+_chunk.__signature__ = _both.replace(parameters=[*_both.parameters.values(), _late])
+_before, _section, _after = str(operators.Chunker.__doc__).partition("\n    Notes\n")
+_chunk.__doc__ = f"""{_before.rstrip()}
+    late : bool
+        Append a vector to each chunk too, from one pass over its whole text, as
+        `dask_embed.LateChunkEmbedder` does, whose options it takes then.
+{_section}{_after}"""

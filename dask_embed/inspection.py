@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pandas as pd
 
 from dask_embed._options import named_options
+from dask_embed._reprs import ShortRepr
 from dask_embed._validation import one_of, shown
 from dask_embed.models.spec import Model
 
@@ -27,7 +28,7 @@ Process = tuple[str, int]
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelDescription:
+class ModelDescription(ShortRepr):
     """How a model runs in this process.
 
     Attributes

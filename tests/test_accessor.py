@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import inspect
 from typing import Any
 
+import dask.dataframe as dd
 import pandas as pd
 import pytest
 
@@ -58,6 +61,108 @@ def test_unknown_options(method: str, operator: str) -> None:
 def test_unknown_methods(method: str, says: str) -> None:
     with pytest.raises(AttributeError, match=rf"^\.ml has no method '{method}'.*{says}"):
         getattr(FRAME.ml, method)
+
+
+@pytest.mark.parametrize(("method", "operator"), METHODS.items())
+def test_signatures_and_docstrings_are_those_of_the_operators(method: str, operator: str) -> None:
+    """What Jupyter completes and shows; what the method reads comes first, by place or by name."""
+    bound = getattr(FRAME.ml, method)
+    told = inspect.signature(bound).parameters
+    expected = dict(inspect.signature(getattr(de, operator)).parameters)
+    first, *rest = told.values()
+    assert first.name == ("prompt" if method == "generate" else "column")
+    assert all(each.kind is each.KEYWORD_ONLY for each in rest)
+    assert set(expected) <= set(told)
+    for name, parameter in expected.items():
+        assert told[name].default == parameter.default
+        assert told[name].annotation == parameter.annotation
+    assert bound.__name__ == method
+    assert inspect.getdoc(bound).startswith(inspect.getdoc(getattr(de, operator)).split("\n\n")[0])
+    assert "Parameters\n" in inspect.getdoc(bound)
+
+
+def test_late_chunks_are_part_of_the_method() -> None:
+    """Its options are those of both operators."""
+    told = inspect.signature(FRAME.ml.chunk).parameters
+    both = {**inspect.signature(de.Chunker).parameters}
+    both |= inspect.signature(de.LateChunkEmbedder).parameters
+    assert set(told) == {*both, "late"}
+    assert inspect.getdoc(FRAME.ml.chunk).index("late : bool") < inspect.getdoc(
+        FRAME.ml.chunk
+    ).index("Notes\n")
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (lambda ml: ml.embed("text", "m"), r"write \.ml\.embed\('text', model='m'\)"),
+        (lambda ml: ml.similarity("v", [1.0]), r"\.ml\.similarity\('v', prototypes=\[1\.0\]\)"),
+        (lambda ml: ml.embed("text"), r"^\.ml\.embed needs model="),
+        (lambda ml: ml.linear_head(), r"^\.ml\.linear_head needs weights="),
+        (lambda ml: ml.embed("a", column="b", model="m"), "got column twice, 'a' and 'b'"),
+        (lambda ml: ml.chunk("text", "m", late=True), r"\.ml\.chunk\('text', model='m'\)"),
+    ],
+)
+def test_arguments_by_place(call: Any, says: str) -> None:
+    with pytest.raises(TypeError, match=says):
+        call(FRAME.ml)
+
+
+@pytest.mark.parametrize("frame", [FRAME, dd.from_pandas(FRAME, npartitions=1)], ids=str)
+def test_a_column_says_what_to_write(frame: Any) -> None:
+    with pytest.raises(AttributeError, match=r"write frame\.ml\.classify\('text', \.\.\.\)"):
+        frame["text"].ml.classify(model="m")
+    with pytest.raises(AttributeError, match=r"no method 'encode'; .*frame\.ml\.embed\('text'"):
+        frame["text"].ml.encode()
+    assert "frame.ml.embed('text'" in repr(frame["text"].ml)
+
+
+def test_the_accessor_shows_its_methods() -> None:
+    lines = repr(FRAME.ml).splitlines()
+    assert lines[0] == f".ml of DataFrame: {len(METHODS)} methods"
+    assert {line.split()[0] for line in lines[1:]} == set(METHODS)
+    assert all(len(line.split()) > 3 for line in lines[1:])
+    assert FRAME.ml._repr_html_().count("<tr>") == len(METHODS)
+    lazy = dd.from_pandas(FRAME, npartitions=1).ml
+    assert "  to_parquet " in repr(lazy)
+
+
+@pytest.mark.parametrize(
+    ("made", "expected"),
+    [
+        (de.Model("m"), "Model('m')"),
+        (de.Model("m", dtype="float32"), "Model('m', dtype='float32')"),
+        (de.Embedder("m"), "Embedder('m')"),
+        (
+            de.Embedder("m", column="a", on_error="null"),
+            "Embedder('m', on_error='null', column='a')",
+        ),
+        (de.Embedder(de.Model("m", device="cpu")), "Embedder(Model('m', device='cpu'))"),
+        (de.Similarity({"a": [1.0, 2.0], "b": [0.0, 1.0]}), "Similarity(<2 x 2>)"),
+        (de.Classifier("m", top_k=None), "Classifier('m')"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_reprs_show_what_differs_from_the_defaults(made: Any, expected: str) -> None:
+    assert repr(made) == expected
+    assert made._repr_html_().startswith(f"<table><caption>{type(made).__name__}</caption>")
+
+
+def test_a_repr_is_escaped_in_html() -> None:
+    assert "<b>" not in de.Embedder("m", prompt="<b>")._repr_html_()
+
+
+def test_a_repr_of_ones_own_stays() -> None:
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Own(de.Embedder):
+        def __repr__(self) -> str:
+            return "mine"
+
+    @dataclasses.dataclass(frozen=True, kw_only=True)
+    class Heir(Own):
+        more: int = 0
+
+    assert [repr(Own("m")), repr(Heir("m"))] == ["mine", "mine"]
 
 
 def test_a_column_that_is_misspelt() -> None:

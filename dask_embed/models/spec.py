@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dask_embed._options import NamedOptions
+from dask_embed._reprs import ShortRepr
 from dask_embed._secrets import refuse_secrets
 from dask_embed._validation import booleans, non_empty_string, one_of, shown
 from dask_embed.models.options import (
@@ -28,7 +29,7 @@ _DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
-class Model(NamedOptions):
+class Model(ShortRepr, NamedOptions):
     """Name a checkpoint and how it is loaded; a plain value that any process can load again.
 
     Parameters

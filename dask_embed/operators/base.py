@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dask_embed import config
 from dask_embed._options import NamedOptions
+from dask_embed._reprs import ShortRepr
 from dask_embed._validation import booleans, column_name, meant, non_empty_string, one_of, shown
 from dask_embed.columns import (
     Result,
@@ -43,7 +44,7 @@ _WRITTEN = (
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class FrameOperator(NamedOptions, abc.ABC):
+class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
     """A function from a dataframe to another one with more columns: checks, errors, Dask token.
 
     Parameters
@@ -54,6 +55,9 @@ class FrameOperator(NamedOptions, abc.ABC):
     """
 
     on_error: str = "raise"
+
+    method: ClassVar[str] = ""
+    """Its name on ``.ml``, of operators that are part of this package."""
 
     incidental: ClassVar[frozenset[str]] = frozenset({"on_error"})
     """Fields that cannot change a value, or that `input_columns` or `resolved` tell; those of

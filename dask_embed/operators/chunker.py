@@ -75,6 +75,8 @@ class Chunker(FrameOperator):
     single character the row cannot be cut.
     """
 
+    method: ClassVar[str] = "chunk"
+
     model: Model | str | Path = dataclasses.field(kw_only=False)
     column: str = "text"
     output: str = "chunk"

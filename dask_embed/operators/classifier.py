@@ -75,6 +75,8 @@ class Classifier(LabelOperator):
     Source: transformers' ``TextClassificationPipeline``, with ``truncation=True``.
     """
 
+    method: ClassVar[str] = "classify"
+
     column: str = "text"
     pair: str | None = None
     function_to_apply: str = "auto"

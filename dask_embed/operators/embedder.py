@@ -96,6 +96,8 @@ class Embedder(ModelOperator):
     beyond 1e-6; in bfloat16 and float16 to a few rounding steps (2**-8 and 2**-11 of a value).
     """
 
+    method: ClassVar[str] = "embed"
+
     column: str = "text"
     output: str = "embedding"
     pooling: str | tuple[str, ...] = "auto"

@@ -134,6 +134,8 @@ no_repeat_ngram_size
     Source: transformers' ``TextGenerationPipeline`` with ``return_full_text=False``.
     """
 
+    method: ClassVar[str] = "generate"
+
     output: str = "generated"
     chat: bool | str = False
     system: str | None = None

@@ -69,6 +69,8 @@ class LateChunkEmbedder(Chunker):
     Source: Günther et al., Late Chunking, arXiv 2409.04701, sections 3.1 and 3.2.
     """
 
+    method: ClassVar[str] = "chunk"
+
     embedding: str = "embedding"
     context: int | None = None
     normalize: str | bool = "auto"

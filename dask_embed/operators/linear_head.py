@@ -7,7 +7,7 @@ import functools
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -82,6 +82,8 @@ class LinearHead(VectorOperator):
     >>> LinearHead(file, labels=("first", "second"))(frame)["label"].isna().tolist()
     [False, True]
     """
+
+    method: ClassVar[str] = "linear_head"
 
     weights: Any = dataclasses.field(kw_only=False)
     labels: tuple[str, ...] | None = None

@@ -67,6 +67,8 @@ class MaskFiller(ModelOperator):
     token, with a warning, are errors here.
     """
 
+    method: ClassVar[str] = "fill_mask"
+
     column: str = "text"
     output: str = "fills"
     top_k: int = 5

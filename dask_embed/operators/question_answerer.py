@@ -94,6 +94,8 @@ class QuestionAnswerer(ModelOperator):
     Rajpurkar et al., "Know What You Don't Know" (2018), https://arxiv.org/abs/1806.03822.
     """
 
+    method: ClassVar[str] = "answer"
+
     column: str = "text"
     question: str | None = None
     question_column: str | None = None

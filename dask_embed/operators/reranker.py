@@ -84,6 +84,8 @@ class Reranker(ModelOperator):
     with BERT", 2019.
     """
 
+    method: ClassVar[str] = "rerank"
+
     column: str = "text"
     query: str | None = None
     query_column: str | None = None

@@ -121,6 +121,8 @@ class Scorer(LanguageModelOperator):
     Source: ``_score_batch`` of alfred; the guide of transformers on perplexity.
     """
 
+    method: ClassVar[str] = "score"
+
     output: Any = None
     candidates: tuple[str, ...] | None = None
     candidates_column: str | None = None

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 from dask.tokenize import tokenize
@@ -24,6 +24,16 @@ from dask_embed.operators.vectors import (
 MEASURES = ("cosine", "dot", "euclidean")
 # torch.nn.functional.normalize, which sentence-transformers calls, divides by no less.
 _SHORTEST = 1e-12
+
+
+class _Shape(NamedTuple):
+    """What is shown of prototypes instead of their values."""
+
+    vectors: int
+    dimension: int
+
+    def __repr__(self) -> str:
+        return f"<{self.vectors} x {self.dimension}>"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,6 +81,8 @@ class Similarity(VectorOperator):
     ['weather', 'data']
     """
 
+    method: ClassVar[str] = "similarity"
+
     prototypes: Any = dataclasses.field(kw_only=False)
     output: str = "nearest"
     measure: str = "cosine"
@@ -87,12 +99,12 @@ class Similarity(VectorOperator):
         if self.revision is not None and not isinstance(self.prototypes, str):
             raise ValueError(f"revision is of a file of prototypes; got {shown(self.revision)}")
 
-    def __repr__(self) -> str:
-        held = self.prototypes
-        what = repr(held) if isinstance(held, str) else f"<{len(held)} x {len(held[0][1])}>"
-        names = [each.name for each in dataclasses.fields(self) if each.name != "prototypes"]
-        rest = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
-        return f"{type(self).__name__}(prototypes={what}, {rest})"
+    def _told(self) -> list[tuple[str, Any]]:
+        (name, held), *rest = super()._told()
+        return [
+            (name, held if isinstance(held, str) else _Shape(len(held), len(held[0][1]))),
+            *rest,
+        ]
 
     @property
     def source(self) -> str:

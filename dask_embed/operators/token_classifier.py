@@ -79,6 +79,8 @@ class TokenClassifier(ModelOperator):
     Source: transformers' ``TokenClassificationPipeline``.
     """
 
+    method: ClassVar[str] = "classify_tokens"
+
     column: str = "text"
     output: str = "entities"
     aggregation: str = "none"

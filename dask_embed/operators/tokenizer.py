@@ -86,6 +86,8 @@ class Tokenizer(ColumnOperator):
     checkpoint that lowercases its texts does so here.
     """
 
+    method: ClassVar[str] = "tokenize"
+
     model: Model | str | Path = dataclasses.field(kw_only=False)
     column: str = "text"
     pair: str | None = None

@@ -84,6 +84,8 @@ class ZeroShotClassifier(LabelOperator):
     Zero-shot Text Classification", 2019.
     """
 
+    method: ClassVar[str] = "classify_zero_shot"
+
     column: str = "text"
     labels: Sequence[str] = ()
     hypothesis_template: str = "This example is {}."
