@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-alone lint notebooks benchmark newest clean
+.PHONY: demo test test-slow test-alone lint notebooks benchmark newest gpu clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/dask-embed demo $(ARGS)
@@ -33,6 +33,19 @@ benchmark: $(VENV)/test.installed
 # A quick check on the newest dask, in an environment of its own on top of .venv.
 newest: $(VENV)/test.installed
 	bash tests/newest_dask.sh $(BIN)/python
+
+# What needs a GPU with torch and nothing else, then the benchmark: 5 minutes at most, by $(PYTHON)
+# with what is installed there. Nothing is installed and nothing is fetched.
+gpu: export PYTHONPATH := $(CURDIR)$(if $(PYTHONPATH),:$(PYTHONPATH))
+gpu: export HF_HUB_OFFLINE := 1
+gpu:
+	@$(PYTHON) -c "import sys, torch; torch.cuda.is_available() or sys.exit('torch sees no GPU here')"
+	timeout 120 $(PYTHON) -m pytest -q -m cuda -p no:cacheprovider \
+	  $$(grep -ls 'mark\.cuda' tests/*.py) $(ARGS); tests=$$?; \
+	timeout 170 $(PYTHON) benchmarks/gpu.py --documents 4096; speed=$$?; \
+	echo "gpu: tests $$([ $$tests = 0 ] && echo passed || echo failed), benchmark" \
+	  "$$([ $$speed = 0 ] && echo ran || echo failed)"; \
+	[ $$tests = 0 ] && [ $$speed = 0 ]
 
 $(VENV)/python.made:
 	$(PYTHON) -m venv $(VENV)

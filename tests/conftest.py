@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -63,8 +64,9 @@ def rows_through_model() -> Callable[[Callable[[], Any]], int]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     import torch
 
-    if torch.cuda.is_available():
-        return
+    gpu = torch.cuda.is_available()
+    present = {"cuda": gpu, "cudf": gpu and importlib.util.find_spec("cudf") is not None}
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU with cuDF"))
+        for need, there in present.items():
+            if not there and item.get_closest_marker(need):
+                item.add_marker(pytest.mark.skip(reason=f"needs {need} and an NVIDIA GPU"))

@@ -269,7 +269,7 @@ class DataframeContract:
     def operator(cls) -> de.ModelOperator:
         raise NotImplementedError("give the operators that this class tests")
 
-    @pytest.fixture(scope="class", params=["pandas", pytest.param("cudf", marks=pytest.mark.gpu)])
+    @pytest.fixture(scope="class", params=["pandas", pytest.param("cudf", marks=pytest.mark.cudf)])
     @classmethod
     def backend(cls, request: pytest.FixtureRequest) -> Backend:
         return backend_named(request.param)

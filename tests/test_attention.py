@@ -148,7 +148,7 @@ def test_attention_to_other_tokens_is_refused() -> None:
         attend([query[:, :, :-1], key, value])
 
 
-@pytest.mark.gpu
+@pytest.mark.cuda
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("window", [None, 4, 64])

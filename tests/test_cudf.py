@@ -8,7 +8,7 @@ import pytest
 
 import dask_embed as de
 
-pytestmark = pytest.mark.gpu
+pytestmark = pytest.mark.cudf
 
 TEXTS = ["a lazy table", None, "merge two tables on a key", "", "a lazy table", "é 漢字 🙂"] * 4
 

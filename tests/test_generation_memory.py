@@ -294,7 +294,7 @@ def test_errors_that_smaller_batches_do_not_mend(
     assert calls[-1] == (1 if isinstance(error, torch.OutOfMemoryError) else len(LENGTHS))
 
 
-@pytest.mark.gpu
+@pytest.mark.cuda
 def test_states_fill_no_more_than_free_memory() -> None:
     """On a GPU whose memory is nearly taken, fewer rows are under way and all texts are made."""
     config = transformers.LlamaConfig(

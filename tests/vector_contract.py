@@ -89,7 +89,7 @@ def expected_rows(names: list[str], scores: np.ndarray, *, every: bool) -> list[
 class VectorContract:
     """What holds for every operator on a vector column."""
 
-    @pytest.fixture(scope="class", params=["pandas", pytest.param("cudf", marks=pytest.mark.gpu)])
+    @pytest.fixture(scope="class", params=["pandas", pytest.param("cudf", marks=pytest.mark.cudf)])
     @classmethod
     def backend(cls, request):
         return backend_named(request.param)
