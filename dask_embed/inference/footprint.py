@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dask_embed.inference.generation.states import state_values
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.libraries import importing
-from dask_embed.models.tasks import class_for
+from dask_embed.models.tasks import empty_model
 from dask_embed.models.weights import find_weights
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _sizes_of_class(checkpoint: Checkpoint, task: str) -> tuple[int, int, int] |
 
     try:
         with importing(), torch.device("meta"):
-            model = class_for(task, checkpoint).from_config(checkpoint.config)
+            model = empty_model(task, checkpoint)
     except Exception:  # what cannot be built here is for loading to tell, not for an estimate
         return None
     numbers = sum(weights.numel() for weights in model.parameters())

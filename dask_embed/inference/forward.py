@@ -16,6 +16,7 @@ from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.scoring.branches import BranchedTokens
 from dask_embed.inference.state import ModelState
+from dask_embed.models.attention import attention_of, give_attention
 from dask_embed.models.loading import LoadedModel, compiled
 from dask_embed.text.tokenization import TokenLists
 
@@ -51,7 +52,8 @@ class Forward:
         self._loaded = loaded
         self.model = self._model = loaded.transformer
         self._compiled: Any = compiled(self._model) if loaded.spec.compile else self._model
-        self._padded_attention = self._model.config._attn_implementation
+        self._own_attention = attention_of(self._model)
+        self._packs: bool | None = False
         self._running = 0
         self._changed = threading.Condition()
         self.positions: Positions | None = None
@@ -77,7 +79,7 @@ class Forward:
 
     def at_positions(self, tokens: TokenLists, positions: np.ndarray) -> torch.Tensor:
         """Call the model on one text with position ids of shape (tokens,)."""
-        with self._attending_with(self._padded_attention):
+        with self._attending():
             return self._rows(tokens, position_ids=self._on_device(positions[None]))
 
     def packed(self, tokens: TokenLists) -> torch.Tensor:
@@ -101,7 +103,7 @@ class Forward:
         ids = self._on_device(tokens.values.astype(np.int64)[None])
         offsets = self._on_device(tokens.offsets.astype(np.int32))
         with (
-            self._attending_with(PACKED_ATTENTION),
+            self._attending(packed=True),
             packed_batch(offsets, int(tokens.lengths.max()), layout),
         ):
             # a size of one would be compiled for itself
@@ -132,7 +134,7 @@ class Forward:
             arguments["position_ids"][mask] = self.positions.of(tokens)
         model = self._model if eager or len(tokens) == 1 else self._compiled
         types = self._types(tokens, mask)
-        with self._attending_with(self._padded_attention):
+        with self._attending():
             output = model(**{name: self._on_device(a) for name, a in arguments.items()}, **types)
         return output.last_hidden_state[self._on_device(mask)]
 
@@ -142,7 +144,7 @@ class Forward:
         output = None
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
-            with self._attending_with(self._padded_attention):
+            with self._attending():
                 vectors = self._rows(tokens.take(rows))
             if output is None:
                 output = vectors.new_empty(len(tokens.values), vectors.shape[1])
@@ -188,15 +190,14 @@ class Forward:
 
     def padding(self) -> contextlib.AbstractContextManager[None]:
         """Give the context in which the model itself may be called, on rows of any mask."""
-        return self._attending_with(self._padded_attention)
+        return self._attending()
 
     @contextlib.contextmanager
     def by_itself(self) -> Iterator[None]:
         """Give the context in which this thread alone runs the model, which is then put back."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
-            if self._attention != self._padded_attention:
-                self._model.set_attn_implementation(self._padded_attention)
+            self._switch(packed=False)
             state = ModelState(self._loaded.model)
             try:
                 yield
@@ -210,11 +211,10 @@ class Forward:
                     state.restore()
 
     @contextlib.contextmanager
-    def _attending_with(self, name: str) -> Iterator[None]:
+    def _attending(self, *, packed: bool = False) -> Iterator[None]:
         with self._changed:
-            self._changed.wait_for(lambda: not self._running or self._attention == name)
-            if self._attention != name:
-                self._model.set_attn_implementation(name)
+            self._changed.wait_for(lambda: not self._running or self._packs == packed)
+            self._switch(packed=packed)
             self._running += 1
         try:
             yield
@@ -223,9 +223,15 @@ class Forward:
                 self._running -= 1
                 self._changed.notify_all()
 
-    @property
-    def _attention(self) -> str:
-        return self._model.config._attn_implementation
+    def _switch(self, *, packed: bool) -> None:
+        """Give the model packed attention, or back what each of its parts had."""
+        if self._packs == packed:
+            return
+        self._packs = None  # parts of it may have changed if this fails
+        give_attention(self._model, self._own_attention)
+        if packed:
+            self._model.set_attn_implementation(PACKED_ATTENTION)
+        self._packs = packed
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         host = torch.from_numpy(np.ascontiguousarray(array))

@@ -27,7 +27,8 @@ from dask_embed.inference.probe import (
     random_tokens,
 )
 from dask_embed.inference.state import ModelState
-from dask_embed.models.loading import LoadedModel, transformer_name
+from dask_embed.models.loading import LoadedModel
+from dask_embed.models.parts import transformer_name
 from dask_embed.text.tokenization import TokenLists
 
 # Which token vectors of a text its head reads, from the cheapest on.

@@ -10,12 +10,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dask_embed.models.attention import give_attention
 from dask_embed.models.patterns import matching
 from dask_embed.models.quantize import shared_with_copies
 from dask_embed.models.settings import adapter_settings
@@ -30,19 +31,18 @@ _PREFIX = "base_model.model."
 _CHANGING_LAYERS = ("pissa", "olora")
 
 
-def twin(model: PreTrainedModel, attention: str | None) -> PreTrainedModel:
+def twin(model: PreTrainedModel, attention: Sequence[str]) -> PreTrainedModel:
     """Return a model with modules and configuration of its own, and the tensors of `model`.
 
     Parameters
     ----------
     model : PreTrainedModel
         May be running meanwhile.
-    attention : str or None
-        The implementation that the twin has; `model` may have been switched to another.
+    attention : sequence of str
+        What `attention_of` gave for `model`, which may have been switched to another since.
     """
     copied = copy.deepcopy(model, shared_with_copies(model))
-    if attention is not None and copied.config._attn_implementation != attention:
-        copied.set_attn_implementation(attention)
+    give_attention(copied, attention)
     return copied
 
 

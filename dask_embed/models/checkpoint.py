@@ -16,6 +16,7 @@ from dask_embed._validation import (
     usable_text,
 )
 from dask_embed.models.bounds import require_generation, require_sizes, require_weights_for
+from dask_embed.models.classes import gives_one_vector, plain_class
 from dask_embed.models.foreign import told_as
 from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
 from dask_embed.models.libraries import importing
@@ -106,7 +107,12 @@ class Checkpoint:
 
     @property
     def default_pooling(self) -> Pooling:
-        """How token vectors become one where nobody says: as sentence-transformers does it."""
+        """How token vectors become one where nobody says: as sentence-transformers does it.
+
+        Where a model gives a vector for a text alone, it is that of the first token (DPR).
+        """
+        if self.pooling is None and gives_one_vector(plain_class(type(self.config))):
+            return Pooling(("cls",))
         architectures = getattr(self.config, "architectures", None) or [""]
         causal = architectures[0].endswith("ForCausalLM") and getattr(
             self.config, "is_causal", True
@@ -244,17 +250,9 @@ def _require_kinds(checkpoint: Checkpoint) -> None:
 @functools.lru_cache(maxsize=64)
 def _begins_after_padding(config: Any) -> bool:
     """Return whether models of this configuration number positions from the padding id on."""
-    from transformers import MODEL_MAPPING
-
-    try:
-        with importing():  # the code of the model
-            model: Any = MODEL_MAPPING[config]
-    except (
-        KeyError,
-        ValueError,
-    ):  # code of the checkpoint's own, of which the client knows nothing
+    model = plain_class(config)
+    if model is None:
         return False
-    model = model[0] if isinstance(model, tuple) else model
     code = vars(sys.modules[model.__module__])
     # sinusoidal positions are computed and have no end
     parts = [

@@ -13,20 +13,23 @@ from weakref import WeakValueDictionary
 import torch
 
 from dask_embed.models.adapters import adapter_weights, twin, with_adapter
+from dask_embed.models.attention import attention_of
 from dask_embed.models.checkpoint import Checkpoint, named_labels, read_checkpoint
+from dask_embed.models.classes import computes
 from dask_embed.models.custom import load_custom
 from dask_embed.models.foreign import told_as
 from dask_embed.models.layers import load_layer
 from dask_embed.models.libraries import importing
 from dask_embed.models.modules import Dense, LayerNorm
 from dask_embed.models.options import WEIGHT_BITS
+from dask_embed.models.parts import token_part, transformer_name
 from dask_embed.models.placement import input_device, placement, returns_to
 from dask_embed.models.prepared import prepared
 from dask_embed.models.quantize import quantization_config, quantize
 from dask_embed.models.requirements import require_packages
 from dask_embed.models.sources import adapter_folder
 from dask_embed.models.spec import Model
-from dask_embed.models.tasks import class_for
+from dask_embed.models.tasks import class_for, encoder_fields
 from dask_embed.models.tokenizers import tokenizer_for
 from dask_embed.models.weights import not_tensors
 
@@ -83,7 +86,7 @@ class LoadedModel:
     model: Any = None
     base: LoadedModel | None = None
     runs_as_one: bool = False
-    _attention: str | None = None
+    _attention: list[str] = field(default_factory=list)
     _gaps: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -177,7 +180,7 @@ def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
         device=device,
         task=task,
         model=model,
-        _attention=model.config._attn_implementation,
+        _attention=attention_of(model),
         _gaps=gaps,
     )
 
@@ -186,15 +189,6 @@ def _transformer_of(model: PreTrainedModel) -> PreTrainedModel:
     """Return the part below the head; the model itself where it is not told apart."""
     name = transformer_name(model)
     return model if name is None else getattr(model, name)
-
-
-def transformer_name(model: torch.nn.Module) -> str | None:
-    """Return the attribute of `model` that is the transformer below its head, None without one."""
-    prefix = getattr(model, "base_model_prefix", "")
-    if isinstance(getattr(model, prefix, None), torch.nn.Module):
-        return str(prefix)
-    found = [name for name, part in model.named_children() if hasattr(part, "base_model_prefix")]
-    return found[0] if len(found) == 1 else None
 
 
 def _for_inference(module: M, device: torch.device) -> M:
@@ -253,6 +247,7 @@ def _load_model(
         "quantization_config": quantization_config(spec, dtype),
         **placement(spec, resolve_device(spec.device)),
         **named_labels(spec.labels if task != "embed" else None),
+        **encoder_fields(task, checkpoint),
         **dict(spec.model_kwargs),
     }
     if arguments["quantization_config"] is None:  # the checkpoint's own, then
@@ -262,20 +257,37 @@ def _load_model(
     logging.disable_progress_bar()
     try:
         with importing(), told_as(f"checkpoint {str(checkpoint.folder)!r} cannot be loaded"):
-            model, info = class_for(task, checkpoint).from_pretrained(
+            whole, info = class_for(task, checkpoint).from_pretrained(
                 prepared(checkpoint.folder, code=spec.trust_remote_code, weights=weights),
                 output_loading_info=True,
                 **arguments,
             )
+            model = whole
+            if task == "embed":
+                model = token_part(whole, encoder=checkpoint.config.is_encoder_decoder)
     except pickle.UnpicklingError as error:
         raise ValueError(not_tensors(weights.files[0], error)) from None
     finally:
         if shows_progress:
             logging.enable_progress_bar()
-    if task == "embed" and checkpoint.config.is_encoder_decoder and hasattr(model, "get_encoder"):
-        model = model.get_encoder()
     model.config.use_cache = False
-    return model, _gaps_of(info, _UNUSED_WEIGHTS if task == "embed" else ())
+    gaps = _gaps_of(info, _UNUSED_WEIGHTS if task == "embed" else ())
+    left = _names_outside(model, whole)
+    return model, {
+        name: shown
+        for name, shown in gaps.items()
+        if name not in left and not computes(type(whole), checkpoint.config, name)
+    }
+
+
+def _names_outside(part: torch.nn.Module, whole: torch.nn.Module) -> set[str]:
+    """Return the names of the weights of a model that a part of it is without."""
+    held = {id(tensor) for tensor in (*part.parameters(), *part.buffers())}
+    named = [
+        *whole.named_parameters(remove_duplicate=False),
+        *whole.named_buffers(remove_duplicate=False),
+    ]
+    return {name for name, tensor in named if id(tensor) not in held}
 
 
 def _gaps_of(info: dict[str, Any], unused: Collection[str]) -> dict[str, str]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 from dask_embed._validation import shown
 from dask_embed.models.checkpoint import Checkpoint
+from dask_embed.models.classes import encoder_class, plain_class
 from dask_embed.models.libraries import importing
 from dask_embed.models.requirements import check_parts
 from dask_embed.models.sources import adapter_folder, brings_a_head, require_adapter
@@ -169,8 +171,35 @@ def _auto_class(task: str) -> Any:
 
 def class_for(task: str, checkpoint: Checkpoint) -> Any:
     """Return the class that loads `task`; to embed, for T5 and its kin, the encoder alone."""
-    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING, AutoModelForTextEncoding
+    return (_encoder_for(checkpoint) if task == "embed" else None) or _auto_class(task)
 
-    if task == "embed" and type(checkpoint.config) in MODEL_FOR_TEXT_ENCODING_MAPPING:
-        return AutoModelForTextEncoding
-    return _auto_class(task)
+
+def encoder_fields(task: str, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a configuration has to say where the encoder alone is loaded."""
+    alone = checkpoint.config.is_encoder_decoder and task == "embed"
+    return {"is_encoder_decoder": False} if alone and _encoder_for(checkpoint) else {}
+
+
+def empty_model(task: str, checkpoint: Checkpoint) -> Any:
+    """Return a model with the weights that torch's context gives it, none of the checkpoint's."""
+    kind, config = class_for(task, checkpoint), copy.deepcopy(checkpoint.config)
+    for name, value in encoder_fields(task, checkpoint).items():
+        setattr(config, name, value)
+    build = getattr(kind, "from_config", None) or kind._from_config
+    return build(config)
+
+
+def _encoder_for(checkpoint: Checkpoint) -> Any:
+    """Return the class of the text encoder alone; None without one, or of a part of a composite."""
+    from transformers import MODEL_FOR_TEXT_ENCODING_MAPPING
+
+    config = checkpoint.config
+    kind: Any = type(config)
+    plain = plain_class(kind)
+    if plain is None or "AutoModel" in (getattr(config, "auto_map", None) or ()):
+        return None
+    saved = encoder_class(config, plain)
+    if saved is not None or kind not in MODEL_FOR_TEXT_ENCODING_MAPPING:
+        return saved
+    encoder: Any = MODEL_FOR_TEXT_ENCODING_MAPPING[kind]
+    return encoder if encoder.config_class is kind else None
