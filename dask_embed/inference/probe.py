@@ -103,13 +103,20 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
         another size than its configuration promises.
     """
     lengths, up_to = probed_lengths(loaded)
+    state = ModelState(loaded.transformer)
     with _exact(forward, loaded) as exact:
         tokens, alone, shortest, up_to = _texts(exact, loaded, lengths, up_to)
         _require_vectors(loaded, tokens, alone)
         verdict = _judge(exact, loaded, tokens, alone)
         forward.positions, forward.row = exact.positions, exact.row
-    if verdict.packed and loaded.compute_dtype != torch.float32:
-        verdict = _judge_rounded(forward, tokens, alone, verdict)
+    if loaded.compute_dtype != torch.float32:
+        verdict = _judge_rounded(forward, loaded, tokens, alone, verdict)
+    if loaded.base is not None and state.rewrote_weights():
+        raise ValueError(
+            f"model {loaded.spec.name!r} ({loaded.checkpoint.config.model_type}) changes its "
+            "weights with the first text, which others share; load it with "
+            "dask_embed.Model(..., merge_adapter=True)"
+        )
     if loaded.spec.compile and not verdict.packed:
         _require_compiled(forward, loaded, tokens)
     return replace(verdict, up_to=up_to, shortest=shortest)
@@ -212,11 +219,21 @@ def _row(
 
 
 def _judge_rounded(
-    forward: Forward, tokens: TokenLists, exact: torch.Tensor, verdict: Verdict
+    forward: Forward, loaded: LoadedModel, tokens: TokenLists, exact: torch.Tensor, verdict: Verdict
 ) -> Verdict:
-    """Hold packed batches in a type of fewer bits to what it does to each text alone."""
-    rounding = _furthest(forward.alone(tokens), exact)
-    tolerance = max(_ROUNDING * rounding, TOLERANCE[torch.float32])
+    """Hold packed batches in a type of fewer bits to what it does to each text alone.
+
+    So the model itself has run before threads share it, whatever it does with its first text.
+    """
+    alone = forward.alone(tokens)
+    if not bool(torch.isfinite(alone).all(dim=1).any()):
+        raise ValueError(
+            f"model {loaded.spec.name!r} gives vectors that are no finite numbers in "
+            f"{_name(loaded.compute_dtype)}, which is too small for it; run it in another type"
+        )
+    if not verdict.packed:
+        return verdict
+    tolerance = max(_ROUNDING * _furthest(alone, exact), TOLERANCE[torch.float32])
     reason = _disagreement(lambda: forward.packed(tokens), exact, tolerance, each=1.0)
     return replace(verdict, packed=not reason, reason=reason and f"packed {reason}")
 
@@ -297,7 +314,7 @@ def _require_vectors(loaded: LoadedModel, tokens: TokenLists, alone: torch.Tenso
     if not bool(torch.isfinite(alone).all()):
         raise ValueError(
             f"model {loaded.spec.name!r} gives vectors that are no finite numbers: its weights "
-            f"are damaged, or too large for {str(alone.dtype).removeprefix('torch.')}"
+            f"are damaged, or too large for {_name(alone.dtype)}"
         )
 
 
@@ -311,6 +328,10 @@ def _require_repeatable(
             f"model {loaded.spec.name!r} ({loaded.checkpoint.config.model_type}) gives a text "
             f"other vectors each time (by {apart:.1e}): it draws random numbers"
         )
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _changes(

@@ -17,7 +17,9 @@ class ModelState:
 
     Most models have none. Some keep what they saw (RecurrentGemma its recurrent states), or change
     for good with the first text (BigBird turns sparse attention off): such a model gives the
-    vectors of a fresh one only if it is put back before each text.
+    vectors of a fresh one only if it is put back before each text. What it does to its weights
+    with the first text (RWKV divides them by powers of two) stays, and so do the attributes that
+    say that it was done.
 
     Parameters
     ----------
@@ -34,6 +36,8 @@ class ModelState:
         self._owners: list[tuple[Any, dict[str, Any]]] = [
             (owner, _remembered(owner)) for owner in _owners(model)
         ]
+        self._weights = [each for each in model.parameters() if not each.is_inference()]
+        self._versions = [weights._version for weights in self._weights]
         self._buffers = [
             (buffer, buffer._version, buffer.clone())
             for buffer in model.buffers()
@@ -50,8 +54,14 @@ class ModelState:
         rewritten = sum(buffer._version != version for buffer, version, _ in self._buffers)
         return found + ["a buffer"] * (rewritten > 0)
 
+    def rewrote_weights(self) -> bool:
+        """Return whether weights were written to."""
+        return [weights._version for weights in self._weights] != self._versions
+
     def restore(self) -> None:
-        """Put everything back."""
+        """Put everything back, unless weights were written to."""
+        if self.rewrote_weights():
+            return
         for owner, before in self._owners:
             for name in _differing(before, _remembered(owner)):
                 if name in before:
