@@ -544,7 +544,8 @@ A plain checkpoint is pooled by the mean, and by the last token where it was mad
 differs on purpose: of BART and its kin sentence-transformers takes the states of the decoder,
 which has read the text shifted by a token, and here it is the encoder's, as for T5; and of
 Marian and others it loads an encoder whose weights it does not find under their names and leaves
-random, where here those of the checkpoint are run.
+random, where here those of the checkpoint are run. Models that give a vector for a text and none
+for its tokens (DPR), which sentence-transformers refuses, are pooled by the first token.
 """
 
 

@@ -11,6 +11,7 @@ import headed
 import numpy as np
 import pandas as pd
 import pytest
+import shrunk
 import tiny
 from contract import LONG, QUICK, DataframeContract, values_of
 from hypothesis import given, settings
@@ -346,6 +347,41 @@ def test_head_runs_few_rows_and_unused_none(checkpoint, rows_through_model):
     out = QuestionAnswerer(checkpoint("bert"), question="who")(dd.from_pandas(frame, npartitions=2))
     assert rows_through_model(lambda: out.head(5)) == 5
     assert rows_through_model(lambda: out[["id"]].compute()) == 0
+
+
+@pytest.mark.parametrize("kind", ["xlnet", "flaubert"])
+def test_heads_of_two_kinds(tmp_path, kind):
+    """One gives a start and an end for each token, the other searches with beams."""
+    import tokenizers
+    import torch
+    import transformers
+
+    tokenizer = tiny.wordpiece()
+    ids = [(name, tokenizer.convert_tokens_to_ids(name)) for name in ("[CLS]", "[SEP]")]
+    pair = "[CLS] $A [SEP] $B:1 [SEP]:1"
+    if kind == "xlnet":
+        pair = "$A:0 [SEP]:0 $B:1 [SEP]:1 [CLS]:2"
+    tokenizer.backend_tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single=pair.replace(" $B:1 [SEP]:1", ""), pair=pair, special_tokens=ids
+    )
+    config_class = transformers.CONFIG_MAPPING[kind]
+    config = shrunk.shrunk(config_class, tokenizer, {})
+    known = transformers.MODEL_FOR_QUESTION_ANSWERING_MAPPING[config_class]
+    torch.manual_seed(0)
+    model = known(config)
+    tiny.enlarge(model, 0.1)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    folder = str(tmp_path)
+    found = [
+        ranked(folder, QUESTION, text, limit=384, stride=128) for text in (CONTEXTS[0], CONTEXTS[5])
+    ]
+    assert_best(run(QuestionAnswerer(folder, question=QUESTION), [CONTEXTS[0], CONTEXTS[5]]), found)
+    other = known.__name__.removesuffix("Simple")
+    written = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(written | {"architectures": [other]}))
+    with pytest.raises(ValueError, match=f"saved as {other}, whose head is another"):
+        run(QuestionAnswerer(folder, question=QUESTION), CONTEXTS[:1])
 
 
 def test_no_head(tmp_path):

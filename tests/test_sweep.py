@@ -27,6 +27,8 @@ SAMPLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "big_bird": ("alone", ("fill-mask",)),  # the first short text changes it, its heads too
     "bigbird_pegasus": ("alone", ("answer",)),
     "funnel": ("alone", ("classify",)),  # its classifier stands on fewer vectors than tokens
+    "rwkv": ("padded", ("causal-lm",)),  # its first forward pass divides weights
+    "got_ocr2": ("packed", ("causal-lm",)),  # attention is set on a part of it
 }
 
 

@@ -27,7 +27,7 @@ def give_attention(model: torch.nn.Module, implementations: Sequence[str]) -> No
 
 def _configurations(model: torch.nn.Module) -> Iterator[Any]:
     seen: set[int] = set()
-    pending = [module.__dict__.get("config") for module in model.modules()]
+    pending: list[Any] = [module.__dict__.get("config") for module in model.modules()]
     while pending:
         config = pending.pop(0)
         if not hasattr(config, "_attn_implementation_internal") or id(config) in seen:

@@ -111,7 +111,8 @@ class Checkpoint:
 
         Where a model gives a vector for a text alone, it is that of the first token (DPR).
         """
-        if self.pooling is None and gives_one_vector(plain_class(type(self.config))):
+        kind: Any = type(self.config)
+        if self.pooling is None and gives_one_vector(plain_class(kind)):
             return Pooling(("cls",))
         architectures = getattr(self.config, "architectures", None) or [""]
         causal = architectures[0].endswith("ForCausalLM") and getattr(

@@ -8,7 +8,7 @@ from typing import Any
 
 from dask_embed._validation import shown
 from dask_embed.models.checkpoint import Checkpoint
-from dask_embed.models.classes import encoder_class, plain_class
+from dask_embed.models.classes import class_beside, encoder_class, plain_class
 from dask_embed.models.libraries import importing
 from dask_embed.models.requirements import check_parts
 from dask_embed.models.sources import adapter_folder, brings_a_head, require_adapter
@@ -87,7 +87,10 @@ def require_head(task: str, checkpoint: Checkpoint, model: Model) -> None:
             f"{needed.auto_class}"
         )
     saved = list(getattr(config, "architectures", None) or [])
-    if not saved or brings_a_head(model) or any(_has_head(needed, config, name) for name in saved):
+    if not saved or brings_a_head(model):
+        return
+    _require_same_head(task, config, saved, model)
+    if any(_has_head(task, config, name) for name in saved):
         return
     what = f"that ends with {needed.ending!r}" if needed.ending else f"of {needed.auto_class}"
     raise ValueError(
@@ -117,8 +120,7 @@ def saved_tasks(checkpoint: Checkpoint, model: Model) -> tuple[str, ...]:
 
 def _is_class_of(task: str, config: Any, saved: list[str]) -> bool:
     """Return whether weights were saved as the class that loads `task`."""
-    known = _auto_class(task)._model_mapping.get(type(config), ())
-    classes = known if isinstance(known, tuple) else (known,)
+    classes = _classes(task, config)
     ending = TASKS[task].ending
     return any(
         name in [each.__name__ for each in classes] or (ending and name.endswith(ending))
@@ -126,7 +128,30 @@ def _is_class_of(task: str, config: Any, saved: list[str]) -> bool:
     )
 
 
-def _has_head(task: Task, config: Any, saved: str) -> bool:
+def _require_same_head(task: str, config: Any, saved: list[str], model: Model) -> None:
+    """Raise ValueError for a head of the task that is another than the one that is loaded.
+
+    XLNet, XLM and Flaubert have two for answers, one of which searches with beams.
+    """
+    ending, loaded = TASKS[task].ending, _classes(task, config)
+    known = [each.__name__ for each in loaded]
+    for name in saved:
+        another = ending and name.endswith(ending) and name not in known
+        if another and any(class_beside(each, name) is not None for each in loaded):
+            raise ValueError(
+                f"model {model.name!r} was saved as {name}, whose head is another than that of "
+                f"{known[0]}, the one that can be run; train a head of that class"
+            )
+
+
+def _classes(task: str, config: Any) -> list[Any]:
+    """Return the classes that transformers has for a task and a configuration."""
+    with importing():
+        known = _auto_class(task)._model_mapping.get(type(config), ())
+    return list(known) if isinstance(known, tuple) else [known]
+
+
+def _has_head(task: str, config: Any, saved: str) -> bool:
     """Return whether weights that were saved as a class of this name may have the head of `task`.
 
     The head of a language model may be its embedding, which the bare transformer has too; models
@@ -135,8 +160,10 @@ def _has_head(task: Task, config: Any, saved: str) -> bool:
     from transformers import MODEL_FOR_MASKED_LM_MAPPING
     from transformers.models.auto.modeling_auto import MODEL_MAPPING_NAMES
 
-    if task.ending:
-        return saved.endswith(task.ending)
+    ending = TASKS[task].ending
+    if ending:
+        named = [each.__name__ for each in _classes(task, config)]
+        return saved.endswith(ending) or saved in named
     plain = MODEL_MAPPING_NAMES.get(config.model_type, ())
     others = tuple(each.ending for each in TASKS.values() if each.ending)
     if saved not in ((plain,) if isinstance(plain, str) else plain) and not saved.endswith(others):

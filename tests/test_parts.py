@@ -1,0 +1,148 @@
+"""The part of a checkpoint that embeds, against the class of transformers that it was saved as.
+
+The reference is loaded by that class and called on one text at a time as its tokenizer says.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import shrunk
+import sweep
+import tiny
+import torch
+import transformers
+
+import dask_embed as de
+from dask_embed.models.classes import plain_class
+
+pytestmark = pytest.mark.usefixtures("one_torch_thread")
+
+Part = Callable[[Any], Any]
+
+
+def whole(model: Any) -> Any:
+    return model
+
+
+def encoder(model: Any) -> Any:
+    return model.get_encoder()
+
+
+def text_decoder(model: Any) -> Any:
+    return model.language_model.model
+
+
+# Architecture, the class that is saved, and what of it the reference calls.
+CASES: dict[str, tuple[str, Part]] = {
+    "T5GemmaForConditionalGeneration": ("t5gemma", encoder),
+    "LongT5EncoderModel": ("longt5", whole),
+    "SwitchTransformersEncoderModel": ("switch_transformers", whole),
+    "MarianEncoder": ("marian", whole),
+    "MarianMTModel": ("marian", encoder),  # saved without the positions, which are computed
+    "PegasusEncoder": ("pegasus", whole),
+    "M2M100Encoder": ("m2m_100", whole),
+    "FSMTForConditionalGeneration": ("fsmt", encoder),  # its encoder is a bare module
+    "Llama4ForConditionalGeneration": ("llama4", text_decoder),
+    "DPRQuestionEncoder": ("dpr", whole),
+    "DPRContextEncoder": ("dpr", whole),
+}
+SENTENCE = ("LongT5EncoderModel", "MarianEncoder", "M2M100Encoder")
+
+
+@pytest.fixture(autouse=True)
+def _unload() -> Iterator[None]:
+    yield
+    de.unload()
+
+
+def saved_class(name: str, kind: str) -> Any:
+    config_class = transformers.CONFIG_MAPPING[kind]
+    return vars(__import__(plain_class(config_class).__module__, fromlist=[name]))[name]
+
+
+def save(name: str, folder: Path, **fields: Any) -> tuple[Any, Any]:
+    """Save a tiny model; return its class and tokenizer."""
+    kind, _ = CASES[name]
+    built = saved_class(name, kind)
+    config_class = transformers.CONFIG_MAPPING[kind]
+    tokens = sweep.tokenizer(kind, config_class(), False)
+    config = shrunk.shrunk(config_class, tokens, {})
+    for field, value in fields.items():
+        setattr(config, field, value)
+    torch.manual_seed(0)
+    model = built(config).eval()
+    tiny.enlarge(model, 0.1)
+    model.save_pretrained(folder)
+    tokens.save_pretrained(folder)
+    return built, tokens
+
+
+def vectors(name: str, built: Any, tokens: Any, folder: Path) -> np.ndarray:
+    """The mean of the token vectors of each text, or the one vector that the model gives."""
+    part = CASES[name][1](built.from_pretrained(folder, dtype=torch.float32).eval())
+    given = []
+    with torch.inference_mode():
+        for text in sweep.texts():
+            inputs = tokens(text, truncation=True, return_tensors="pt")
+            output = copy.deepcopy(part)(**inputs)
+            hidden = output.get("last_hidden_state")
+            given.append(output["pooler_output"][0] if hidden is None else hidden[0].mean(0))
+    return torch.stack(given).numpy()
+
+
+def embedded(folder: Path, **settings: Any) -> np.ndarray:
+    model = de.Model(str(folder), device="cpu")
+    embedder = de.Embedder(model, column="text", normalize=False, **settings)
+    return de.to_array(embedder(pd.DataFrame({"text": sweep.texts()}))["embedding"])
+
+
+def assert_close(given: np.ndarray, expected: np.ndarray) -> None:
+    scale = max(1.0, float(np.abs(expected).max()))
+    np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5 * scale)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_vectors_are_those_of_the_class_that_was_saved(name: str, tmp_path: Path) -> None:
+    built, tokens = save(name, tmp_path)
+    expected = vectors(name, built, tokens, tmp_path)
+    assert_close(embedded(tmp_path), expected)
+    assert_close(embedded(tmp_path, batch_size=1), expected)
+
+
+@pytest.mark.parametrize("name", SENTENCE)
+def test_vectors_are_those_of_sentence_transformers(name: str, tmp_path: Path) -> None:
+    from sentence_transformers import SentenceTransformer
+
+    save(name, tmp_path)
+    model = SentenceTransformer(str(tmp_path), device="cpu")
+    expected = np.stack([model.encode(text) for text in sweep.texts()])
+    assert_close(embedded(tmp_path), expected)
+
+
+def test_weights_that_the_part_needs_must_be_there(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save("FSMTForConditionalGeneration", tmp_path)
+    file = tmp_path / "model.safetensors"
+    weights = load_file(file)
+    kept = {name: each for name, each in weights.items() if "decoder.layers" not in name}
+    save_file(kept, file, {"format": "pt"})
+    assert np.isfinite(embedded(tmp_path)).all()
+    de.unload()
+    del kept["model.encoder.layers.1.fc1.weight"]
+    save_file(kept, file, {"format": "pt"})
+    with pytest.raises(ValueError, match=r"1 weights are missing .*encoder.layers.1.fc1.weight"):
+        embedded(tmp_path)
+
+
+def test_a_projection_behind_the_first_token(tmp_path: Path) -> None:
+    save("DPRContextEncoder", tmp_path, projection_dim=8)
+    with pytest.raises(ValueError, match=r"projects the vectors of texts .*encode_proj"):
+        embedded(tmp_path)
