@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from dask_embed._options import named_options
-from dask_embed._validation import positive_integer
+from dask_embed._validation import meant, positive_integer, shown, strings
 
 # More would take minutes to plan, and no machine has as many files with docstrings.
 _MOST_PARTITIONS = 100_000
@@ -72,6 +72,7 @@ def docstrings(
     """
     import dask.dataframe as dd
 
+    packages = None if packages is None else strings("packages", packages)
     positive_integer("rows", rows)
     positive_integer("npartitions", npartitions, allow_none=False, most=_MOST_PARTITIONS)
     files = _mixed(_source_files(packages))
@@ -98,7 +99,8 @@ def _source_files(packages: Sequence[str] | None) -> list[tuple[str, str, str]]:
                 found.append((name, module, str(distribution.locate_file(file))))
     missing = sorted(set(packages or ()) - known)
     if missing:
-        raise ValueError(f"packages {missing} are not installed; installed are {sorted(known)}")
+        near = meant(missing[0], sorted(known))
+        raise ValueError(f"packages {shown(missing)} are not installed{near}")
     return sorted(set(found))
 
 

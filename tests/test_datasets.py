@@ -45,6 +45,10 @@ def test_an_unknown_package_is_an_error() -> None:
         de.datasets.docstrings(["no-such-package"])
     with pytest.raises(ValueError, match="rows must be a positive integer, got 0"):
         de.datasets.docstrings(["dask"], rows=0)
+    with pytest.raises(TypeError, match="packages must be a sequence of strings, got 'dask'"):
+        de.datasets.docstrings("dask")
+    with pytest.raises(ValueError, match=r"did you mean 'dask'\?\)$"):
+        de.datasets.docstrings(["daks"])
 
 
 @pytest.mark.parametrize("number", [100_001, 10**9, 10**30])

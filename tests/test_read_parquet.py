@@ -118,3 +118,50 @@ def test_conversion_options_of_the_user_stay_as_they_are(tmp_path: Path) -> None
 def test_a_folder_that_is_not_there_is_told_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"^there are no Parquet files at '.*absent'$"):
         de.read_parquet(tmp_path / "absent")
+
+
+def _damaged(folder: Path, how: str) -> Path:
+    """Write two files of which the second is cut short or holds other bytes among its values."""
+    folder.mkdir()
+    for name in ("a", "b"):
+        pq.write_table(pa.Table.from_pandas(_frame()[["id"]]), folder / f"{name}.parquet")
+    whole = (folder / "b.parquet").read_bytes()
+    cut = {"cut": whole[: len(whole) // 2], "values": whole[:20] + bytes(20) + whole[40:]}
+    (folder / "b.parquet").write_bytes(cut[how])
+    return folder
+
+
+@pytest.mark.parametrize("how", ["cut", "values"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path: Path, how: str) -> None:
+    path = _damaged(tmp_path / "out", how)
+    with pytest.raises(OSError, match=r"^the file '.*/out/b\.parquet' cannot be read: [^\n]+$"):
+        de.read_parquet(path).compute(scheduler="synchronous")
+
+
+@pytest.mark.parametrize("content", [b"a,b\n", b""])
+def test_no_parquet_file(tmp_path: Path, content: bytes) -> None:
+    """In one line, without Dask's sentence about its backends."""
+    (tmp_path / "table.parquet").write_bytes(content)
+    with pytest.raises(ValueError, match=r"table\.parquet' cannot be read[^\n]*$") as caught:
+        de.read_parquet(tmp_path / "table.parquet")
+    assert "backend" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("path", "says"),
+    [
+        (None, "path must name a folder or files, got None"),
+        ([3], "path must name a folder or files, got 3"),
+        ([], r"path must name a folder or files, got \[\]"),
+        ("", "path must name a folder or files, got ''"),
+    ],
+)
+def test_what_is_no_path_to_read(path: object, says: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=says):
+        de.read_parquet(path)
+
+
+def test_a_column_that_no_file_has(tmp_path: Path) -> None:
+    path = _many(tmp_path / "out", 1)
+    with pytest.raises(ValueError, match=r"out' cannot be read[^\n]*nosuch[^\n]*$"):
+        de.read_parquet(path, columns=["nosuch"])

@@ -784,3 +784,15 @@ def test_other_readers_open_a_finished_folder(tmp_path: Path) -> None:
     assert sorted(polars.read_parquet(out)["id"]) == [*range(9)]
     assert duckdb.sql(f"select count(*) from '{out}/*.parquet'").fetchall() == [(9,)]
     assert {os.path.splitext(name)[1] for name in os.listdir(out)} == {".parquet"}
+
+
+def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"^path must be a path .* \(File name too long\)"):
+        _frame(0, 4).ml.to_parquet(tmp_path / ("a" * 300))
+    with pytest.raises(OSError, match=r"^the folder '/proc/out' cannot be made: [^\n]+$"):
+        _frame(0, 4).ml.to_parquet("/proc/out")
+
+
+def test_each_file_with_a_schema_of_its_own(folder: str) -> None:
+    _frame(0, 6).ml.to_parquet(folder, schema=None)
+    assert _ids(folder) == [*range(6)]

@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from dask_embed._validation import boolean, meant, shown, shown_error, usable_text
+from dask_embed._validation import boolean, local_path, meant, shown, shown_error, usable_text
 from dask_embed.jobs.folder import EXTENSIONS
 
 _LONGEST_NAME = 255  # bytes of the name of a file
@@ -34,7 +34,7 @@ def folder_path(path: Any) -> str:
 
 
 def require_folder(fs: Any, folder: str) -> None:
-    """Raise NotADirectoryError if there is a file where the folder is to be, or on the way there.
+    """Raise unless there can be the folder: NotADirectoryError for a file there or on the way.
 
     Parameters
     ----------
@@ -42,6 +42,8 @@ def require_folder(fs: Any, folder: str) -> None:
     folder : str
         Without a protocol.
     """
+    if isinstance(fs, LocalFileSystem):
+        local_path("path", folder)
     above = PurePath(folder).parents if isinstance(fs, LocalFileSystem) else ()
     for each in (folder, *map(str, above)):
         if fs.isfile(each):

@@ -16,6 +16,7 @@ from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
 from dask.tokenize import normalize_token
 from fsspec.implementations.arrow import ArrowFSWrapper
 
+from dask_embed._validation import shown_error
 from dask_embed.columns.transfer import readable_metadata
 
 
@@ -32,6 +33,17 @@ class VectorEngine(ArrowDatasetEngine):
     ) -> pa.Table:
         table = super()._pandas_to_arrow_table(df, preserve_index=preserve_index, schema=schema)
         return table.replace_schema_metadata(readable_metadata(table.schema))
+
+    @classmethod
+    def _read_table(cls, path_or_frag: Any, *rest: Any, **options: Any) -> pa.Table:
+        """Read a table; what Arrow cannot read is told with the name of its file."""
+        try:
+            return super()._read_table(path_or_frag, *rest, **options)
+        except (pa.ArrowException, OSError) as error:
+            if getattr(error, "errno", None):
+                raise  # of the disk or the store, and names the file
+            file = getattr(path_or_frag, "path", path_or_frag)
+            raise OSError(f"the file {file!r} cannot be read: {shown_error(error)}") from error
 
     @classmethod
     def _arrow_table_to_pandas(  # type: ignore[override]  # all it takes but two goes on

@@ -23,6 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from dask_embed._validation import shown_error
+
 METADATA_KEY = "dask_embed"
 MARK = "_dask_embed_unfinished"
 # In the hidden name of a file on a local disk that is not whole.
@@ -136,7 +138,7 @@ class Job:
                 "names": self.names,
             }
         ).encode()
-        run.fs.mkdirs(run.path, exist_ok=True)
+        make_folder(run.fs, run.path)
         found = read_mark(run.fs, run.path)
         if found is None:
             _create(run.fs, _mark_path(run.path), content)
@@ -227,6 +229,14 @@ class Job:
         present = data_files(self.run.fs, self.run.path)
         if self.run.holds() and not any(map(self._is_own, present)):
             self.run.fs.rm_file(_mark_path(self.run.path))
+
+
+def make_folder(fs: Any, path: str) -> None:
+    """Make a folder unless there is one."""
+    try:
+        fs.mkdirs(path, exist_ok=True)
+    except OSError as error:
+        raise OSError(f"the folder {path!r} cannot be made: {shown_error(error)}") from error
 
 
 def data_files(fs: Any, path: str) -> set[str]:

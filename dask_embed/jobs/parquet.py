@@ -13,6 +13,7 @@ from typing import Any
 
 import dask
 import dask.dataframe as dd
+import pyarrow as pa
 import pyarrow.fs as pa_fs
 from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.io.utils import _is_local_fs
@@ -162,6 +163,15 @@ def to_parquet(
     return None
 
 
+def _text_of(path: Any) -> str:
+    """Return a path of what is to be read as a text."""
+    text = os.fspath(path) if isinstance(path, os.PathLike) else path
+    if not isinstance(text, str) or not text:
+        kind = ValueError if text == "" else TypeError
+        raise kind(f"path must name a folder or files, got {shown(path)}")
+    return text
+
+
 def _of_pyarrow(planned: Any) -> dict[str, Any]:
     """Return what Dask's node passes on to pyarrow's writer."""
     ours = ("custom_metadata", "schema", "index_cols", "fmd", "head", "return_metadata")
@@ -283,7 +293,9 @@ def read_parquet(path: Any, **options: Any) -> Any:
     cannot read the vectors in those.
     """
     paths = path if isinstance(path, list | tuple | set) else [path]
-    given: Any = [os.fspath(each) for each in paths]
+    given: Any = [_text_of(each) for each in paths]
+    if not given:
+        raise ValueError(f"path must name a folder or files, got {shown(path)}")
     if _is_arrow(filesystem := options.get("filesystem")):
         # Dask's reader for these has no types for vectors; the files are the same to the other
         storage = options.pop("storage_options", None)
@@ -294,11 +306,18 @@ def read_parquet(path: Any, **options: Any) -> Any:
     storage, filesystem = options.get("storage_options"), options.get("filesystem")
     fs, places, _, _ = VectorEngine.extract_filesystem(given, filesystem, {}, {}, storage)
     require_whole(fs, places)
+    return _read(given if len(given) > 1 else given[0], options)
+
+
+def _read(given: Any, options: dict[str, Any]) -> Any:
+    """Return what Dask reads; its errors hold a line about its backends before what is wrong."""
     try:
-        return dd.read_parquet(given if len(given) > 1 else given[0], **options)
-    except FileNotFoundError as error:  # Dask puts a sentence about its backends before the path
-        missing = given if len(given) > 1 else given[0]
-        raise FileNotFoundError(f"there are no Parquet files at {shown(missing)}") from error
+        return dd.read_parquet(given, **options)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"there are no Parquet files at {shown(given)}") from error
+    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+        wrong = shown_error(error.__cause__ or error)
+        raise ValueError(f"{shown(given)} cannot be read as Parquet files: {wrong}") from error
 
 
 def _is_arrow(filesystem: Any) -> bool:

@@ -26,6 +26,7 @@ from dask_embed.jobs.folder import (
     data_files,
     frame_of,
     is_part,
+    make_folder,
     not_whole,
     read_mark,
     read_origin,
@@ -49,6 +50,7 @@ class WritingEngine(VectorEngine):
         schema: Any = "infer",
         **options: Any,
     ) -> Any:
+        make_folder(fs, path)
         options["ignore_divisions"] = True  # `require_room` has looked at them
         started = super().initialize_write(df, fs, path, schema=schema, **options)
         if not append:
@@ -137,13 +139,14 @@ def with_folder_names(partition: Any, columns: list[str]) -> Any:
 
 
 def require_options(
-    schema: pa.Schema, options: dict[str, Any], custom: dict[Any, Any] | None
+    schema: pa.Schema | None, options: dict[str, Any], custom: dict[Any, Any] | None
 ) -> None:
     """Raise TypeError or ValueError for what pyarrow would refuse once the rows are computed.
 
     Parameters
     ----------
-    schema : pyarrow.Schema
+    schema : pyarrow.Schema, optional
+        None where each partition has that of its own rows.
     options : dict
         Arguments of `pyarrow.parquet.write_table`.
     custom : dict, optional
@@ -158,7 +161,7 @@ def require_options(
                 "their columns"
             )
     try:
-        pq.write_table(schema.empty_table(), pa.BufferOutputStream(), **options)
+        pq.write_table((schema or pa.schema([])).empty_table(), pa.BufferOutputStream(), **options)
     except (
         TypeError,
         ValueError,
