@@ -39,6 +39,12 @@ def to_array(series: Any, dimension: int | None = None) -> Any:
     ------
     TypeError
         If the column does not hold vectors of one dimension.
+
+    Notes
+    -----
+    For a column of scores `Similarity` is better: Dask optimizes an array apart from the frame, so
+    ``frame.assign(score=to_array(frame.embedding) @ query)`` computes the vectors twice, and a
+    filter after it is a shuffle where the divisions of `frame` are unknown.
     """
     positive_integer("dimension", dimension)
     require_series("to_array", series)

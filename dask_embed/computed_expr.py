@@ -19,6 +19,7 @@ from dask.dataframe.dask_expr._expr import (
     determine_column_projection,
     is_filter_pushdown_available,
 )
+from dask.dataframe.dask_expr._repartition import Repartition
 from dask.dataframe.dask_expr._shuffle import SetIndexBlockwise
 
 from dask_embed.conditions import (
@@ -76,6 +77,9 @@ class ComputedRows(Blockwise):
 
     def dependencies(self) -> list[Expr]:
         return [*super().dependencies(), Unfuse(self._name)]
+
+    def _tune_up(self, parent: Expr) -> Expr | None:
+        return in_equal_parts(parent)
 
     def _divisions(self) -> Any:
         return self.frame.divisions
@@ -168,6 +172,11 @@ class SameRows(ComputedRows, Elemwise):
             return parent.joined(dependents)
         return super()._simplify_up(parent, dependents)
 
+    @property
+    def index(self) -> Expr:
+        """Read the index below: Dask computes that of a frame beside an array as it is written."""
+        return self.frame.index
+
     def _project(self, parent: Projection, dependents: Any) -> Expr | None:
         """Drop the node when no result is wanted, else the columns that it does not need."""
         wanted = wanted_columns(self, parent, dependents)
@@ -217,6 +226,9 @@ class SelectResult(Projection):
             and self._is_all_that_reads(parent, dependents)
         )
 
+    def _tune_up(self, parent: Expr) -> Expr | None:
+        return in_equal_parts(parent)
+
     def _is_all_that_reads(self, parent: Filter, dependents: Any) -> bool:
         """Return whether nothing but this selection and the filter's predicate reads the frame."""
         others = dependents_of(self.frame, dependents) - {self._name}
@@ -230,6 +242,22 @@ def _is_filtered(selection: Projection, dependents: Any) -> bool:
         isinstance(reader, Filter) and reader.frame._name == selection._name
         for reader in readers_of(selection, dependents)
     )
+
+
+def in_equal_parts(node: Expr) -> Expr | None:
+    """Return `node` with as few partitions of each frame as of the others, None if they are equal.
+
+    Of files that few columns are read of Dask makes fewer partitions. It does the same to what
+    stands beside the file, such as an array, but not to what stands beside a node further up.
+    """
+    if not isinstance(node, Blockwise):
+        return None
+    frames = [each for each in node.dependencies() if not node._broadcast_dep(each)]
+    fewest = min(each.npartitions for each in frames)
+    for each in frames:
+        if each.npartitions > fewest:
+            node = node.substitute(each, Repartition(each, new_partitions=fewest))
+    return node
 
 
 def wanted_columns(node: Expr, parent: Expr, dependents: Any) -> set[str]:

@@ -221,6 +221,10 @@ class QuantizeCalibrated(Quantize):
     Not element-wise: every row depends on all of them, so no filter may pass below.
     """
 
+    @property
+    def index(self) -> Expr:
+        return self.frame.index  # as for `SameRows`
+
     def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
         return False  # else Dask waits for it, and keeps column selections above the filter
 

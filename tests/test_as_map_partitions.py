@@ -117,6 +117,26 @@ def test_with_an_array_of_a_selection(sources, eager):
     assert given.z.tolist() == [2 * n for n in english(eager).length]
 
 
+@pytest.mark.parametrize("source", ["parquet", "arrow"])
+def test_with_an_array_where_few_columns_are_read(sources, pdf, source):
+    """Of files that few columns are read of, Dask makes fewer partitions than the array has."""
+    read = sources[source]
+    selected = both(read)[0][["id", "vector"]]
+    assert selected.optimize(fuse=False).npartitions < selected.npartitions
+    for part in (selected, LengthVector()(read[["id", "text"]])):
+        given = part.assign(z=de.to_array(part.vector) @ QUERY).compute().sort_values("id")
+        assert given.z.tolist() == [2 * len(text) for text in pdf.text]
+
+
+def test_an_array_beside_its_frame_runs_no_model_for_the_index(sources):
+    for precision in (None, "float16", "int8"):
+        out = LengthVector()(sources["pandas"])
+        small = out if precision is None else de.quantize(out, "vector", precision)
+        scored = small.assign(z=de.to_array(small.vector) @ QUERY)
+        assert rows_of(scored.compute) == 2 * ROWS
+        assert rows_of(scored[["id", "z"]].compute) == ROWS
+
+
 def test_with_an_array_of_chunks_and_of_quantized_vectors(sources, eager):
     """Whatever node it is of: names do not change when the plan is lowered."""
     lazy, _ = both(sources["pandas"])
