@@ -245,7 +245,7 @@ def _is_filtered(selection: Projection, dependents: Any) -> bool:
 
 
 def in_equal_parts(node: Expr) -> Expr | None:
-    """Return `node` with as few partitions of each frame as of the others, None if they are equal.
+    """Return `node` with as few partitions of each of its frames as of the others.
 
     Of files that few columns are read of Dask makes fewer partitions. It does the same to what
     stands beside the file, such as an array, but not to what stands beside a node further up.
@@ -253,11 +253,12 @@ def in_equal_parts(node: Expr) -> Expr | None:
     if not isinstance(node, Blockwise):
         return None
     frames = [each for each in node.dependencies() if not node._broadcast_dep(each)]
-    fewest = min(each.npartitions for each in frames)
+    fewest = min((each.npartitions for each in frames), default=1)
+    fitted: Any = node
     for each in frames:
         if each.npartitions > fewest:
-            node = node.substitute(each, Repartition(each, new_partitions=fewest))
-    return node
+            fitted = fitted.substitute(each, Repartition(each, new_partitions=fewest))
+    return fitted
 
 
 def wanted_columns(node: Expr, parent: Expr, dependents: Any) -> set[str]:

@@ -210,6 +210,9 @@ class Quantize(ComputedRows):
     def labels(self) -> list[str]:
         return ["quantize"]
 
+    def _depth(self, cache: Any = None) -> int:
+        return 1  # after an operator, which takes longer
+
 
 class QuantizeEach(SameRows, Quantize):
     """With ranges that are known, or none: each row for itself."""

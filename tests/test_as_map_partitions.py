@@ -329,6 +329,7 @@ def test_tasks_are_named_after_the_operator(sources, source):
     lazy = Length()(sources[source])
     plans = [lazy, lazy[["id", "length"]], lazy[lazy.lang == "en"][["id", "length"]]]
     plans += [lazy[lazy.weight < lazy.weight.mean()][["length"]], lazy.assign(a=1, b=2, c=3)]
+    plans += [de.quantize(LengthVector()(sources[source]), "vector", "float16")]
     for plan in plans:
         names = {key_split(key) for key in plan.optimize().__dask_graph__()}
         assert len([name for name in names if name.startswith("length")]) == 1, names
