@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-alone lint notebooks benchmark newest gpu clean
+.PHONY: demo test test-slow test-alone lint notebooks benchmark newest docs gpu clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/dask-embed demo $(ARGS)
@@ -26,6 +26,10 @@ lint: $(VENV)/test.installed
 
 notebooks: $(VENV)/test.installed
 	$(BIN)/python notebooks/run.py
+
+# The pages of docs/ as a site in build/site; a warning is an error.
+docs: $(VENV)/docs.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 benchmark: $(VENV)/test.installed
 	$(BIN)/python benchmarks/compare.py $(ARGS)
@@ -60,6 +64,10 @@ $(VENV)/test.installed: $(VENV)/python.made setup.cfg constraints.txt
 	@echo "Installing with what tests need (takes a few minutes)"
 	$(INSTALL) -e '.[test]'
 	touch $@ $(VENV)/demo.installed
+
+$(VENV)/docs.installed: $(VENV)/test.installed
+	$(INSTALL) -e '.[docs]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache

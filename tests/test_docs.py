@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+import dask_embed as de
+
 FOLDER = Path(__file__).parent.parent / "docs"
-PAGES = ("how_do_i.md", "operators.md", "own_operators.md", "parquet.md")
+PAGES = ("index.md", "how_do_i.md", "operators.md", "own_operators.md", "parquet.md")
 
 
 def blocks(page: str) -> list[str]:
@@ -35,3 +37,16 @@ def test_the_code_of_a_page_runs(
     monkeypatch.chdir(tmp_path)
     run(page)
     assert capsys.readouterr().out.strip()
+
+
+def test_every_public_name_is_in_the_reference() -> None:
+    """By itself or, of a module, with its members; and nothing that is not public."""
+    named = re.findall(r"^::: dask_embed\.(\w+)$", (FOLDER / "api.md").read_text("utf8"), re.M)
+    assert sorted(named) == sorted(de.__all__)
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    settings = (FOLDER.parent / "mkdocs.yml").read_text("utf8")
+    assert sorted(re.findall(r"(\w+\.md)$", settings, re.M)) == sorted(
+        page.name for page in FOLDER.glob("*.md")
+    )
