@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dask_embed.inspection import describe_model, stats
     from dask_embed.jobs.parquet import read_parquet
     from dask_embed.jobs.progress import progress
+    from dask_embed.jobs.unfinished import discard_unfinished
     from dask_embed.models.registry import unload
     from dask_embed.models.spec import Model
     from dask_embed.operators import (
@@ -62,6 +63,7 @@ _HOMES = {
     "calibration_ranges": "dask_embed.quantize_expr",
     "datasets": "dask_embed",
     "describe_model": "dask_embed.inspection",
+    "discard_unfinished": "dask_embed.jobs.unfinished",
     "explain": "dask_embed.plan",
     "progress": "dask_embed.jobs.progress",
     "quantize": "dask_embed.quantize_expr",
@@ -93,6 +95,7 @@ __all__ = [
     "calibration_ranges",
     "datasets",
     "describe_model",
+    "discard_unfinished",
     "explain",
     "progress",
     "quantize",

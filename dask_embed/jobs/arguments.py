@@ -11,6 +11,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._validation import boolean, local_path, meant, shown, shown_error, usable_text
+from dask_embed.jobs.engine import VectorEngine
 from dask_embed.jobs.folder import EXTENSIONS
 
 _LONGEST_NAME = 255  # bytes of the name of a file
@@ -31,6 +32,22 @@ def folder_path(path: Any) -> str:
     if not folder.strip() or "*" in folder or "\0" in folder:
         raise ValueError(f"path must name one folder, and hold no '*'; got {shown(folder)}")
     return folder
+
+
+def place(path: str, filesystem: Any, storage_options: Any) -> tuple[Any, str]:
+    """Return the filesystem of a path, and the path there."""
+    try:
+        fs, folders, _, _ = VectorEngine.extract_filesystem(
+            path, filesystem, {}, {}, storage_options
+        )
+    except (TypeError, ValueError, AttributeError, ImportError) as error:
+        told = {"filesystem": filesystem} if filesystem is not None else {}
+        kind = ImportError if isinstance(error, ImportError) else ValueError
+        raise kind(
+            f"there is no filesystem for {shown({'path': path, **told})}: {shown_error(error)}; "
+            "give storage_options=, or filesystem= of fsspec or pyarrow"
+        ) from error
+    return fs, folders[0]
 
 
 def require_folder(fs: Any, folder: str) -> None:

@@ -120,7 +120,7 @@ class Job:
         self._mark()
         changed = self._changed()
         if changed:
-            run.fs.rm_file(_mark_path(run.path))
+            self._unmark()
             raise FileExistsError(
                 f"{run.path!r} is not what it was when this write was built: {changed}; build it "
                 "again"
@@ -128,28 +128,35 @@ class Job:
 
     def _mark(self) -> None:
         run = self.run
-        content = json.dumps(
-            {
-                "run": run.name,
-                "frame": run.frame,
-                "host": socket.gethostname(),
-                "process": os.getpid(),
-                "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-                "names": self.names,
-            }
-        ).encode()
+        content = {
+            "run": run.name,
+            "frame": run.frame,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "names": self.names,
+        }
         make_folder(run.fs, run.path)
         found = read_mark(run.fs, run.path)
         if found is None:
-            _create(run.fs, _mark_path(run.path), content)
+            create_file(run.fs, mark_path(run.path), json.dumps(content).encode())
         elif self.takes_over is not None and found.get("run", "") == self.takes_over:
-            run.fs.pipe_file(_mark_path(run.path), content)
+            write_mark(run.fs, run.path, {**content, "after": found})
         found = read_mark(run.fs, run.path)
         if found is None or found.get("run") != run.name:
             raise FileExistsError(
                 f"{run.path!r} is being written by {told(found or {})}: two jobs in one folder "
                 "would lose rows"
             )
+
+    def _unmark(self) -> None:
+        """Leave the folder as it was before: with the mark of a dead job, if there was one."""
+        run = self.run
+        before = (read_mark(run.fs, run.path) or {}).get("after")
+        if before is None:
+            run.fs.rm_file(mark_path(run.path))
+        else:
+            write_mark(run.fs, run.path, before)
 
     def _changed(self) -> str:
         """Return in words how the folder differs from when the job was built, "" if it does not."""
@@ -196,9 +203,10 @@ class Job:
             return  # the task that ends the job runs a second time
         run.require_held()
         if self.replaces:
+            write_mark(run.fs, run.path, {**mark, "removes": True})
             self._remove(sorted(self.before & present))
         self._remove_unfinished()
-        run.fs.rm_file(_mark_path(run.path))
+        run.fs.rm_file(mark_path(run.path))
 
     def _remove(self, files: Sequence[str]) -> None:
         run = self.run
@@ -208,11 +216,7 @@ class Job:
             for name in _SUMMARIES:
                 if run.fs.exists(f"{run.path}/{name}"):
                     run.fs.rm_file(f"{run.path}/{name}")
-        if isinstance(run.fs, LocalFileSystem):
-            folders = {file.rpartition("/")[0] for file in files} - {""}
-            for folder in sorted(folders, key=len, reverse=True):
-                if not os.listdir(f"{run.path}/{folder}"):
-                    os.rmdir(f"{run.path}/{folder}")
+        remove_empty_folders(run.fs, run.path, files)
 
     def _remove_unfinished(self) -> None:
         """Remove what tasks left that were cut short and ran again."""
@@ -225,10 +229,15 @@ class Job:
                 os.remove(f"{self.run.path}/{name}")
 
     def give_up(self) -> None:
-        """Take the mark away where nothing was written; else it stays, the folder is not whole."""
-        present = data_files(self.run.fs, self.run.path)
-        if self.run.holds() and not any(map(self._is_own, present)):
-            self.run.fs.rm_file(_mark_path(self.run.path))
+        """Take the mark away where nothing was written; else it stays, and tells of the failure."""
+        run = self.run
+        mark = read_mark(run.fs, run.path)
+        if mark is None or mark.get("run") != run.name:
+            return
+        if any(map(self._is_own, data_files(run.fs, run.path))):
+            write_mark(run.fs, run.path, {**mark, "failed": True})
+        else:
+            self._unmark()
 
 
 def make_folder(fs: Any, path: str) -> None:
@@ -280,12 +289,26 @@ def run_of(file: str) -> str:
 def read_mark(fs: Any, path: str) -> dict[str, Any] | None:
     """Return what the mark of a folder says, None where there is none."""
     try:
-        said = json.loads(fs.cat_file(_mark_path(path)))
+        said = json.loads(fs.cat_file(mark_path(path)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:
         return {}  # it is just being written
     return said if isinstance(said, dict) else {}
+
+
+def write_mark(fs: Any, path: str, mark: dict[str, Any]) -> None:
+    """Write what the mark of a folder, which has one, is to say."""
+    fs.pipe_file(mark_path(path), json.dumps(mark).encode())
+
+
+def remove_empty_folders(fs: Any, path: str, files: Iterable[str]) -> None:
+    """Remove the folders below a folder on a disk that held nothing but files which are gone."""
+    if isinstance(fs, LocalFileSystem):
+        folders = {file.rpartition("/")[0] for file in files} - {""}
+        for folder in sorted(folders, key=len, reverse=True):
+            if not os.listdir(f"{path}/{folder}"):
+                os.rmdir(f"{path}/{folder}")
 
 
 def read_origin(fs: Any, file: str) -> dict[str, Any]:
@@ -306,12 +329,10 @@ def told(mark: dict[str, Any]) -> str:
 
 def not_whole(path: str, mark: dict[str, Any]) -> str:
     """Return in words that a folder has a mark, and what to do that keeps what was there before."""
-    ends = f"{mark.get('frame')}-{mark.get('run')}.parquet"
-    wrote = f"the files that {'the mark names' if mark.get('names') else f'end in {ends}'}"
     return (
-        f"{path!r} is not whole: {told(mark)} is still writing it, or died; wait for it, or remove "
-        f"what it wrote ({wrote}) and then the mark {MARK!r}, or replace all that the folder holds "
-        "with overwrite=True"
+        f"{path!r} is not whole: {told(mark)} is still writing it, or died; wait for it, or take "
+        "back what it wrote with dask_embed.discard_unfinished(folder), or replace all that the "
+        "folder holds with overwrite=True"
     )
 
 
@@ -327,7 +348,7 @@ def require_whole(fs: Any, paths: Sequence[str]) -> None:
     for root in sorted(roots):
         fs.invalidate_cache(root)
         # A store that may only be read can refuse to say whether there is a mark: exists is False.
-        mark = read_mark(fs, root) if fs.exists(_mark_path(root)) else None
+        mark = read_mark(fs, root) if fs.exists(mark_path(root)) else None
         if mark is not None:
             raise OSError(f"{not_whole(root, mark)} (dd.read_parquet reads what is there)")
 
@@ -344,11 +365,11 @@ def _without_keys(path: str) -> str:
     return path
 
 
-def _mark_path(path: str) -> str:
+def mark_path(path: str) -> str:
     return f"{path.rstrip('/')}/{MARK}"
 
 
-def _create(fs: Any, path: str, content: bytes) -> None:
+def create_file(fs: Any, path: str, content: bytes) -> None:
     """Make a file unless there is one, atomically where the filesystem can."""
     try:
         if isinstance(fs, LocalFileSystem):

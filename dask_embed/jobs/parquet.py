@@ -25,6 +25,7 @@ from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.arguments import (
     checked_names,
     folder_path,
+    place,
     require_arguments,
     require_folder,
 )
@@ -33,6 +34,7 @@ from dask_embed.jobs.failures import Counts, warn_of_failures
 from dask_embed.jobs.folder import Job, Run, data_files, next_place, require_whole
 from dask_embed.jobs.lineage import origins
 from dask_embed.jobs.origin import Origin, provenance, require_same_origin
+from dask_embed.jobs.unfinished import under_way
 from dask_embed.jobs.write_expr import WriteParquet
 from dask_embed.jobs.writing import (
     WritingEngine,
@@ -189,7 +191,7 @@ def _checked(
     overwrite, append, repeat = (switches[name] for name in ("overwrite", "append", "repeat"))
     if overwrite and append:
         raise ValueError("overwrite=True replaces what append=True adds to: give one of them")
-    fs, folder = _place(path, options)
+    fs, folder = place(path, options.get("filesystem"), options.get("storage_options"))
     require_folder(fs, folder)
     run = new_run(frame, fs, folder)
     present = data_files(run.fs, run.path)
@@ -201,21 +203,6 @@ def _checked(
         if not options.get("ignore_divisions", False):
             require_order(frame, run, present)
     return run, present, dead
-
-
-def _place(path: str, options: dict[str, Any]) -> tuple[Any, str]:
-    """Return the filesystem of a path, and the path there."""
-    filesystem, storage = options.get("filesystem"), options.get("storage_options")
-    try:
-        fs, folders, _, _ = VectorEngine.extract_filesystem(path, filesystem, {}, {}, storage)
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
-        told = {"filesystem": filesystem} if filesystem is not None else {}
-        kind = ImportError if isinstance(error, ImportError) else ValueError
-        raise kind(
-            f"there is no filesystem for {shown({'path': path, **told})}: {shown_error(error)}; "
-            "give storage_options=, or filesystem= of fsspec or pyarrow"
-        ) from error
-    return fs, folders[0]
 
 
 def _retries() -> Any:
@@ -257,7 +244,8 @@ def _job(
 def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:
     job.begin()
     try:
-        counts: Counts = written.compute(**options)
+        with under_way(job.run.name):
+            counts: Counts = written.compute(**options)
         return counts
     except BaseException:
         job.give_up()
