@@ -261,11 +261,10 @@ def answers(client: Any, function: Callable[[], T], asking: str) -> dict[str, T 
 
 
 def process_totals() -> tuple[Process, tuple[int, int]]:
-    """Return this process, and the rows and tokens that it has run."""
-    from dask_embed.inference.stats import totals
+    """Return this process, the rows that it is done with, and the tokens that it has run."""
+    from dask_embed.inference.stats import rows_done, totals
 
-    counts = totals()
-    return _this_process(), (counts["rows"], counts["tokens"])
+    return _this_process(), (rows_done(), totals()["tokens"])
 
 
 def _process_records() -> tuple[Process, list[dict[str, Any]]]:

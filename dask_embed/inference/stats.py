@@ -15,6 +15,8 @@ from distributed.metrics import context_meter
 _KEPT_RECORDS = 10_000
 _lock = threading.Lock()
 _totals: Counter[str] = Counter()
+# Among the totals: rows of finished partitions that are not counted as `rows`.
+_REST = "rest"
 _records: deque[PartitionStats] = deque(maxlen=_KEPT_RECORDS)
 
 
@@ -150,6 +152,11 @@ class Meter:
         setattr(self.record, name, getattr(self.record, name) + seconds)
         context_meter.digest_metric(f"model-{phase}", seconds, "seconds")
 
+    def complete(self, size: int) -> None:
+        """Say that a partition of so many rows is done, those of nulls and no text included."""
+        with _lock:
+            _totals[_REST] += size - self.record.rows
+
     def finish(self) -> None:
         """Keep the record, and tell a distributed worker the counts."""
         with _lock:
@@ -159,11 +166,12 @@ class Meter:
 
 
 @contextlib.contextmanager
-def metered(operator: str, model: str, shared: Any = None) -> Iterator[Meter]:
-    """Give a meter whose record is kept when the block ends, also by an error."""
+def metered(operator: str, model: str, size: int, shared: Any = None) -> Iterator[Meter]:
+    """Give a meter for a partition of `size` rows; its record is kept, also after an error."""
     meter = Meter(operator, model, shared)
     try:
         yield meter
+        meter.complete(size)
     finally:
         meter.finish()
 
@@ -172,6 +180,12 @@ def totals() -> dict[str, int]:
     """Return the counts of `PartitionStats` summed over this process so far."""
     with _lock:
         return {name: _totals[name] for name in _COUNTS}
+
+
+def rows_done() -> int:
+    """Return the rows that operators are done with in this process so far, nulls included."""
+    with _lock:
+        return _totals["rows"] + _totals[_REST]
 
 
 def records() -> list[PartitionStats]:

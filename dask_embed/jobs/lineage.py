@@ -84,7 +84,7 @@ class _Lineage:
 
     def _made_by(self, node: Expr, column: Any) -> list[Origin]:
         """Return what made the rows of a column if this node did, [] if not."""
-        for operator in _operators(node):
+        for operator in operators_of(node):
             if column in operator.result_columns:
                 return [self._result(operator, node.frame)]
         if isinstance(node, Quantize) and column == node.column:
@@ -107,7 +107,7 @@ class _Lineage:
         return dataclasses.replace(origin, told=told)
 
 
-def _operators(node: Expr) -> tuple[Any, ...]:
+def operators_of(node: Expr) -> tuple[Any, ...]:
     """Return the operators that a node runs on the partitions of its frame."""
     if isinstance(node, OperatorRows):
         return parts_of(node.operator)

@@ -14,7 +14,8 @@ from typing import Any, TextIO
 import dask
 
 from dask_embed._options import named_options
-from dask_embed._validation import integer_from_zero, text_file, usable_text
+from dask_embed._validation import integer_from_zero, shown, text_file, usable_text
+from dask_embed.columns.frames import is_dask_frame
 from dask_embed.inspection import Process, answers, current_client, process_totals
 
 _REFRESH_SECONDS = 0.2
@@ -30,7 +31,7 @@ _PATIENCE_SECONDS = 10.0
 @contextlib.contextmanager
 @named_options
 def progress(
-    total: int | None = None,
+    total: Any = None,
     description: str = "rows",
     file: TextIO | None = None,
     client: Any = None,
@@ -39,9 +40,11 @@ def progress(
 
     Parameters
     ----------
-    total : int, optional
-        Rows expected, for each operator that runs on them; without it there is a count and a rate
-        but no end.
+    total : int or dask.dataframe.DataFrame, optional
+        Rows expected, for each operator that runs on them; or the Dask DataFrame that is computed
+        or written, which tells them where they are certain: rows from pandas, or from Parquet files
+        whose footers are read, not behind filters, joins or functions of your own. Without it,
+        and where the frame cannot tell, there is a count and a rate but no end.
     description : str
         Text before the bar.
     file : text file, optional
@@ -51,19 +54,20 @@ def progress(
 
     Raises
     ------
-    ValueError
-        If the client is asynchronous, or Dask is set to compute in processes that nobody can ask
-        (``scheduler="processes"``).
+    TypeError, ValueError
+        If `total` is neither, if the client is asynchronous, or if Dask is set to compute in
+        processes that nobody can ask (``scheduler="processes"``).
 
     Notes
     -----
-    It counts the rows of this process, so of the synchronous and threaded schedulers, and those of
-    the client's workers. Workers may come and go: what one ran counts, and what another runs again
-    in its place counts again.
+    A row counts once for each operator, one without a text too, and once for operators that share
+    a forward pass. It counts the rows of this process, so of the synchronous and threaded
+    schedulers, and those of the client's workers. Workers may come and go: what one ran counts,
+    and what another runs again in its place counts again.
     """
     from tqdm import tqdm
 
-    integer_from_zero("total", total, allow_none=True)
+    total = _expected(total)
     usable_text("description", description)
     text_file("file", file)
     _require_a_scheduler_that_tells()
@@ -100,6 +104,21 @@ def progress(
             finished.set()
             watcher.join(_PATIENCE_SECONDS)
             given_up.set()
+
+
+def _expected(total: Any) -> int | None:
+    """Return how many rows there will be, None where it is not told or not certain."""
+    if is_dask_frame(total):
+        from dask_embed.jobs.expected import expected_rows
+
+        return expected_rows(total)
+    if total is not None and (isinstance(total, bool) or not isinstance(total, int)):
+        raise TypeError(
+            "total must be a number of rows, or the Dask DataFrame that is computed; got "
+            f"{shown(total)}"
+        )
+    integer_from_zero("total", total, allow_none=True)
+    return total
 
 
 def _require_a_scheduler_that_tells() -> None:

@@ -311,7 +311,7 @@ class ColumnOperator(FrameOperator):
         self.prepare()
         from dask_embed.inference.stats import metered
 
-        with metered(type(self).__name__, self.subject) as meter:
+        with metered(type(self).__name__, self.subject, len(partition)) as meter:
             with meter.seconds("convert"):
                 require_columns(partition, self.input_columns)
                 columns = [self.read(partition[name]) for name in self.input_columns]

@@ -211,7 +211,7 @@ class Chunker(FrameOperator):
         self.prepare()
         from dask_embed.inference.stats import metered
 
-        with metered(type(self).__name__, self.spec.name) as meter:
+        with metered(type(self).__name__, self.spec.name, len(partition)) as meter:
             column = read_text(partition[self.column])
             texts = column.values
             errors = {row: f"column {self.column!r}: {m}" for row, m in column.errors.items()}

@@ -94,7 +94,7 @@ class Together(ColumnOperator):
         for parts in passes:
             tokens.begin()
             first = parts[0]
-            with metered(type(first).__name__, first.subject, tokens) as meter:
+            with metered(type(first).__name__, first.subject, len(partition), tokens) as meter:
                 with meter.seconds("convert"):
                     for name in first.input_columns:
                         if name not in texts:
