@@ -18,6 +18,7 @@ from dask_embed.computed_expr import (
 )
 from dask_embed.conditions import is_rowwise
 from dask_embed.expr import OperatorRows
+from dask_embed.given_text import as_given
 from dask_embed.operators.chunker import Chunker
 from dask_embed.operators.dispatch import lazily
 
@@ -25,7 +26,7 @@ from dask_embed.operators.dispatch import lazily
 @lazily.register(Chunker)
 def chunk_lazily(operator: Chunker, frame: Any) -> Any:
     """Return the Dask DataFrame with a row for each chunk, nothing computed."""
-    return new_collection(ChunkRows(frame, operator))
+    return new_collection(ChunkRows(as_given(frame.expr, operator.input_columns), operator))
 
 
 class ChunkRows(OperatorRows):

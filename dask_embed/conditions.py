@@ -81,7 +81,8 @@ def of_same_rows(node: Expr) -> Iterator[Expr]:
 
 
 def _keeps_rows(node: Expr) -> bool:
-    return isinstance(node, Elemwise) and not isinstance(node, _OTHER_LABELS)
+    keeps = isinstance(node, Elemwise) or getattr(node, "keeps_rows", False)
+    return keeps and not isinstance(node, _OTHER_LABELS)
 
 
 def _walk(expression: Expr, stop: Iterable[str]) -> Iterator[Expr]:

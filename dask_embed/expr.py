@@ -9,6 +9,7 @@ from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._expr import Expr
 
 from dask_embed.computed_expr import ComputedRows, SameRows, SelectResult, dependents_of
+from dask_embed.given_text import as_given
 from dask_embed.operators.base import ColumnOperator, FrameOperator
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.together import keeping, parts_of, together
@@ -17,7 +18,7 @@ from dask_embed.operators.together import keeping, parts_of, together
 @lazily.register(ColumnOperator)
 def append_lazily(operator: ColumnOperator, frame: Any) -> Any:
     """Return the Dask DataFrame with the operator's columns, nothing computed."""
-    return new_collection(AppendColumns(frame, operator))
+    return new_collection(AppendColumns(as_given(frame.expr, operator.input_columns), operator))
 
 
 class OperatorRows(ComputedRows):

@@ -27,6 +27,7 @@ from dask_embed.chunk_expr import ChunkRows, End
 from dask_embed.columns.frames import require_frame
 from dask_embed.computed_expr import ComputedRows
 from dask_embed.expr import OperatorRows, settled
+from dask_embed.given_text import GivenText
 from dask_embed.operators.base import FrameOperator
 from dask_embed.operators.late_chunks import LateChunkEmbedder
 from dask_embed.operators.together import Together, parts_of
@@ -95,13 +96,13 @@ def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
         yield from _steps(below.frame, seen)
         order = [*reversed(filters), below]
     else:
-        for child in [node.frame] if isinstance(node, Filter) else node.operands:
+        for child in [node.frame] if isinstance(node, Filter | GivenText) else node.operands:
             if isinstance(child, Expr):
                 yield from _steps(child, seen)
         order = [node]
     for each in order:
-        # How strings are stored is no step.
-        if each._name not in seen and not isinstance(each, ArrowStringConversion):
+        # How strings are stored is no step, nor what they were before.
+        if each._name not in seen and not isinstance(each, ArrowStringConversion | GivenText):
             yield each
         seen.add(each._name)
 
