@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import keyword
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -27,6 +28,17 @@ _ELSEWHERE = {
     **dict.fromkeys(("rank", "cross_encode"), "rerank"),
     **dict.fromkeys(("summarize", "translate", "text_generation", "chat"), "generate"),
 }
+
+
+# In the docstring of a class: the first line of a parameter, all of it, and another section's head.
+_PARAMETER = re.compile(r"^    (\w[^:\n]*) : ", re.MULTILINE)
+_BLOCK = re.compile(r"^    \w[^:\n]* : .*\n(?:(?:        .*)?\n)+", re.MULTILINE)
+_ELSEWHERE_TOLD = re.compile(r"^    \w[^\n]*\n        See `\w+`\.\n", re.MULTILINE)
+_SECTION = re.compile(r"\n\n    [A-Z][a-z ]+\n    -+\n")
+_LATE = """\
+    late : bool
+        Append a vector to each chunk too, from one pass over its whole text, as
+        `dask_embed.LateChunkEmbedder` does, whose options it takes then."""
 
 
 class FrameAccessor:
@@ -161,15 +173,35 @@ def _signature(*kinds: type) -> inspect.Signature:
     )
 
 
+def _docstring(signature: inspect.Signature, *kinds: type, more: str = "") -> str:
+    """Return the docstring of the first of some operators, with all parameters of a method.
+
+    Those that a class leaves to another are told by its bases, or by the others.
+    """
+    text = _ELSEWHERE_TOLD.sub("", kinds[0].__doc__ or "")
+    told = set(re.findall(r"\w+", " ".join(_PARAMETER.findall(text))))
+    blocks = []
+    for base in (base for kind in kinds for base in kind.__mro__):
+        for block in _BLOCK.findall(_ELSEWHERE_TOLD.sub("", base.__doc__ or "")):
+            names = re.findall(r"\w+", block.partition(" : ")[0])
+            if not told.issuperset(names) and set(names) & set(signature.parameters):
+                told.update(names)
+                blocks.append(block.rstrip())
+    end = _SECTION.search(text, text.index("----------\n") + len("----------\n"))
+    place = len(text.rstrip()) if end is None else end.start()
+    return "\n".join(filter(None, [text[:place].rstrip(), *blocks, more])) + "\n" + text[place:]
+
+
 def _add_method(name: str, operator: type) -> None:
     """Make an operator a method: its arguments and its docstring are those of the class."""
 
     def append(self: FrameAccessor, *args: Any, **options: Any) -> Any:
         return self._append(operator, **_named(name, operator, args, options))
 
-    append.__name__, append.__doc__ = name, operator.__doc__
+    signature = _signature(operator)
+    append.__name__, append.__doc__ = name, _docstring(signature, operator)
     append.__qualname__ = f"FrameAccessor.{name}"
-    append.__signature__ = _signature(operator)  # type: ignore[attr-defined]
+    append.__signature__ = signature  # type: ignore[attr-defined]
     setattr(FrameAccessor, name, append)
 
 
@@ -239,9 +271,5 @@ _chunk: Any = FrameAccessor.chunk
 _late = inspect.Parameter("late", inspect.Parameter.KEYWORD_ONLY, default=False, annotation="bool")
 _both = _signature(operators.Chunker, operators.LateChunkEmbedder)
 _chunk.__signature__ = _both.replace(parameters=[*_both.parameters.values(), _late])
-_before, _section, _after = str(operators.Chunker.__doc__).partition("\n    Notes\n")
-_chunk.__doc__ = f"""{_before.rstrip()}
-    late : bool
-        Append a vector to each chunk too, from one pass over its whole text, as
-        `dask_embed.LateChunkEmbedder` does, whose options it takes then.
-{_section}{_after}"""
+_kinds = (operators.Chunker, operators.LateChunkEmbedder, operators.Embedder)
+_chunk.__doc__ = _docstring(_both, *_kinds, more=_LATE)

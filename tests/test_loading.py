@@ -25,7 +25,7 @@ from safetensors.torch import load_file, save_file, save_model
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
-from dask_embed.models import sources
+from dask_embed.models import requirements
 from dask_embed.models.loading import load
 from dask_embed.models.options import STRATEGIES
 from dask_embed.operators.classifier import Classifier
@@ -379,7 +379,7 @@ def test_a_missing_package_is_named_on_the_client(
 ) -> None:
     absent = ("bitsandbytes", "vptq")
     monkeypatch.setattr(
-        sources, "find_spec", lambda name: None if name in absent else find_spec(name)
+        requirements, "find_spec", lambda name: None if name in absent else find_spec(name)
     )
     ddf = dd.from_pandas(FRAME, npartitions=1)
     config = {"quant_method": "bitsandbytes", "load_in_4bit": True}
@@ -396,7 +396,7 @@ def test_a_missing_package_is_named_on_the_client(
 def test_a_package_for_weights_that_were_saved_quantized_is_named_on_the_client(
     folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "find_spec", lambda name: name != "gptqmodel" or None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: name != "gptqmodel" or None)
     path = tmp_path / "saved"
     shutil.copytree(folder("bert"), path)
     config = json.loads((path / "config.json").read_text("utf8"))
@@ -409,7 +409,7 @@ def test_a_package_for_weights_that_were_saved_quantized_is_named_on_the_client(
 def test_saved_weights_for_which_code_would_be_fetched(
     folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sources, "find_spec", lambda name: True)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: True)
     path = Path(shutil.copytree(folder("bert"), tmp_path / "saved"))
     config = json.loads((path / "config.json").read_text("utf8"))
     config["quantization_config"] = {"quant_method": "mxfp4"}
@@ -422,7 +422,7 @@ def test_extras_that_messages_name_are_there() -> None:
     settings = configparser.ConfigParser()
     settings.read(Path(de.__file__).parents[1] / "setup.cfg")
     extras = settings["options.extras_require"]
-    assert all(package in extras[extra] for package, extra in sources._EXTRAS.items())
+    assert all(package in extras[extra] for package, extra in requirements._EXTRAS.items())
 
 
 # ------------------------------------------------------------------------------- models in parts

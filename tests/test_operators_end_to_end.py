@@ -484,4 +484,5 @@ def test_accessor_methods_are_documented(name):
     method = getattr(FrameAccessor, name)
     documented = inspect.getdoc(method) or ""
     for argument in list(inspect.signature(method).parameters)[1:]:
-        assert re.search(rf"^\*{{0,2}}{argument}\b", documented, re.MULTILINE)
+        named = rf"^(\*\*)?(\w+, (and )?)*{argument}\b"  # several may stand together
+        assert re.search(named, documented, re.MULTILINE), argument
