@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
+from dask_embed._secrets import refuse_secrets
 from dask_embed._validation import boolean, local_path, meant, shown, shown_error, usable_text
 from dask_embed.jobs.engine import VectorEngine
 from dask_embed.jobs.folder import EXTENSIONS
@@ -88,6 +89,7 @@ def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, A
     for name in ("storage_options", "compute_kwargs", "custom_metadata"):
         value = options.get(name)
         if value is not None and not isinstance(value, Mapping):
+            refuse_secrets(name, value)  # before it is shown
             raise TypeError(f"{name} must be a dictionary, got {shown(value)}")
     _require_effect({**switches, **options})
     _require_schema(options.get("schema", "infer"))
