@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
+from dask_embed._options import named_options
 from dask_embed.jobs.arguments import folder_path, place
 from dask_embed.jobs.folder import (
     MARK,
@@ -41,6 +42,7 @@ def under_way(run: str) -> Iterator[None]:
         _under_way.discard(run)
 
 
+@named_options
 def discard_unfinished(
     path: Any, *, storage_options: dict[str, Any] | None = None, filesystem: Any = None
 ) -> list[str]:
