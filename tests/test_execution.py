@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import headed
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ import dask_embed as de
 from dask_embed.inference import heads, memory, stream
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.runner import Runner, runner_for
-from dask_embed.inference.sinks import VectorSink
+from dask_embed.inference.sinks import Reduction, VectorSink
 from dask_embed.text.tokenization import TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -292,3 +293,71 @@ def test_other_errors_are_not_tried_again(
     assert info.value is error
     assert (calls.count(calls[2]), len(calls) < 6) == (1, True)  # a few may be under way
     assert runner_for(embedder.spec).budget.learned is None
+
+
+def test_what_is_stored_is_looked_at() -> None:
+    """Finite token vectors, of which a type or a layer makes infinite numbers or integers."""
+    hidden = torch.tensor([[1e5], [1.0], [3e38]])
+    cases = {
+        torch.float32: (lambda v: v, [True, True, False]),
+        torch.float16: (lambda v: v.half(), [False, True, False]),
+        torch.int8: (lambda v: (v > 0).to(torch.int8), [True, True, False]),
+    }
+    for dtype, (store, expected) in cases.items():
+        reduction = Reduction(lambda h, lengths: h * 2, store, 1, dtype, kind="")
+        sink = VectorSink([torch.zeros(3, 1, dtype=dtype)], [reduction])
+        finite = sink.put(np.arange(3), hidden, np.ones(3, np.int64))
+        assert finite is not None
+        assert finite.tolist() == expected
+
+
+_OPERATORS: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
+    "QuestionAnswerer": (
+        "bert",
+        "answer",
+        lambda m: de.QuestionAnswerer(m, question="Who?", on_error="null"),
+    ),
+    "TokenClassifier": (
+        "bert",
+        "classify-tokens",
+        lambda m: de.TokenClassifier(m, on_error="null"),
+    ),
+    "Reranker": (
+        "bert",
+        "classify",
+        lambda m: de.Reranker(m, query="Who?", activation="sigmoid", on_error="null"),
+    ),
+    "Scorer": ("llama", "causal-lm", lambda m: de.Scorer(m, on_error="null")),
+    "Generator": (
+        "llama",
+        "causal-lm",
+        lambda m: de.Generator(m, max_new_tokens=3, on_error="null"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", _OPERATORS)
+def test_no_result_of_any_operator_is_no_number(tmp_path: Path, name: str) -> None:
+    """The embedding of one token is damaged, which the probe's texts do not hold."""
+    kind, task, build = _OPERATORS[name]
+    labels = {} if task in ("causal-lm", "answer") else {"num_labels": 1 + (name != "Reranker")}
+    folder = headed.save(kind, task, tmp_path / "model", **labels)
+    operator = build(de.Model(str(folder), device="cpu"))
+    frame = pd.DataFrame({"text": ["lines of it", "Return the lines.", "of it"]})
+    operator(frame)  # loads and tries the model
+    runner = runner_for(operator.pinned().spec, task)
+    own = runner.loaded.tokenizer
+    damaged = set(own("Return")["input_ids"]) - set(own("lines of it the.")["input_ids"])
+    table = runner.loaded.model.get_input_embeddings().weight
+    before = table.clone()
+    try:
+        table[sorted(damaged)] = float("nan")
+        result = operator(frame)
+    finally:
+        table.copy_(before)
+        de.unload()
+    (errors,) = (column for column in result if column.endswith("_error"))
+    assert result[errors].notna().tolist() == [False, True, False], result
+    assert "no finite number" in result[errors][1]
+    given = [column for column in result if column not in ("text", errors)]
+    assert result[given[0]].isna().tolist() == [False, True, False]

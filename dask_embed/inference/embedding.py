@@ -12,10 +12,10 @@ import torch
 from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
 from dask_embed.columns.types import vector_type
 from dask_embed.inference import engine
-from dask_embed.inference.engine import Reduction
 from dask_embed.inference.heads import apply_modules
 from dask_embed.inference.precision import DTYPES, to_precision
 from dask_embed.inference.runner import Runner
+from dask_embed.inference.sinks import Reduction
 from dask_embed.inference.stats import Meter
 from dask_embed.inference.stream import Batching, Stream
 from dask_embed.models.modules import HeadModule
@@ -65,12 +65,15 @@ class EmbeddingRequest:
         ranges = None if self.ranges is None else torch.tensor(self.ranges)
 
         def reduce(hidden: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-            vectors = apply_modules(self.modules, runner.loaded.layers, hidden, lengths, skipped)
+            return apply_modules(self.modules, runner.loaded.layers, hidden, lengths, skipped)
+
+        def store(vectors: torch.Tensor) -> torch.Tensor:
             return to_precision(vectors, self.precision, ranges)
 
         stored = vector_type(self.dimension, self.precision)
         return Reduction(
             reduce,
+            store,
             stored.list_size,
             DTYPES[self.precision],
             kind=(self.modules, skipped, self.precision, self.ranges),

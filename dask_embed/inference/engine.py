@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,32 +15,10 @@ from dask_embed.inference.execution import Execution
 from dask_embed.inference.lanes import Jobs
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.repeats import Claims, Repeats
-from dask_embed.inference.sinks import TokenVectorSink, VectorSink
+from dask_embed.inference.sinks import Reduction, TokenVectorSink, VectorSink
 from dask_embed.inference.stream import CHUNKS_UNDER_WAY, Stream, wait_for
 from dask_embed.text.encoded import Encoded
 from dask_embed.text.tokenization import TokenLists
-
-Reduce = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-@dataclass(frozen=True)
-class Reduction:
-    """How the token vectors of a batch become one vector per text.
-
-    Attributes
-    ----------
-    reduce : callable
-        ``(token vectors, lengths) -> vectors``, shape (texts, dimension).
-    dimension : int
-    dtype : torch.dtype
-    kind : hashable
-        Equal for reductions that give the same vectors.
-    """
-
-    reduce: Reduce
-    dimension: int
-    dtype: torch.dtype
-    kind: Hashable
 
 
 @dataclass(frozen=True)
@@ -66,7 +44,7 @@ def vectors(stream: Stream, reductions: Sequence[Reduction], *, on_device: bool)
     """Return one vector per text for each of the `reductions`, from one forward pass."""
     rows = len(stream.sizes)
     outs = [_allocate(stream, (rows, r.dimension), r.dtype, on_device) for r in reductions]
-    sink = VectorSink(outs, [reduction.reduce for reduction in reductions])
+    sink = VectorSink(outs, reductions)
     claims = None
     if outs[0].device.type == "cpu" and stream.runner.vector_cache.holds(1):
         kind = tuple(reduction.kind for reduction in reductions)

@@ -13,12 +13,22 @@ from dask_embed.inference.runner import Runner
 from dask_embed.inference.stats import Meter
 from dask_embed.text.tokenization import TokenLists
 
+NOT_FINITE = (
+    "the model gives it a result that is no finite number (see the model's dtype and weights)"
+)
+
 
 class Sink(Protocol):
     """Where the results of batches go."""
 
-    def put(self, places: np.ndarray, results: Any, lengths: np.ndarray) -> None:
-        """Take the results of a batch whose sequences belong to `places`."""
+    def put(self, places: np.ndarray, results: Any, lengths: np.ndarray) -> torch.Tensor | None:
+        """Take the results of a batch whose sequences belong to `places`.
+
+        Returns
+        -------
+        torch.Tensor or None
+            Which of what is made of them are finite numbers, where that can differ.
+        """
 
 
 class Execution:
@@ -63,17 +73,14 @@ class Execution:
         while self._doubts:
             places, finite = self._doubts.pop()
             for place in places[~finite.cpu().numpy()].tolist():
-                self._failures[place] = (
-                    "the model gives it a result that is no finite number (see the model's dtype "
-                    "and weights)"
-                )
+                self._failures[place] = NOT_FINITE
         return self._failures
 
     def _doubt(self, places: np.ndarray, results: Any, lengths: np.ndarray) -> None:
         """Note which results are finite; whether all are is asked later, a GPU need not wait."""
-        if not isinstance(results, torch.Tensor) or not results.is_floating_point():
+        finite = _finite(results)
+        if finite is None:
             return
-        finite = results.isfinite().flatten(1).all(1) if results.ndim > 1 else results.isfinite()
         owners = places if len(finite) == len(places) else np.repeat(places, lengths)
         if finite.device.type == "cuda" or not finite.all():
             self._doubts.append((owners, finite))
@@ -116,8 +123,10 @@ class Execution:
         try:
             with self._meter.busy("forward"), self._runner.session():
                 results = self._compute(tokens)
-                self._sink.put(places, results, tokens.lengths)
+                finite = self._sink.put(places, results, tokens.lengths)
                 self._doubt(places, results, tokens.lengths)
+                if finite is not None:
+                    self._doubts.append((places, finite))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -147,3 +156,27 @@ class Execution:
         packed = self._runner.runs_packed(int(costs.max()))
         quadratic = self._runner.budget.quadratic
         return batch_cost(costs, padded=not packed, quadratic=quadratic)
+
+
+def _finite(results: Any) -> torch.Tensor | None:
+    """Return which results of a batch are finite numbers, None where they are no numbers."""
+    if isinstance(results, np.ndarray):
+        results = torch.from_numpy(results) if results.dtype.kind == "f" else None
+    if isinstance(results, torch.Tensor):
+        if not results.is_floating_point():
+            return None
+        return results.isfinite().flatten(1).all(1) if results.ndim > 1 else results.isfinite()
+    if isinstance(results, list | tuple):
+        return torch.tensor([_is_finite(result) for result in results])
+    return None
+
+
+def _is_finite(result: Any) -> bool:
+    """Return whether a result holds no number that is none; log-probabilities may be -inf."""
+    if isinstance(result, list | tuple):
+        return all(map(_is_finite, result))
+    if isinstance(result, torch.Tensor):
+        result = result.float().numpy(force=True) if result.is_floating_point() else None
+    if isinstance(result, np.ndarray) and result.dtype.kind == "f":
+        return bool((result < np.inf).all())
+    return True

@@ -3,13 +3,38 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 # Rows that are copied at a time: a bounded temporary.
 _COPIED_ROWS = 65_536
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """How the token vectors of a batch become one vector per text.
+
+    Attributes
+    ----------
+    reduce : callable
+        ``(token vectors, lengths) -> vectors``, floating, shape (texts, dimension).
+    store : callable
+        ``vectors -> values``, shape (texts, size), of type `dtype`.
+    dimension : int
+        Size of what is stored.
+    dtype : torch.dtype
+    kind : hashable
+        Equal for reductions that give the same vectors.
+    """
+
+    reduce: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+    store: Callable[[torch.Tensor], torch.Tensor]
+    dimension: int
+    dtype: torch.dtype
+    kind: Hashable
 
 
 class VectorSink:
@@ -19,23 +44,30 @@ class VectorSink:
     ----------
     outs : sequence of torch.Tensor
         Shape (rows, dimension), on the CPU or the model's device.
-    reduces : sequence of callable
-        ``(token vectors, lengths) -> vectors``, shape (texts, dimension), one for each of `outs`.
+    reductions : sequence of Reduction
+        One for each of `outs`.
     """
 
-    def __init__(
-        self,
-        outs: Sequence[torch.Tensor],
-        reduces: Sequence[Callable[[torch.Tensor, torch.Tensor], torch.Tensor]],
-    ) -> None:
+    def __init__(self, outs: Sequence[torch.Tensor], reductions: Sequence[Reduction]) -> None:
         self._parts = [
-            (out, reduce, Downloads(out)) for out, reduce in zip(outs, reduces, strict=True)
+            (out, each, Downloads(out)) for out, each in zip(outs, reductions, strict=True)
         ]
 
-    def put(self, rows: np.ndarray, hidden: torch.Tensor, lengths: np.ndarray) -> None:
+    def put(
+        self, rows: np.ndarray, hidden: torch.Tensor, lengths: np.ndarray
+    ) -> torch.Tensor | None:
+        """Return which vectors are finite numbers, whatever they are stored as."""
         counts = torch.from_numpy(lengths).to(hidden.device)
-        for out, reduce, downloads in self._parts:
-            downloads.put(rows, reduce(hidden, counts).to(out.dtype))
+        finite = None
+        for out, reduction, downloads in self._parts:
+            vectors = reduction.reduce(hidden, counts)
+            stored = reduction.store(vectors).to(out.dtype)
+            downloads.put(rows, stored)
+            known = vectors.isfinite().all(1)
+            if stored.is_floating_point():
+                known = known & stored.isfinite().all(1)
+            finite = known if finite is None else finite & known
+        return finite
 
     def copy(self, rows: np.ndarray, sources: np.ndarray) -> None:
         for out, _, _ in self._parts:

@@ -269,7 +269,11 @@ no_repeat_ngram_size
         if found.hidden is not None:
             states = [each.float().cpu().numpy() for each in found.hidden]
         texts = [found.tokens[row] for row in range(len(tokens))]
-        return list(zip(texts, found.finish, states, strict=True))
+        no_number = np.full(1, np.nan)  # makes it a failed row
+        return [
+            no_number if finish == "lost" else (text, finish, state)
+            for text, finish, state in zip(texts, found.finish, states, strict=True)
+        ]
 
     def postprocess(self, model: Engine, chunk: Chunk) -> Mapping[str, Any]:
         tokens, finish, states = zip(*chunk.results, strict=True)

@@ -189,7 +189,7 @@ class _Late:
 
     def run(self, meter: Meter) -> tuple[torch.Tensor, dict[int, str]]:
         """Return a vector for each chunk, shape (chunks, dimension), and failed rows."""
-        from dask_embed.inference.execution import Execution
+        from dask_embed.inference.execution import NOT_FINITE, Execution
         from dask_embed.inference.stream import Stream, wait_for
 
         sizes = [len(text) + len(self._prompt) for text in self._distinct.texts]
@@ -205,12 +205,13 @@ class _Late:
                 wait_for(stream.submit(jobs, execution, encoded, busy, places))
                 for place, message in execution.failures.items():
                     stream.failures[int(encoded.rows[place])] = message
-        failed = {
-            row: stream.failures[number]
-            for row, number in zip(self._rows, self._distinct.text_of, strict=True)
-            if number in stream.failures
-        }
-        return self._pooled(sums)[self._distinct.chunk_of], failed
+        vectors = self._pooled(sums)[self._distinct.chunk_of]
+        finite = vectors.isfinite().all(1).tolist()
+        failed = {}
+        for row, number, known in zip(self._rows, self._distinct.text_of, finite, strict=True):
+            if number in stream.failures or (number >= 0 and not known):
+                failed[row] = stream.failures.get(number, NOT_FINITE)
+        return vectors, failed
 
     def _vectors(self, stream: Stream, tokens: Any) -> torch.Tensor:
         return self._runner.token_vectors(tokens, stream.padding_side)

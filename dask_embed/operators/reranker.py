@@ -160,7 +160,9 @@ class Reranker(ModelOperator):
     def forward(self, model: Any, tokens: TokenLists) -> Any:
         runner, activation = model
         side = self.padding_side or runner.loaded.tokenizer.padding_side
-        return activation(runner.logits(tokens, side))
+        logits = runner.logits(tokens, side)
+        # a sigmoid would make a fair number of an infinite one
+        return activation(logits).masked_fill(~logits.isfinite(), float("nan"))
 
     def postprocess(self, model: Any, chunk: Chunk) -> Mapping[str, Any]:
         runner, _ = model

@@ -22,6 +22,8 @@ _ROWS_OTHERWISE = 512
 _REFILL = 0.75
 # Rows share their tensors while the longest prompt is at most this much longer than the shortest.
 _SLACK = 16
+# How a text ends for which the scores of the next token are no finite numbers.
+LOST = "lost"
 _RELATIVE_SLACK = 0.5
 
 
@@ -141,12 +143,16 @@ class Decoder:
     ) -> None:
         """Give every row of `cohorts` its next token, and let go of those that end."""
         rows = [row for cohort in cohorts for row in cohort.rows]
+        known = logits.amax(-1).isfinite()
+        logits = logits.masked_fill(~known[:, None], 0.0)
         for place, token in enumerate(plan.choose(logits, rows).tolist()):
             row = rows[place]
             row.append(token)
             if states is not None:
                 row.hidden.append(states[place])
         plan.end(rows)
+        for row, scored in zip(rows, known.tolist(), strict=True):
+            row.finish = row.finish if scored else LOST
         for cohort in cohorts:
             cohort.grow()
 

@@ -38,7 +38,8 @@ class Generated:
     tokens : TokenLists
         New tokens of each row, those that ended it (end of sequence, stop string) included.
     finish : tuple of str
-        Why each row ended: ``"eos"``, ``"stop"`` or ``"length"``.
+        Why each row ended: ``"eos"``, ``"stop"``, ``"length"``, or ``"lost"`` where scores were
+        no finite numbers.
     hidden : tuple of torch.Tensor or None
         For each row the last layer's states from which its tokens were chosen, shape (new
         tokens, hidden size), where they were asked for.
