@@ -14,6 +14,7 @@ import transformers
 from tiny import ARCHITECTURES, HIDDEN, POSITIONS, bpe, enlarge, unigram
 
 from dask_embed.inference.generation import GenerationSettings, TextGeneration
+from dask_embed.inference.generation.probe import judge_decoder
 from dask_embed.text.tokenization import TokenLists
 
 DECODERS = ("llama", "nemotron", "qwen3", "gpt2", "mistral", "gemma3")
@@ -452,3 +453,13 @@ def test_settings_are_plain_values() -> None:
     settings = GenerationSettings(stop=["a"], temperature=2)  # type: ignore[arg-type]
     assert settings == GenerationSettings(stop=("a",), temperature=2.0)
     assert hash(settings) == hash(GenerationSettings(stop=("a",), temperature=2.0))
+
+
+def test_lengths_that_no_prompt_was_tried_beyond() -> None:
+    """Any field of a configuration may name one, as for embeddings."""
+    model = copy.deepcopy(decoder("llama")[0])
+    model.config.max_position_embeddings = 4096
+    assert judge_decoder(model)[1:] == (None, "")
+    model.config.some_new_kind_of_reach = 600
+    assert judge_decoder(model)[1:] == (600, "")
+    assert judge_decoder(decoder("mistral")[0])[1:] == (None, "")

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from dask_embed.inference.forward import Forward
-from dask_embed.inference.lengths import named_lengths, selected_tokens
+from dask_embed.inference.lengths import SHORT, lengths_to_try, repeating_tokens
 from dask_embed.inference.memory import Usage, is_out_of_memory, release
 from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
@@ -31,11 +31,6 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 _EACH = 5.0
 # In a type of fewer bits one way may be so many times as far off as another that is right.
 _ROUNDING = 3.0
-# Lengths up to this are probed beyond; texts longer than the first of the others run alone.
-_LONGEST_PROBED = 512
-_BEYOND, _TIMES_BEYOND, _LONG = 9, 8, 128
-_LENGTHS_TRIED = 3
-_SHORT = (11, 3, 7, 7, 1)
 _LONGEST_LEAST = 16
 # Packed rows are tried longer than the model has positions, unless it has more than this.
 _MOST_POSITIONS = 1024
@@ -280,7 +275,7 @@ def _texts(
             tokens = random_tokens(loaded, [max(n, shortest) for n in lengths], special=special)
             given = [_vectors_of(forward, tokens, text) for text in range(len(tokens))]
             taken = np.array([isinstance(each, torch.Tensor) for each in given])
-            if taken[: len(_SHORT)].all():
+            if taken[: len(SHORT)].all():
                 limits = [int(length) - 1 for length in tokens.lengths[~taken]]
                 limits += [] if up_to is None else [up_to]
                 alone = torch.cat([each for each in given if isinstance(each, torch.Tensor)])
@@ -463,26 +458,11 @@ def measure(run: Callable[[TokenLists], Any], loaded: LoadedModel) -> Usage | No
 
 def probed_lengths(loaded: LoadedModel) -> tuple[list[int], int | None]:
     """Return lengths to try, past those that the configuration names, and what they vouch for."""
-    config = loaded.checkpoint.text_config
-    limit = loaded.checkpoint.position_limit
-    most = _LONGEST_PROBED * 2 if limit is None else limit
-    named = [length for length in named_lengths(config) if limit is None or length < limit]
-    near = [length for length in named if length <= _LONGEST_PROBED]
-    far = [length for length in named if length > _LONGEST_PROBED] + selected_tokens(config)
-    passed = [length + _BEYOND for length in near[-_LENGTHS_TRIED:]]
-    if passed:  # a choice between tokens shows where a text has many times as many
-        longest = max(*passed, min(_TIMES_BEYOND * near[-1], _LONG))
-        passed += [longest, longest // 2]
-    lengths = [min(length, most) for length in (*_SHORT, *passed)]
-    return lengths, min(far, default=None)
+    return lengths_to_try(loaded.checkpoint.text_config, loaded.checkpoint.position_limit)
 
 
 def random_tokens(loaded: LoadedModel, lengths: list[int], *, special: bool = True) -> TokenLists:
-    """Return texts of any tokens, with every special one among those of the first.
-
-    As in language tokens come again in a text, and some models choose between them (Doge).
-    """
-    draw = np.random.default_rng(0)
+    """Return texts of any tokens, with every special one among those of the first."""
     config = loaded.checkpoint.text_config
     # configurations of a factory's models need not say
     vocabulary = getattr(config, "vocab_size", None) or len(loaded.tokenizer)
@@ -490,7 +470,7 @@ def random_tokens(loaded: LoadedModel, lengths: list[int], *, special: bool = Tr
     named = {*loaded.tokenizer.all_special_ids, getattr(config, "pad_token_id", None)}
     ids = sorted(each for each in named if each is not None and 0 <= each < vocabulary)
     allowed = np.setdiff1d(np.arange(vocabulary), ids)
-    lists = [draw.choice(draw.choice(allowed, max(length // 2, 1)), length) for length in lengths]
+    lists = repeating_tokens(allowed, lengths)
     if special and ids and lists:
         places = np.arange(1, max(len(lists[0]) - 1, 1))[: len(ids)]
         lists[0][places] = ids[: len(places)]

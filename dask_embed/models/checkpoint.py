@@ -135,14 +135,7 @@ class Checkpoint:
     @property
     def position_limit(self) -> int | None:
         """Longest sequence that the position table holds, None where nothing limits it."""
-        config = self.text_config
-        given = (getattr(config, name, None) for name in _POSITION_LIMITS)
-        limit = next((value for value in given if isinstance(value, int) and value > 0), None)
-        padding = getattr(config, "pad_token_id", None)
-        kind: Any = type(config)
-        if limit is None or padding is None or not _begins_after_padding(kind):
-            return limit
-        return limit - padding - 1
+        return position_limit(self.text_config)
 
     @property
     def padding_id(self) -> int | None:
@@ -168,6 +161,17 @@ class Checkpoint:
         limit = settings.get("model_max_length")
         # transformers writes int(1e30) where there is no limit
         return int(limit) if isinstance(limit, int | float) and limit < 1e9 else None
+
+
+def position_limit(config: Any) -> int | None:
+    """Return the most tokens that a model has positions for, None where nothing limits them."""
+    given = (getattr(config, name, None) for name in _POSITION_LIMITS)
+    limit = next((value for value in given if isinstance(value, int) and value > 0), None)
+    padding = getattr(config, "pad_token_id", None)
+    kind: Any = type(config)
+    if limit is None or padding is None or not _begins_after_padding(kind):
+        return limit
+    return limit - padding - 1
 
 
 def read_checkpoint(

@@ -15,16 +15,14 @@ from dask_embed.inference.generation.cache import Cohort, Row, decoding_twin
 from dask_embed.inference.generation.loop import Decoder, similar
 from dask_embed.inference.generation.plan import length_dependent
 from dask_embed.inference.generation.reference import Reference
+from dask_embed.inference.lengths import lengths_to_try, repeating_tokens
 from dask_embed.inference.memory import is_out_of_memory
+from dask_embed.models.checkpoint import position_limit
 from dask_embed.text.tokenization import TokenLists
 
 # Two ways must agree to this, relative to the size of the scores.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 _STEPS = 4
-# Windows up to this are probed beyond their length; longer texts of wider ones use `generate`.
-_WIDEST_PROBED_WINDOW = 512
-_WINDOWS = ("sliding_window", "local_attention", "attention_window", "attention_chunk_size")
-
 _BEGINNINGS = ("bos_token_id", "decoder_start_token_id")
 
 
@@ -140,23 +138,14 @@ def _apart(model: Any, decoder: Decoder, lengths: list[int]) -> float:
 
 
 def _lengths(config: Any) -> tuple[list[int], int | None]:
-    """Return lengths to try, longer than any window, and the length that they vouch for."""
+    """Return lengths of prompts to try, and the length of text that they vouch for."""
     text = config.get_text_config()
-    limit = getattr(text, "max_position_embeddings", None) or _WIDEST_PROBED_WINDOW * 2
-    limit -= _STEPS
-    lengths = [min(length, limit) for length in (11, 3, 7, 7, 1)]
-    windows = [getattr(text, name, None) for name in _WINDOWS]
-    window = max((window for window in windows if isinstance(window, int)), default=None)
-    if window is None or window >= limit:
-        return lengths, None
-    if window <= _WIDEST_PROBED_WINDOW:
-        return [min(window + 9, limit), *lengths], None
-    return lengths, window
+    limit = position_limit(text)
+    return lengths_to_try(text, None if limit is None else limit - _STEPS)
 
 
 def _random(config: Any, lengths: list[int]) -> TokenLists:
     """Return texts of these lengths, of any tokens but padding."""
     text = config.get_text_config()
-    draw = np.random.default_rng(0)
     allowed = np.setdiff1d(np.arange(text.vocab_size), [getattr(text, "pad_token_id", None) or 0])
-    return TokenLists.of([draw.choice(allowed, length).tolist() for length in lengths])
+    return TokenLists.of([each.tolist() for each in repeating_tokens(allowed, lengths)])
