@@ -463,3 +463,24 @@ def test_lengths_that_no_prompt_was_tried_beyond() -> None:
     model.config.some_new_kind_of_reach = 600
     assert judge_decoder(model)[1:] == (600, "")
     assert judge_decoder(decoder("mistral")[0])[1:] == (None, "")
+
+
+def test_prompts_of_one_length_are_not_taken_for_right() -> None:
+    """RWKV's `generate` gives two prompts other tokens than each alone."""
+    config = transformers.RwkvConfig(
+        vocab_size=len(bpe()), hidden_size=HIDDEN, num_hidden_layers=3, context_length=POSITIONS
+    )
+    model = _seeded(transformers.RwkvForCausalLM, config, 0)
+    model.generation_config.eos_token_id = None
+    draw = np.random.default_rng(1)
+    prompts = [draw.integers(5, len(bpe()), length).tolist() for length in (9, 5, 9, 9, 5)]
+    with torch.inference_mode():
+        alone = [
+            copy.deepcopy(model)
+            .generate(torch.tensor([ids]), max_new_tokens=6, do_sample=False)[0, len(ids) :]
+            .tolist()
+            for ids in prompts
+        ]
+        model(torch.tensor([[5]]))  # its first forward pass divides weights, once
+    given = TextGeneration(model, bpe())(TokenLists.of(prompts), GenerationSettings(6))
+    assert [given.tokens[row].tolist() for row in range(5)] == alone

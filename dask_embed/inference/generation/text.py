@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from dask_embed.inference.generation.cache import Row
 from dask_embed.inference.generation.loop import Decoder
 from dask_embed.inference.generation.plan import Plan, numbers
-from dask_embed.inference.generation.probe import judge_decoder, judge_padding
+from dask_embed.inference.generation.probe import judge_batches, judge_decoder
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.generation.states import states_budget
@@ -95,7 +95,7 @@ class TextGeneration:
         self._lock = threading.RLock()
         self._plans: dict[GenerationSettings, Plan] = {}
         self._verdict: tuple[Decoder | None, int | None, str] | None = None
-        self._pads: bool | None = None
+        self._right: str | None = None
 
     def __call__(
         self,
@@ -225,9 +225,9 @@ class TextGeneration:
         known = plan.knows_processors and plan.knows_criteria
         if not known or plan.mode not in _BATCH_MODES:
             return ""
+        right = self._judged_batches()
         encodes = bool(self._model.config.is_encoder_decoder)
-        pads = (encodes or not plan.reads_tokens) and self._judged_padding()
-        return "padded" if pads else "equal"
+        return "equal" if right == "padded" and plan.reads_tokens and not encodes else right
 
     def _row(self, index: int, prompt: np.ndarray, plan: Plan, seed: int) -> Row:
         room = plan.settings.max_new_tokens
@@ -251,11 +251,11 @@ class TextGeneration:
                 self._verdict = judge_decoder(self._model)
             return self._verdict
 
-    def _judged_padding(self) -> bool:
+    def _judged_batches(self) -> str:
         with self._lock:
-            if self._pads is None:
-                self._pads = judge_padding(self._model)
-            return self._pads
+            if self._right is None:
+                self._right = judge_batches(self._model)
+            return self._right
 
 
 def _generated(rows: Sequence[Row], hidden: bool) -> Generated:
