@@ -17,6 +17,7 @@ from dask_embed._validation import (
 )
 from dask_embed.models.bounds import require_generation, require_sizes, require_weights_for
 from dask_embed.models.classes import gives_one_vector, plain_class
+from dask_embed.models.dual import has_text_side, text_width
 from dask_embed.models.foreign import told_as
 from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
 from dask_embed.models.libraries import importing
@@ -45,6 +46,8 @@ _POSITION_LIMITS = (
     *("max_position_embeddings", "max_encoder_position_embeddings", "max_source_positions"),
     *("max_seq_len", "max_sequence_length"),
 )
+# Where the last hidden states have another size than `hidden_size`, the field that says which.
+_PROJECTED = {"opt": "word_embed_proj_dim", "embedding_gemma2_text": "embedding_dim"}
 # Learned positions of models with this function start after the padding id, so the position table
 # holds pad_token_id + 1 rows that no token uses.
 _POSITIONS_AFTER_PADDING = "create_position_ids_from_input_ids"
@@ -101,9 +104,17 @@ class Checkpoint:
     @property
     def hidden_size(self) -> int:
         """Number of values of a token vector."""
+        if self.has_text_side:
+            return text_width(self.config)
         config = self.text_config
-        # OPT projects its hidden states to the size of the embeddings
-        return getattr(config, "word_embed_proj_dim", None) or config.hidden_size
+        # OPT projects its hidden states to the size of the embeddings, EmbeddingGemma 2 to its own
+        projected = _PROJECTED.get(config.model_type)
+        return getattr(config, projected or "hidden_size", None) or config.hidden_size
+
+    @property
+    def has_text_side(self) -> bool:
+        """Whether the model has one vector of a text, beside those of images or sounds."""
+        return has_text_side(self.config)
 
     @property
     def default_pooling(self) -> Pooling:
@@ -135,7 +146,7 @@ class Checkpoint:
     @property
     def position_limit(self) -> int | None:
         """Longest sequence that the position table holds, None where nothing limits it."""
-        return position_limit(self.text_config)
+        return position_limit(self.text_config, self.config)
 
     @property
     def padding_id(self) -> int | None:
@@ -163,13 +174,16 @@ class Checkpoint:
         return int(limit) if isinstance(limit, int | float) and limit < 1e9 else None
 
 
-def position_limit(config: Any) -> int | None:
-    """Return the most tokens that a model has positions for, None where nothing limits them."""
+def position_limit(config: Any, whole: Any = None) -> int | None:
+    """Return the most tokens that a model has positions for, None where nothing limits them.
+
+    Of a part, whose code is that of the `whole`.
+    """
     given = (getattr(config, name, None) for name in _POSITION_LIMITS)
     limit = next((value for value in given if isinstance(value, int) and value > 0), None)
     padding = getattr(config, "pad_token_id", None)
-    kind: Any = type(config)
-    if limit is None or padding is None or not _begins_after_padding(kind):
+    kinds: set[Any] = {type(config), type(whole or config)}
+    if limit is None or padding is None or not any(map(_begins_after_padding, kinds)):
         return limit
     return limit - padding - 1
 

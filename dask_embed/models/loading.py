@@ -17,6 +17,7 @@ from dask_embed.models.attention import attention_of
 from dask_embed.models.checkpoint import Checkpoint, named_labels, read_checkpoint
 from dask_embed.models.classes import computes
 from dask_embed.models.custom import load_custom
+from dask_embed.models.dual import run_text_side
 from dask_embed.models.foreign import told_as
 from dask_embed.models.layers import load_layer
 from dask_embed.models.libraries import importing
@@ -166,6 +167,9 @@ def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
         model = _for_inference(model, device)
         if spec.quantization in WEIGHT_BITS:
             quantize(model, spec.quantization)
+    tokenizer = tokenizer_for(checkpoint, spec)
+    if task == "embed" and spec.factory is None and checkpoint.has_text_side:
+        run_text_side(model, tokenizer, checkpoint.default_limit)
     layers = {
         module.path: load_layer(module, checkpoint.root, allow_pickle=spec.allow_pickle)
         for module in checkpoint.modules
@@ -175,7 +179,7 @@ def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
         spec=spec,
         checkpoint=checkpoint,
         transformer=model if task == "embed" else _transformer_of(model),
-        tokenizer=tokenizer_for(checkpoint, spec),
+        tokenizer=tokenizer,
         layers={path: _for_inference(layer.to(dtype), device) for path, layer in layers.items()},
         device=device,
         task=task,

@@ -15,6 +15,7 @@ from dask_embed.columns.ranges import CALIBRATED, checked_ranges
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
 from dask_embed.inference.encoding import encode_chats
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.dual import require_token_vectors
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
 from dask_embed.operators.base import Frame
 from dask_embed.operators.model import ModelOperator
@@ -279,6 +280,7 @@ class Embedder(ModelOperator):
     def modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """Return what follows the transformer, with what this operator says in its place."""
         if self.pooling == ("none",):
+            require_token_vectors(self.spec.name, checkpoint.config, "pooling='none'")
             if self.truncate_dim or self.normalize is True:
                 raise ValueError(
                     "pooling='none' gives the model's token vectors as they are; "

@@ -12,6 +12,7 @@ import pyarrow as pa
 from dask_embed._validation import integer_from_zero
 from dask_embed.columns import Result, Vectors
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
+from dask_embed.models.dual import require_token_vectors
 from dask_embed.models.libraries import import_libraries
 from dask_embed.models.modules import Pooling
 from dask_embed.operators.chunker import Chunker
@@ -109,6 +110,7 @@ class LateChunkEmbedder(Chunker):
     def types(self) -> dict[str, pa.DataType]:
         vectors = self._embedder.types()
         checkpoint = read_checkpoint(self.spec)
+        require_token_vectors(self.spec.name, checkpoint.config, "late chunking")
         pooling = checkpoint.pooling
         if pooling is not None and pooling.modes != ("mean",):
             raise ValueError(
