@@ -42,8 +42,6 @@ NEEDED: dict[str, dict[str, Any]] = {
     "Reranker": {"query": "q"},
 }
 FRAME = pd.DataFrame({"text": ["Return the lines of a file.", "x"], "other": ["a", "b"]})
-# Arguments by which others find their way; attention is told where the model is loaded.
-LEFT_OUT = {("Model", "attention")}
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +76,6 @@ def assert_told(subject: Subject) -> None:
     """Try all wrong values for all arguments."""
     wrong = []
     for argument, name, value in subject.cases():
-        if (subject.name, argument) in LEFT_OUT:
-            continue
         found = attempt(subject, argument, value)
         if found.problem:
             told = f"{type(found.error).__name__}: {found.error!s:.200}"

@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from dask_embed._validation import one_of, positive_integer
 from dask_embed.columns import Result, TextColumn
+from dask_embed.models.building import require_buildable
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.libraries import import_libraries
 from dask_embed.models.pin import pinned
@@ -333,6 +334,7 @@ class ModelOperator(ColumnOperator):
         return self.limit(checkpoint)
 
     def rehearse(self) -> None:
+        require_buildable(self.spec, self.loaded_task, read_checkpoint(self.spec))
         if type(self).run.__module__.startswith("dask_embed."):
             # a `run` of one's own need not encode
             require_encodable(self, self.spec, read_checkpoint(self.spec))
