@@ -362,6 +362,30 @@ def test_an_adapter_of_another_model_is_refused(root: Path) -> None:
         load(spec)
 
 
+@pytest.mark.parametrize(
+    "entries",
+    [
+        {"alpha_pattern": 5},
+        {"rank_pattern": ["a"]},
+        {"bias": {"a": 1}},
+        {"init_lora_weights": "no such way"},
+        {"trainable_token_indices": {"a": "b"}},
+        {"task_type": ["SEQ_CLS"]},
+        {"task_type": 5},
+    ],
+    ids=str,
+)
+def test_entries_of_a_wrong_type(root: Path, tmp_path: Path, entries: dict[str, Any]) -> None:
+    """Where they are looked at, on the client or when the adapter is loaded, in one line."""
+    folder = shutil.copytree(adapter(root, "bert"), tmp_path / "adapter")
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+    spec = de.Model(str(base_folder(root, "bert")), device="cpu", adapter=folder)
+    with quiet(), pytest.raises(ValueError, match=r"^adapter ") as caught:
+        de.Embedder(spec, column="text")(pd.DataFrame({"text": TEXTS}))
+    assert "\n" not in str(caught.value)
+
+
 def test_a_missing_adapter_is_an_error_of_the_client(root: Path, tmp_path: Path) -> None:
     base = str(base_folder(root, "bert"))
     frame = dd.from_pandas(pd.DataFrame({"text": TEXTS}), npartitions=1)

@@ -203,6 +203,22 @@ def test_no_weights_and_no_model(folders):
         de.Embedder(folders["bert"])(FRAME)
 
 
+def test_a_tokenizer_that_panics_fails_one_row(tmp_path):
+    """A panic in Rust is no Exception: here an expression that gives a text up."""
+    from tokenizers import Regex, pre_tokenizers
+
+    tokenizer = tiny.wordpiece()
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Split(Regex("(a|aa)+b"), "isolated")
+    folder = tmp_path / "model"
+    tiny.save("bert", folder)
+    tokenizer.save_pretrained(folder)
+    frame = pd.DataFrame({"text": ["one", "a" * 60, "two"]})
+    for operator in (Tokenizer(folder, on_error="null"), de.Chunker(folder, on_error="null")):
+        out = operator(frame)
+        assert out[operator.output_columns[-1]].notna().tolist() == [False, True, False]
+
+
 @pytest.mark.parametrize("name", ["bert", "python"])
 def test_threads(folders, name):
     """Partitions on many threads at once give what one gives."""

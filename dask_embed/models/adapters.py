@@ -58,6 +58,10 @@ def adapter_weights(folder: Path) -> list[str]:
     return [name.removeprefix(_PREFIX).replace(".base_layer.", ".") for name in _stored(folder)]
 
 
+# What peft and torch raise for a configuration, or weights, that do not go with the model.
+_MISFITS = (AttributeError, KeyError, RuntimeError, TypeError, ValueError)
+
+
 def with_adapter(
     model: PreTrainedModel, folder: Path, device: torch.device, *, merge: bool = False
 ) -> PreTrainedModel:
@@ -89,8 +93,9 @@ def with_adapter(
             adapted: Any = PeftModel.from_pretrained(
                 model, str(folder), config=_configuration(folder, chosen), torch_device=str(device)
             )
-        except (RuntimeError, TypeError, ValueError) as error:
-            if isinstance(error, RuntimeError) and "size mismatch" not in str(error):
+        except _MISFITS as error:
+            of_memory = type(error) is RuntimeError or isinstance(error, torch.OutOfMemoryError)
+            if of_memory and "size mismatch" not in str(error):
                 raise
             reason = " ".join(str(error).split())
             raise ValueError(f"{_misfit(folder, model)}: {reason:.400}") from None
@@ -192,7 +197,11 @@ def _misfit(folder: Path, model: torch.nn.Module) -> str:
 
 
 def _stored(folder: Path) -> list[str]:
-    from safetensors import safe_open
+    from safetensors import SafetensorError, safe_open
 
-    with safe_open(require_adapter_weights(folder), framework="pt") as weights:
-        return list(weights.keys())
+    file = require_adapter_weights(folder)
+    try:
+        with safe_open(file, framework="pt") as weights:
+            return list(weights.keys())
+    except SafetensorError as error:
+        raise ValueError(f"{str(file)!r} is damaged: {error}; fetch the adapter again") from None

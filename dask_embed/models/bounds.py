@@ -144,6 +144,8 @@ def _require_few_layers(ranges: Any, source: str) -> None:
 
 def _require_names(given: Any, name: str) -> None:
     """Raise ValueError unless patterns are names of modules, with few wildcards in them."""
+    if not isinstance(given, str | list | dict | None):
+        raise ValueError(f"{name} must be names of modules, got {shown(given)}")
     patterns = [given] if isinstance(given, str) else list(given or ())
     _require_number(patterns, name)
     repeats = 0

@@ -90,6 +90,11 @@ def require_adapter(folder: Path) -> dict[str, Any]:
             "convert it to plain LoRA with peft's save_pretrained(..., "
             "path_initial_model_for_weight_conversion=)"
         )
+    if not isinstance(config.get("task_type"), str | None):
+        raise ValueError(
+            f"adapter {str(folder)!r} must name task_type as a text, got "
+            f"{shown(config['task_type'])}"
+        )
     given = [name for name in _OWN_FORWARD if config.get(name)]
     if given:
         raise ValueError(f"adapter {str(folder)!r} sets {given[0]}, which is not supported")

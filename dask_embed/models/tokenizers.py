@@ -15,6 +15,7 @@ from dask_embed.models.pin import pinned
 from dask_embed.models.registry import parts
 from dask_embed.models.sources import load_tokenizer
 from dask_embed.models.spec import Model
+from dask_embed.text.encoding import encoding_problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -147,9 +148,10 @@ def in_halves(
     """
     try:
         encoded = encode([items[place] for place in places])
-    except Exception as error:  # tokenizers raise bare exceptions
+    except BaseException as error:  # tokenizers raise bare exceptions, those in Rust panic
+        problem = encoding_problem(error)
         if len(places) == 1:
-            failed[places[0]] = f"it cannot be tokenized: {str(error) or type(error).__name__}"
+            failed[places[0]] = f"it cannot be tokenized: {problem}"
             return
     else:
         yield places, encoded
