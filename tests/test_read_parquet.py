@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import dask
 import dask.dataframe as dd
@@ -165,3 +166,39 @@ def test_a_column_that_no_file_has(tmp_path: Path) -> None:
     path = _many(tmp_path / "out", 1)
     with pytest.raises(ValueError, match=r"out' cannot be read[^\n]*nosuch[^\n]*$"):
         de.read_parquet(path, columns=["nosuch"])
+
+
+def test_a_file_without_a_column_that_others_have_is_named(tmp_path: Path) -> None:
+    pd.DataFrame({"id": [1], "text": ["a"]}).to_parquet(tmp_path / "a.parquet")
+    pd.DataFrame({"id": [2]}).to_parquet(tmp_path / "b.parquet")
+    says = r"^the file '.*b\.parquet' has no column 'text', which others have; .* \['id'\]"
+    for given in (
+        de.read_parquet(tmp_path)[["text"]],
+        de.read_parquet(tmp_path, columns=["text"]),
+        de.read_parquet(tmp_path, filesystem="arrow")[["text"]],
+    ):
+        with pytest.raises(ValueError, match=says):
+            given.compute()
+    assert de.read_parquet(tmp_path)[["id"]].compute()["id"].tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"colums": ["id"]}, r"no option 'colums' \(did you mean 'columns'\?\)"),
+        ({"engine": "fastparquet"}, "engine is no option"),
+        ({"on_error": "null"}, "its options are columns, "),
+    ],
+    ids=str,
+)
+def test_options_that_a_reader_would_leave_out(tmp_path: Path, options: Any, says: str) -> None:
+    pd.DataFrame({"id": [1]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(TypeError, match=says):
+        de.read_parquet(tmp_path, **options)
+    assert len(de.read_parquet(tmp_path, split_row_groups=True, read={})) == 1
+
+
+def test_a_pattern_that_nothing_fits(tmp_path: Path) -> None:
+    pd.DataFrame({"id": [1]}).to_parquet(tmp_path / "a.parquet")
+    with pytest.raises(FileNotFoundError, match=r"no Parquet files at '.*x\*\.parquet'"):
+        de.read_parquet(tmp_path / "x*.parquet")

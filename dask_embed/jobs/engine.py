@@ -12,11 +12,12 @@ from typing import Any
 
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
 from dask.tokenize import normalize_token
 from fsspec.implementations.arrow import ArrowFSWrapper
 
-from dask_embed._validation import shown_error
+from dask_embed._validation import shown, shown_error
 from dask_embed.columns.transfer import readable_metadata
 
 
@@ -33,6 +34,19 @@ class VectorEngine(ArrowDatasetEngine):
     ) -> pa.Table:
         table = super()._pandas_to_arrow_table(df, preserve_index=preserve_index, schema=schema)
         return table.replace_schema_metadata(readable_metadata(table.schema))
+
+    @classmethod
+    def read_partition(  # type: ignore[override]  # all it takes but three goes on
+        cls, fs: Any, pieces: Any, columns: list[str], *rest: Any, **options: Any
+    ) -> pd.DataFrame:
+        """Read a partition; a file without a column that others have is told by its name."""
+        wanted = list(columns)
+        try:
+            return super().read_partition(fs, pieces, columns, *rest, **options)
+        except KeyError:
+            for piece in pieces if isinstance(pieces, list) else [pieces]:
+                _require_columns(fs, piece if isinstance(piece, str) else piece[0], wanted)
+            raise
 
     @classmethod
     def _read_table(cls, path_or_frag: Any, *rest: Any, **options: Any) -> pa.Table:
@@ -59,6 +73,19 @@ class VectorEngine(ArrowDatasetEngine):
             arrow_to_pandas=conversion,
             **options,
         )
+
+
+def _require_columns(fs: Any, fragment: Any, wanted: list[str]) -> None:
+    """Raise ValueError if a file lacks one of the columns that are wanted of all."""
+    file = getattr(fragment, "path", fragment)
+    with fs.open(file) as opened:
+        names = pq.read_schema(opened).names
+    for name in wanted:
+        if name not in names:
+            raise ValueError(
+                f"the file {file!r} has no column {name!r}, which others have; its columns are "
+                f"{shown(names)}"
+            )
 
 
 class ArrowFiles(ArrowFSWrapper):

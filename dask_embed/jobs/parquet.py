@@ -8,7 +8,9 @@ is ``object``, as for any nested column, and what made each vector column is wri
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
+from glob import has_magic
 from typing import Any
 
 import dask
@@ -18,6 +20,7 @@ import pyarrow.fs as pa_fs
 from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.io.utils import _is_local_fs
 
+from dask_embed._options import known_options
 from dask_embed._secrets import refuse_secrets
 from dask_embed._validation import shown, shown_error
 from dask_embed.columns import to_host
@@ -254,6 +257,14 @@ def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:
         job.run.fs.invalidate_cache(job.run.path)
 
 
+_NOT_OPTIONS = ("path", "engine", "kwargs")
+# What Dask's reader takes; the last are dictionaries for pyarrow.
+_READER_OPTIONS = (
+    *(name for name in inspect.signature(dd.read_parquet).parameters if name not in _NOT_OPTIONS),
+    *("dataset", "read", "open_file_options"),
+)
+
+
 def read_parquet(path: Any, **options: Any) -> Any:
     """Read Parquet files lazily, with vectors, lists and structs of the types that operators give.
 
@@ -272,6 +283,10 @@ def read_parquet(path: Any, **options: Any) -> Any:
 
     Raises
     ------
+    TypeError
+        If Dask's reader has no such option: it would leave it out in silence.
+    FileNotFoundError
+        If there are no such files.
     OSError
         If a job of this library began to write the folder and did not finish.
 
@@ -280,6 +295,9 @@ def read_parquet(path: Any, **options: Any) -> Any:
     Files that pandas or Dask wrote by their own ``to_parquet`` are read, too; pandas itself
     cannot read the vectors in those.
     """
+    if "engine" in options:
+        raise TypeError("engine is no option: vectors are read by pyarrow; leave it out")
+    known_options("read_parquet", options, _READER_OPTIONS)
     paths = path if isinstance(path, list | tuple | set) else [path]
     given: Any = [_text_of(each) for each in paths]
     if not given:
@@ -293,6 +311,9 @@ def read_parquet(path: Any, **options: Any) -> Any:
         options["engine"] = VectorEngine
     storage, filesystem = options.get("storage_options"), options.get("filesystem")
     fs, places, _, _ = VectorEngine.extract_filesystem(given, filesystem, {}, {}, storage)
+    if any(has_magic(str(each)) and not fs.glob(each) for each in given):
+        told = given if len(given) > 1 else given[0]
+        raise FileNotFoundError(f"there are no Parquet files at {shown(told)}")
     require_whole(fs, places)
     return _read(given if len(given) > 1 else given[0], options)
 
