@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import compared
 import numpy as np
 import pytest
 import shrunk
@@ -47,18 +48,18 @@ def test_architecture_equals_its_own_class(kind: str) -> None:
 
 
 def test_a_result_that_differs_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    ours = sweep.given_logits
+    ours = compared.given_logits
 
     def off(task: str, folder: Path) -> list[np.ndarray]:
         return [each + 1e-3 for each in ours(task, folder)]
 
-    monkeypatch.setattr(sweep, "given_logits", off)
+    monkeypatch.setattr(compared, "given_logits", off)
     assert [row["outcome"] for row in sweep.one("bert", ("fill-mask",))] == ["DIFFERS"]
 
 
 def test_configurations_are_shrunk_by_the_names_of_their_fields() -> None:
     tokens = tiny.wordpiece()
-    config = shrunk.shrunk(transformers.Gemma3Config, tokens, {})
+    config = shrunk.shrunk(transformers.Gemma3Config, tokens, shrunk.Attempt())
     text = config.text_config
     assert (text.hidden_size, text.num_hidden_layers, text.sliding_window) == (32, 3, 8)
     assert text.vocab_size == len(tokens) + 24
