@@ -72,7 +72,7 @@ def save(kind: str, model_class: Any, folder: Path) -> Any:
         except Exception as error:  # every architecture has its own way to refuse
             if not absent.found(error):
                 problem = problem or reason(error, parameters)
-                attempts.pop(0)
+                attempts = [] if problem.startswith("needs ") else attempts[1:]
     raise NotBuiltError(problem)
 
 

@@ -31,6 +31,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
+from dask_embed.inference.scoring.loaded import scoring_of
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "architectures.md"
@@ -143,10 +144,12 @@ def _given(task: str, folder: Path) -> Iterator[tuple[str, Any]]:
 
 def _runs(task: str, folder: Path) -> str:
     runner = runner_for(de.Model(str(folder), device="cpu"), task)
+    if task == "seq2seq-lm":
+        return "padded" if scoring_of(runner).shares else "alone"
     runs, limit = runner.verdict.runs, runner.verdict.up_to
     if limit is not None and limit < LONGEST:
         runs = f"{runs} up to {limit} tokens"
-    if task not in ("embed", "seq2seq-lm"):
+    if task != "embed":
         runs += ", head apart" if runner.head.reads else ", whole"
     return runs
 
@@ -176,6 +179,7 @@ def page(rows: list[dict[str, str]]) -> str:
     kinds = {row["kind"] for row in shown}
     swept = {row["kind"] for row in rows}
     left = [kind for kind in CONFIG_MAPPING_NAMES if kind not in swept]
+    earlier = sum("earlier" in row for row in shown)
     lines = [
         "# Architectures",
         "",
@@ -187,19 +191,29 @@ def page(rows: list[dict[str, str]]) -> str:
         + ".",
         "",
         "Embeddings take every path: one batch, one long batch, three partitions, two threads,",
-        f"padded left and right. Equal is at most {TOLERANCE:.0e} apart, beyond 1 of the value.",
-        "Not built is what has no tiny model by this way, or gives transformers itself no",
-        "vectors of a text alone: most need an image or sounds as well.",
+        f"padded left and right. Equal is at most {TOLERANCE:.0e} apart, beyond 1 of the value; of",
+        "encoders with a decoder the scores of labels are compared, and of what writes text also",
+        "the text, with that of `generate`. Not built is what has no tiny model by this way, or",
+        "of which transformers itself gives no vectors of a text alone.",
         "",
         "`python tests/sweep.py RESULTS.jsonl` does the sweep, which takes many minutes and goes",
         "on where it was broken off, and writes this page.",
         "",
+    ]
+    if earlier:
+        lines += [
+            f"{earlier} rows, with a star, are from an earlier sweep: before later changes of the",
+            "library, and without what models write.",
+            "",
+        ]
+    lines += [
         "| architecture | task | class | result | runs, or why not | apart |",
         "|---|---|---|---|---|---|",
     ]
     for row in sorted(shown, key=lambda row: row["kind"]):
-        told = row.get("runs") or _told(row["why"])
-        cells = (row["kind"], row["task"], row["class"], row["outcome"], told)
+        told = _told("; ".join(filter(None, (row.get("runs"), row["why"]))))
+        outcome = row["outcome"] + " *" * ("earlier" in row)
+        cells = (row["kind"], row["task"], row["class"], outcome, told)
         lines.append(f"| {' | '.join(cells)} | {row.get('apart', '')} |")
     lines += ["", f"Take no text: {', '.join(no_text)}.", ""]
     if left:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import built
 import compared
 import numpy as np
 import pytest
@@ -27,6 +28,8 @@ SAMPLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "axk2": ("by length up to 8 tokens", ()),  # chooses between scores that are zero
     "big_bird": ("alone", ("fill-mask",)),  # the first short text changes it, its heads too
     "bigbird_pegasus": ("alone", ("answer",)),
+    "deepseek_v32": ("by length up to 8 tokens", ("causal-lm",)),  # writes beyond what it selects
+    "t5": ("padded", ("seq2seq-lm",)),
     "funnel": ("alone", ("classify",)),  # its classifier stands on fewer vectors than tokens
     "rwkv": ("padded", ("causal-lm",)),  # its first forward pass divides weights
     "got_ocr2": ("packed", ("causal-lm",)),  # attention is set on a part of it
@@ -55,6 +58,29 @@ def test_a_result_that_differs_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(compared, "given_logits", off)
     assert [row["outcome"] for row in sweep.one("bert", ("fill-mask",))] == ["DIFFERS"]
+
+
+def test_a_text_that_differs_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compared, "given_texts", lambda _: ["another"])
+    assert [row["outcome"] for row in sweep.one("gpt2", ("causal-lm",))] == ["DIFFERS"]
+
+
+@pytest.mark.parametrize("kind", ["jamba", "lilt", "nemotron"])
+def test_widths_that_belong_together_are_shrunk_together(kind: str, tmp_path: Path) -> None:
+    model_class = transformers.MODEL_MAPPING[transformers.CONFIG_MAPPING[kind]]
+    built.save(kind, model_class, tmp_path)
+    assert transformers.AutoConfig.from_pretrained(tmp_path).hidden_size < 64
+
+
+def test_reasons_are_one_sentence_for_each_kind() -> None:
+    missing = TypeError("forward() missing 1 required positional argument: 'pixel_values'")
+    nothing = AttributeError("'NoneType' object has no attribute 'shape'")
+    package = ImportError("TimmWrapperModel requires the timm library but it was not found")
+    sight = ["input_ids", "pixel_values"]
+    assert built.reason(missing, sight) == "needs an image or a video besides the text"
+    assert built.reason(nothing, sight) == built.reason(missing, sight)
+    assert built.reason(nothing, ["input_ids"]).startswith("AttributeError: 'NoneType'")
+    assert built.reason(package, sight) == "needs the package timm"
 
 
 def test_configurations_are_shrunk_by_the_names_of_their_fields() -> None:

@@ -19,6 +19,7 @@ from dask_embed.inference.generation.probe import judge_batches, judge_decoder
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.generation.states import states_budget
+from dask_embed.inference.lengths import selected_tokens
 from dask_embed.inference.memory import is_out_of_memory, release
 from dask_embed.text.tokenization import TokenLists
 
@@ -92,6 +93,8 @@ class TextGeneration:
         self.tokenizer = tokenizer
         self._packs = packs
         self._reference = Reference(model)
+        # beyond them attention chooses between tokens, where rounding decides: each row runs alone
+        self._selected = min(selected_tokens(model.config.get_text_config()), default=None)
         self._lock = threading.RLock()
         self._plans: dict[GenerationSettings, Plan] = {}
         self._verdict: tuple[Decoder | None, int | None, str] | None = None
@@ -176,7 +179,8 @@ class TextGeneration:
         if not self.why_not_packed(plan.settings):
             decoder, up_to, _ = self._judged()
             assert decoder is not None, "there is a reason where there is no decoder"
-            fits = [up_to is None or len(row.ids) <= up_to for row in rows]
+            limits = [limit for limit in (up_to, self._selected) if limit is not None]
+            fits = [len(row.ids) <= min(limits, default=len(row.ids)) for row in rows]
             decoder.run(
                 [row for row, fit in zip(rows, fits, strict=True) if fit],
                 plan,
@@ -195,8 +199,10 @@ class TextGeneration:
         waiting = sorted(rows, key=lambda row: -int(lengths[row.index]))
         share = len(rows) > 1 and self._batches(plan)
         while waiting:
-            cost = self.cost(int(lengths[waiting[0].index]), plan.settings)
-            count = max(1, self.budget.tokens(most) // cost) if share else 1
+            longest = int(lengths[waiting[0].index])
+            cost = self.cost(longest, plan.settings)
+            chooses = longest + plan.settings.max_new_tokens > (self._selected or sys.maxsize)
+            count = max(1, self.budget.tokens(most) // cost) if share and not chooses else 1
             together = waiting[:count]
             if share != "padded":
                 first = lengths[together[0].index]
