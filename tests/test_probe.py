@@ -349,3 +349,36 @@ def test_a_model_is_put_back() -> None:
     assert (model.seen, model.last, model.total.tolist()) == ([], None, [0.0, 0.0])
     assert model.inner is layer
     assert not hasattr(model, "new")
+
+
+def test_hidden_states_of_two_streams_side_by_side(tmp_path: Path) -> None:
+    """Reformer's are twice as wide as its configuration says; its local attention draws nothing."""
+    tokenizer = tiny.wordpiece()
+    tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    tokenizer.model_max_length = 64
+    config = transformers.ReformerConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        attention_head_size=8,
+        num_attention_heads=4,
+        axial_pos_embds=False,
+        attn_layers=["local", "local"],
+        local_attn_chunk_length=8,
+        feed_forward_size=48,
+        is_decoder=False,
+        max_position_embeddings=160,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    model = transformers.ReformerModel(config).eval()
+    tiny.enlarge(model, 0.1)
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    texts = ["a list of words", "one", "the mean of a sample " * 6]
+    given = de.to_array(
+        de.Embedder(str(tmp_path), normalize=False)(pd.DataFrame({"text": texts}))["embedding"]
+    )
+    for text, vector in zip(texts, given, strict=True):
+        with torch.inference_mode():
+            hidden = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0]
+        np.testing.assert_allclose(vector, hidden.mean(dim=0), rtol=0, atol=1e-5)

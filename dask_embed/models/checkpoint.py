@@ -48,6 +48,8 @@ _POSITION_LIMITS = (
 )
 # Where the last hidden states have another size than `hidden_size`, the field that says which.
 _PROJECTED = {"opt": "word_embed_proj_dim", "embedding_gemma2_text": "embedding_dim"}
+# Last hidden states of these are those of two streams side by side.
+_STREAMS = {"reformer": 2}
 # Learned positions of models with this function start after the padding id, so the position table
 # holds pad_token_id + 1 rows that no token uses.
 _POSITIONS_AFTER_PADDING = "create_position_ids_from_input_ids"
@@ -109,7 +111,8 @@ class Checkpoint:
         config = self.text_config
         # OPT projects its hidden states to the size of the embeddings, EmbeddingGemma 2 to its own
         projected = _PROJECTED.get(config.model_type)
-        return getattr(config, projected or "hidden_size", None) or config.hidden_size
+        size = getattr(config, projected or "hidden_size", None) or config.hidden_size
+        return int(size) * _STREAMS.get(config.model_type, 1)
 
     @property
     def has_text_side(self) -> bool:
