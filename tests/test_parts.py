@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import built
 import numpy as np
 import pandas as pd
 import pytest
 import shrunk
-import sweep
 import tiny
 import torch
 import transformers
@@ -70,26 +70,26 @@ def saved_class(name: str, kind: str) -> Any:
 def save(name: str, folder: Path, **fields: Any) -> tuple[Any, Any]:
     """Save a tiny model; return its class and tokenizer."""
     kind, _ = CASES[name]
-    built = saved_class(name, kind)
+    model_class = saved_class(name, kind)
     config_class = transformers.CONFIG_MAPPING[kind]
-    tokens = sweep.tokenizer(kind, config_class(), False)
-    config = shrunk.shrunk(config_class, tokens, {})
+    tokens = built.tokenizer(kind, config_class(), False)
+    config = shrunk.shrunk(config_class, tokens, shrunk.ATTEMPTS[0])
     for field, value in fields.items():
         setattr(config, field, value)
     torch.manual_seed(0)
-    model = built(config).eval()
+    model = model_class(config).eval()
     tiny.enlarge(model, 0.1)
     model.save_pretrained(folder)
     tokens.save_pretrained(folder)
-    return built, tokens
+    return model_class, tokens
 
 
-def vectors(name: str, built: Any, tokens: Any, folder: Path) -> np.ndarray:
+def vectors(name: str, model_class: Any, tokens: Any, folder: Path) -> np.ndarray:
     """The mean of the token vectors of each text, or the one vector that the model gives."""
-    part = CASES[name][1](built.from_pretrained(folder, dtype=torch.float32).eval())
+    part = CASES[name][1](model_class.from_pretrained(folder, dtype=torch.float32).eval())
     given = []
     with torch.inference_mode():
-        for text in sweep.texts():
+        for text in built.texts():
             inputs = tokens(text, truncation=True, return_tensors="pt")
             output = copy.deepcopy(part)(**inputs)
             hidden = output.get("last_hidden_state")
@@ -100,7 +100,7 @@ def vectors(name: str, built: Any, tokens: Any, folder: Path) -> np.ndarray:
 def embedded(folder: Path, **settings: Any) -> np.ndarray:
     model = de.Model(str(folder), device="cpu")
     embedder = de.Embedder(model, column="text", normalize=False, **settings)
-    return de.to_array(embedder(pd.DataFrame({"text": sweep.texts()}))["embedding"])
+    return de.to_array(embedder(pd.DataFrame({"text": built.texts()}))["embedding"])
 
 
 def assert_close(given: np.ndarray, expected: np.ndarray) -> None:
@@ -110,8 +110,8 @@ def assert_close(given: np.ndarray, expected: np.ndarray) -> None:
 
 @pytest.mark.parametrize("name", CASES)
 def test_vectors_are_those_of_the_class_that_was_saved(name: str, tmp_path: Path) -> None:
-    built, tokens = save(name, tmp_path)
-    expected = vectors(name, built, tokens, tmp_path)
+    model_class, tokens = save(name, tmp_path)
+    expected = vectors(name, model_class, tokens, tmp_path)
     assert_close(embedded(tmp_path), expected)
     assert_close(embedded(tmp_path, batch_size=1), expected)
 
@@ -122,7 +122,7 @@ def test_vectors_are_those_of_sentence_transformers(name: str, tmp_path: Path) -
 
     save(name, tmp_path)
     model = SentenceTransformer(str(tmp_path), device="cpu")
-    expected = np.stack([model.encode(text) for text in sweep.texts()])
+    expected = np.stack([model.encode(text) for text in built.texts()])
     assert_close(embedded(tmp_path), expected)
 
 

@@ -365,7 +365,7 @@ def test_heads_of_two_kinds(tmp_path, kind):
         single=pair.replace(" $B:1 [SEP]:1", ""), pair=pair, special_tokens=ids
     )
     config_class = transformers.CONFIG_MAPPING[kind]
-    config = shrunk.shrunk(config_class, tokenizer, {})
+    config = shrunk.shrunk(config_class, tokenizer, shrunk.ATTEMPTS[0])
     known = transformers.MODEL_FOR_QUESTION_ANSWERING_MAPPING[config_class]
     torch.manual_seed(0)
     model = known(config)
