@@ -50,6 +50,14 @@ def test_architecture_equals_its_own_class(kind: str) -> None:
     assert rows[0]["runs"] == runs
 
 
+@pytest.mark.parametrize(
+    ("kind", "head"), [("big_bird", "causal-lm"), ("bigbird_pegasus", "seq2seq-lm")]
+)
+def test_a_short_text_changes_nothing_for_long_ones(kind: str, head: str) -> None:
+    """BigBird turns sparse attention off with a short one, for scores and what is written too."""
+    assert [row["outcome"] for row in sweep.one(kind, (head,))] == ["equal"]
+
+
 def test_a_result_that_differs_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = compared.given_logits
 

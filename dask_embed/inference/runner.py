@@ -15,8 +15,9 @@ import torch
 from dask_embed import config
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import Budget, is_out_of_memory
-from dask_embed.inference.probe import NotPerTokenError, Verdict, judge, measure
+from dask_embed.inference.probe import NotPerTokenError, Verdict, judge, measure, random_tokens
 from dask_embed.inference.repeats import VectorCache
+from dask_embed.inference.state import ModelState
 from dask_embed.inference.task_head import TaskHead
 from dask_embed.models.loading import (
     LoadedModel,
@@ -201,6 +202,24 @@ class Runner:
         others = spec.trust_remote_code or spec.factory is not None
         alone = spec.compile or others or spec.device_map is not None
         return not (alone or self.verdict.keeps_state)
+
+    def by_itself(self) -> contextlib.AbstractContextManager[None]:
+        """Give the context in which this thread alone runs the model, which is then put back."""
+        return self._forward.by_itself()
+
+    @functools.cached_property
+    def changes_itself(self) -> bool:
+        """Whether a text changes the model for those after it: BigBird's encoder, say."""
+        if self.loaded.task != "seq2seq-lm":
+            return self.verdict.keeps_state
+        if getattr(self.loaded.model, "hf_quantizer", None) is not None:
+            return False  # weights in fewer bits take their form with the first text
+        ids = torch.from_numpy(random_tokens(self.loaded, [3]).values.astype(np.int64))[None]
+        ids = ids.to(self.loaded.device)
+        with self.session(), self.by_itself():
+            state = ModelState(self.loaded.model)
+            self.loaded.model(input_ids=ids, decoder_input_ids=ids[:, :1], use_cache=False)
+            return bool(state.changes())
 
     @functools.cached_property
     def types_single_texts(self) -> bool:

@@ -62,10 +62,13 @@ def _build(runner: Runner, name: str) -> Engine:
             model = _twin(model)
     if name == "continuous":
         return ContinuousBatching(model, loaded.tokenizer)
-    packs = name == "auto" and loaded.spec.attention == "auto"
+    changes = runner.changes_itself
+    packs = name == "auto" and loaded.spec.attention == "auto" and not changes
     usage = runner.budget.usage
     activations = 0.0 if usage is None else usage.per_token
-    return TextGeneration(model, loaded.tokenizer, packs=packs, activations=activations)
+    return TextGeneration(
+        model, loaded.tokenizer, packs=packs, activations=activations, changes=changes
+    )
 
 
 def _twin(model: Any) -> Any:

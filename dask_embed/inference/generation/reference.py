@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 
 from dask_embed.inference.generation.cache import Row
 from dask_embed.inference.generation.plan import Plan, SeededDraw, draws_of, greedy
+from dask_embed.inference.state import ModelState
 from dask_embed.text.tokenization import TokenLists
 
 
@@ -22,10 +25,15 @@ class Reference:
     ----------
     model : PreTrainedModel
         Left as it is.
+    changes : bool
+        A text changes the model for those after it, so one call runs at a time and the model is
+        put back then.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, *, changes: bool = False) -> None:
         self._model: Any = model
+        self._changes = changes
+        self._turn = threading.Lock()
         self._encodes = bool(model.config.is_encoder_decoder)
 
     def run(self, prompts: TokenLists, rows: Sequence[Row], plan: Plan, *, hidden: bool) -> None:
@@ -62,13 +70,26 @@ class Reference:
             mask = column >= (lengths.max() - lengths)[:, None]
         ids = np.full(mask.shape, pad, np.int64)
         ids[mask] = prompts.values
-        return self._model.generate(
-            torch.from_numpy(ids).to(self._model.device),
-            attention_mask=torch.from_numpy(mask.astype(np.int64)).to(self._model.device),
-            return_dict_in_generate=True,
-            pad_token_id=pad,  # rows that ended are filled with it and run on
-            **arguments,
-        )
+        with self._put_back():
+            return self._model.generate(
+                torch.from_numpy(ids).to(self._model.device),
+                attention_mask=torch.from_numpy(mask.astype(np.int64)).to(self._model.device),
+                return_dict_in_generate=True,
+                pad_token_id=pad,  # rows that ended are filled with it and run on
+                **arguments,
+            )
+
+    @contextlib.contextmanager
+    def _put_back(self) -> Iterator[None]:
+        if not self._changes:
+            yield
+            return
+        with self._turn:
+            state = ModelState(self._model)
+            try:
+                yield
+            finally:
+                state.restore()
 
     def new_tokens(self, output: Any, prompts: TokenLists) -> list[list[int]]:
         """Return what follows the prompts, or the token that a decoder starts with."""

@@ -66,6 +66,8 @@ class TextGeneration:
         `model.generate`.
     activations : float
         Bytes that a token takes while its forward pass runs, beside its keys and values.
+    changes : bool
+        A text changes the model for those after it: each runs alone, and it is put back.
 
     Attributes
     ----------
@@ -87,12 +89,14 @@ class TextGeneration:
         *,
         packs: bool = True,
         activations: float = 0.0,
+        changes: bool = False,
     ) -> None:
         self._model: Any = model
         self.budget = states_budget(model, activations)
         self.tokenizer = tokenizer
         self._packs = packs
-        self._reference = Reference(model)
+        self._changes = changes
+        self._reference = Reference(model, changes=changes)
         # beyond them attention chooses between tokens, where rounding decides: each row runs alone
         self._selected = min(selected_tokens(model.config.get_text_config()), default=None)
         self._lock = threading.RLock()
@@ -229,7 +233,7 @@ class TextGeneration:
     def _batches(self, plan: Plan) -> str:
         """Return which rows `generate` may be given at a time: ``"padded"``, ``"equal"``, none."""
         known = plan.knows_processors and plan.knows_criteria
-        if not known or plan.mode not in _BATCH_MODES:
+        if self._changes or not known or plan.mode not in _BATCH_MODES:
             return ""
         right = self._judged_batches()
         encodes = bool(self._model.config.is_encoder_decoder)

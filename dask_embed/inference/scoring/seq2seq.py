@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from dataclasses import dataclass
 from typing import Any
@@ -58,7 +59,8 @@ class Seq2SeqScoring(LoadedScoring):
         self._model = runner.loaded.model
         self._device = runner.loaded.device
         with runner.session():
-            self.reason = self._why_not_shared()
+            changes = "a text changes the model for those after it"
+            self.reason = changes if runner.changes_itself else self._why_not_shared()
         self.shares = not self.reason
 
     def room(self, prompt: int) -> int | None:
@@ -132,9 +134,10 @@ class Seq2SeqScoring(LoadedScoring):
         ids, mask = (part.to(self._device) for part in _padded(prompts, self._padding_id))
         some_label = torch.full((1, 1), 1 - min(self._padding_id, 1), device=self._device)
         start = self._shifted(some_label).expand(len(prompts), 1)
-        output = self._model(
-            input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=use_cache
-        )
+        with self._one_text():
+            output = self._model(
+                input_ids=ids, attention_mask=mask, decoder_input_ids=start, use_cache=use_cache
+            )
         states = output.encoder_last_hidden_state
         return _Begun(output.logits[:, -1], states, mask, output.get("past_key_values"))
 
@@ -158,12 +161,18 @@ class Seq2SeqScoring(LoadedScoring):
             torch.from_numpy(part.astype(np.int64))[None].to(self._device)
             for part in (candidate, prompt)
         )
-        output = self._model(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            decoder_input_ids=self._shifted(labels),
-        )
+        with self._one_text():
+            output = self._model(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                decoder_input_ids=self._shifted(labels),
+            )
         return log_probabilities(_at(output.logits[0]), np.arange(len(candidate)), labels[0].cpu())
+
+    def _one_text(self) -> contextlib.AbstractContextManager[None]:
+        """Give the context to run a text in: the model as it was, where texts change it."""
+        changes = self._runner.changes_itself
+        return self._runner.by_itself() if changes else contextlib.nullcontext()
 
     def _shifted(self, labels: torch.Tensor) -> torch.Tensor:
         """Return what the decoder reads to predict `labels`, as the model makes it of them."""
