@@ -78,7 +78,7 @@ def likelihoods(model_class: Any, folder: Path) -> list[np.ndarray]:
     return given
 
 
-def written(model_class: Any, folder: Path) -> list[str]:
+def written(model_class: Any, folder: Path, **settings: Any) -> list[str]:
     """What `generate` writes after each text."""
     model = model_class.from_pretrained(folder, dtype=torch.float32).eval()
     encodes = model.config.is_encoder_decoder
@@ -88,7 +88,7 @@ def written(model_class: Any, folder: Path) -> list[str]:
         with torch.inference_mode():
             ids = inputs(tokens, text)
             ids.pop("token_type_ids", None)
-            output = copy.deepcopy(model).generate(**ids, max_new_tokens=WRITTEN)
+            output = copy.deepcopy(model).generate(**ids, max_new_tokens=WRITTEN, **settings)
         begin = 1 if encodes else ids["input_ids"].shape[1]
         given.append(tokens.decode(output[0, begin:], skip_special_tokens=True))
     return given
