@@ -546,6 +546,12 @@ which has read the text shifted by a token, and here it is the encoder's, as for
 Marian and others it loads an encoder whose weights it does not find under their names and leaves
 random, where here those of the checkpoint are run. Models that give a vector for a text and none
 for its tokens (DPR), which sentence-transformers refuses, are pooled by the first token.
+
+A dual encoder (CLIP, SigLIP, CLAP and kin) gives a text the vector of its `get_text_features`,
+projected and not normalized, as in sentence-transformers (compared for X-CLIP; for others with
+transformers, `tests/test_dual.py`). SigLIP was trained on texts filled up to 64 tokens, and reads a
+text's vector from the last place of a row: here texts are filled up so, where sentence-transformers
+fills them up to the longest of their batch, on which its vectors then depend.
 """
 
 
