@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
 import dask_embed as de
-from dask_embed.inference import heads, memory, stream
+from dask_embed.inference import embedding, memory, stream
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.runner import Runner, runner_for
 from dask_embed.inference.sinks import Reduction, VectorSink
@@ -39,7 +39,7 @@ PLACES = {
     "after the model": (Runner, "token_vectors", True),
     "packed": (Forward, "packed", False),
     "padded": (Forward, "padded", False),
-    "in the head": (heads, "apply_modules", False),
+    "in the head": (embedding, "apply_modules", False),
     "in the sink": (VectorSink, "put", False),
     "after the sink": (VectorSink, "put", True),
 }
