@@ -63,6 +63,12 @@ def splits_by(pattern: str, part: str = "pre_tokenizer") -> Callable[[Path], Any
     return edit
 
 
+# Expressions that part a run of characters in many ways: minutes for some thousand of them.
+ENDLESS = (
+    *("a*a*b", "a*a*a*b", r"\s*[\r\n]+b", "(a|aa)+b", r"\d*\d*\d*x", r"\w*\w*!", ".*.*.*b"),
+    *("[A-Z]*[A-Z]*[A-Z]*b", "(\u7684|\u7684\u7684)+b"),
+)
+
 CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "a million layers": (config(num_hidden_layers=10**6), "num_hidden_layers=1000000"),
     "more layers than numbers": (config(num_hidden_layers=10**30), "num_hidden_layers="),
@@ -99,9 +105,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "numbers as stop strings": (generation(stop_strings=[1]), "must be strings"),
     "beams": (generation(num_beams=10**6), "num_beams=1000000"),
     "texts of a prompt": (generation(num_return_sequences=10**6), "num_return_sequences="),
-    "splits for ever": (splits_by("(a+)+$"), "repeats what is repeated"),
-    "splits for ever, counted": (splits_by(r"(\w{1,9})*!"), "repeats what is repeated"),
-    "replaces for ever": (splits_by(r"((a|b)*c)*d", "normalizer"), "repeats what is repeated"),
+    "splits for ever": (splits_by("(a+)+$"), "in many ways"),
+    "splits for ever, counted": (splits_by(r"(\w{1,9})*!"), "in many ways"),
+    **{f"splits by {each}": (splits_by(each), "may take for ever") for each in ENDLESS},
+    "replaces for ever": (splits_by(r"((a|b)*c)*d", "normalizer"), "in many ways"),
 }
 
 
@@ -295,3 +302,21 @@ def test_expressions_of_tokenizers_in_use_are_run(pattern: str) -> None:
 def test_bases_of_rotations_are_no_counts_of_layers() -> None:
     """Granite's sliding-window models name theirs layer by layer."""
     bounds.require_sizes({"layer_rope_theta": [10_000, 10_000_000], "num_hidden_layers": 3}, "it")
+
+
+# Of GPT-2, Llama 3, GPT-4o and others.
+IN_USE = (
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+    r"|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r" ?[^(\s|[.,!?\u2026\u3002\uff0c\u3001])]+",
+    r"\d{1,3}(?=(?:\d{3})*\b)",
+    r"^\s+|\s+$| {2,}",
+)
+
+
+@pytest.mark.parametrize("pattern", IN_USE)
+def test_expressions_in_use_take_no_time(pattern: str) -> None:
+    assert not patterns.takes_long(pattern)

@@ -6,6 +6,7 @@ for ever, and nothing can interrupt them.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -20,6 +21,10 @@ from dask_embed._validation import shown
 _LONGEST_PATTERN, _SECONDS = 20_000, 2.0
 # Counted repeats are written out when an expression is compiled.
 _MOST_COUNTED = 10_000
+# How an expression is tried out: lengths of a run, characters taken from it, and how many seconds a
+# run may take: those of common tokenizers take less than one in a thousand.
+_RUNS, _OWN_CHARACTERS, _SECONDS_OF_A_RUN = (50, 100, 200, 400, 800), 40, 0.02
+_OF_EACH_KIND = ("a", "A", "0", " ", "\n", "\t", "-", "'", "\u00e9", "\u7684", "\u0301")
 _BRACES, _NUMBER = re.compile(r"\{[\d,]+\}"), re.compile(r"\d+")
 _COUNTED = re.compile(r"\{(\d*),(\d*)\}")
 
@@ -122,6 +127,37 @@ def _varying(pattern: str, at: int) -> int:
     return len(found[0]) if found and found[1] != found[2] else 0
 
 
+@functools.lru_cache(maxsize=256)
+def takes_long(pattern: str) -> bool:
+    """Return whether tokenizers take long for a regular expression on some run of a character.
+
+    So they do where it parts a run in many ways before none fits, as ``a*a*b`` or ``(a|aa)+b``.
+    Tried with the characters that stand in it and others of each kind, on runs that double in
+    length for as long as they take next to no time.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    try:
+        split = pre_tokenizers.Split(Regex(pattern), "removed")
+    except Exception:  # tokenizers raise bare exceptions; what is no expression is told elsewhere
+        return False
+    own = list(dict.fromkeys(pattern))
+    # behind the run, what an engine looks for before it begins
+    end = "\0\n" + "".join(own)
+    for each in dict.fromkeys([*own[:_OWN_CHARACTERS], *_OF_EACH_KIND]):
+        for length in _RUNS:
+            start = time.thread_time()
+            try:
+                split.pre_tokenize_str(each * length + end)
+            except BaseException as error:
+                if type(error).__name__ != "PanicException":
+                    raise
+                return True  # the engine gave up
+            if time.thread_time() - start > _SECONDS_OF_A_RUN:
+                return True
+    return False
+
+
 def require_patterns_that_end(tokenizer: Any, source: str) -> None:
     """Raise ValueError if the regular expressions of a tokenizer in Rust may take for ever.
 
@@ -131,10 +167,10 @@ def require_patterns_that_end(tokenizer: Any, source: str) -> None:
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         step = getattr(backend, part, None)
         for pattern in _regexes(_state(step)):
-            if repeats_nest(pattern):
+            if repeats_nest(pattern) or takes_long(pattern):
                 raise ValueError(
                     f"{source} has the regular expression {shown(pattern)} in its {part}, which "
-                    "repeats what is repeated in it: it may take for ever, and is not run"
+                    "tries the same characters in many ways: it may take for ever, and is not run"
                 )
 
 
