@@ -255,6 +255,15 @@ def frame() -> Callable[..., Any]:
     return lazy
 
 
+@pytest.fixture
+def _interruptible() -> Iterator[None]:
+    """A shell starts what runs in its background with interrupts ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_interruptible")
 @pytest.mark.parametrize("as_function", [False, True])
 @pytest.mark.parametrize("why", ["interrupt", "fail"])
 def test_partitions_of_threads_end_with_their_computation(
