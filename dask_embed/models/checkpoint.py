@@ -111,7 +111,13 @@ class Checkpoint:
         config = self.text_config
         # OPT projects its hidden states to the size of the embeddings, EmbeddingGemma 2 to its own
         projected = _PROJECTED.get(config.model_type)
-        size = getattr(config, projected or "hidden_size", None) or config.hidden_size
+        size = getattr(config, projected or "hidden_size", None)
+        size = size or getattr(config, "hidden_size", None)
+        if not isinstance(size, int):
+            raise ValueError(
+                f"the configuration in {str(self.folder)!r}, of type {config.model_type!r}, does "
+                "not say how many values a vector has (hidden_size)"
+            )
         return int(size) * _STREAMS.get(config.model_type, 1)
 
     @property

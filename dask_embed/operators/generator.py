@@ -195,9 +195,10 @@ no_repeat_ngram_size
         self._most(checkpoint)
         check_engine(vars(self), self.spec, checkpoint)
         check_draws(vars(self), checkpoint)
-        states = pa.list_(pa.list_(pa.float32(), checkpoint.hidden_size))
-        types = (pa.string(), pa.string(), pa.int32(), states)
-        return dict(zip(self.result_columns, types, strict=False))
+        types: list[pa.DataType] = [pa.string(), pa.string(), pa.int32()]
+        if self.hidden is not None:
+            types.append(pa.list_(pa.list_(pa.float32(), checkpoint.hidden_size)))
+        return dict(zip(self.result_columns, types, strict=True))
 
     def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         chat = self.chat is True or (self.chat == "auto" and bool(tokenizer.chat_template))
