@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -81,6 +80,10 @@ _INSTEAD = {
 }
 
 
+operators: Callable[[], Iterable[Any]] = tuple
+"""Gives all operators, which stand above this module: set where the package registers itself."""
+
+
 def known_options(name: str, given: Iterable[str], allowed: Sequence[str]) -> None:
     """Raise TypeError unless all names of arguments are `allowed` for the function `name`.
 
@@ -109,19 +112,13 @@ def _ours(option: str, allowed: Sequence[str]) -> str:
 
 def _of_operator(names: Sequence[str], allowed: Sequence[str]) -> str:
     """Return where an option is said that is given to a model instead, "" where there is none."""
-    from dask_embed import Model, operators
-
-    if [*allowed] != _fields(Model):
+    if "model_kwargs" not in allowed:  # of no model
         return ""
-    for operator in operators.__all__:
+    for operator in operators():
         for name in names:
-            if name in _fields(getattr(operators, operator)):
-                return f"say it of the operator: dask_embed.{operator}(model, {name}=...)"
+            if name in operator.__dataclass_fields__:
+                return f"say it of the operator: dask_embed.{operator.__name__}(model, {name}=...)"
     return ""
-
-
-def _fields(kind: Any) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
 
 
 def named_options(function: Callable[P, R]) -> Callable[P, R]:

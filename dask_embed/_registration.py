@@ -14,7 +14,8 @@ def register() -> None:
     wrapt.register_post_import_hook(_pandas, "pandas")
     wrapt.register_post_import_hook(_cudf, "cudf")
     wrapt.register_post_import_hook(_dask, "dask.dataframe")
-    wrapt.register_post_import_hook(_operators, "dask_embed.operators.dispatch")
+    wrapt.register_post_import_hook(_nodes_of, "dask_embed.operators.dispatch")
+    wrapt.register_post_import_hook(_options, "dask_embed._options")
 
 
 def _settings(module: Any) -> None:
@@ -40,9 +41,19 @@ def _dask(module: Any) -> None:
     register_series_accessor("ml")(_column_accessor)
 
 
-def _operators(module: Any) -> None:
+def _nodes_of(module: Any) -> None:
     # looked for at the first Dask DataFrame, since Dask's dataframes take long to import
     module.lazily.register_lazy("dask_embed", _nodes)
+
+
+def _options(module: Any) -> None:
+    module.operators = _operators
+
+
+def _operators() -> list[Any]:
+    from dask_embed import operators
+
+    return [getattr(operators, name) for name in operators.__all__]
 
 
 def _nodes() -> None:

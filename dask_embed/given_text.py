@@ -40,6 +40,7 @@ from dask.dataframe.dask_expr.io.io import FromPandas
 
 from dask_embed._validation import shown
 from dask_embed.columns import read_text
+from dask_embed.columns.frames import row_label
 from dask_embed.computed_expr import SameRows, wanted_columns
 
 # Columns of pandas frames that were looked at and hold nothing but text.
@@ -174,9 +175,8 @@ class GivenText(Blockwise):
 
     _parameters = ["frame", "given", "column"]  # noqa: RUF012 - the form of every Dask expression
     _filter_passthrough = True
-    keeps_rows = (
-        True  # but not element-wise: `given` has to be whole where the frame's head is taken
-    )
+    # but not element-wise: `given` has to be whole where the frame's head is taken
+    keeps_rows = True
 
     @staticmethod
     def operation(partition: Any, given: Any, column: Any) -> Any:
@@ -248,8 +248,7 @@ def _unusable(values: pd.Series) -> pd.Series | None:
 
 def _told(column: Any, bad: pd.Series) -> str:
     (message,) = read_text(bad.iloc[:1]).errors.values()
-    label = bad.index[0]
-    label = getattr(label, "item", lambda: label)()  # 3, not np.int64(3)
+    label = row_label(bad.index, 0)
     return (
         f"column {column!r} has {len(bad)} rows that are not text, the first at index "
         f"{shown(label)}: {message}; Dask makes strings of them: drop them, or make texts of them "

@@ -85,3 +85,9 @@ def _kind(value: Any) -> str:
     if kind.__module__ == "builtins":
         return shown(value) if isinstance(value, str | int | float | type(None)) else kind.__name__
     return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+def row_label(index: Any, row: int) -> Any:
+    """Return the label of a row as it is written: 3, not np.int64(3)."""
+    label = index[row]
+    return getattr(label, "item", lambda: label)()

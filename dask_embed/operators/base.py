@@ -23,7 +23,7 @@ from dask_embed.columns import (
     keeps_on_device,
     read_text,
 )
-from dask_embed.columns.frames import is_dask_frame, require_columns, require_frame
+from dask_embed.columns.frames import is_dask_frame, require_columns, require_frame, row_label
 from dask_embed.inference.computations import follow
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.identity import told_fields
@@ -203,8 +203,7 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
         if not errors or self.on_error == "null":
             return
         row = min(errors)
-        label = partition.index[row]
-        label = getattr(label, "item", lambda: label)()  # 3, not np.int64(3)
+        label = row_label(partition.index, row)
         raise ValueError(
             f"row {row} of the partition (index {label!r}): {errors[row]} "
             f"({len(errors)} such rows); on_error='null' keeps the others"

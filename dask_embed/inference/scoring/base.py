@@ -7,6 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dask_embed.inference.memory import is_out_of_memory
+from dask_embed.inference.probe import TOLERANCE
 from dask_embed.inference.runner import Runner
 from dask_embed.text.tokenization import TokenLists
 
@@ -93,6 +95,22 @@ class LoadedScoring:
 
     def __init__(self, runner: Runner) -> None:
         self._runner = runner
+
+    def _apart(self) -> float:
+        """Return how far scores of what runs together are from those of each by itself."""
+        raise NotImplementedError
+
+    def _differing(self, what: str) -> str:
+        """Return why nothing may run together, `what` where scores differ; "" if it may."""
+        try:
+            apart = self._apart()
+        except Exception as error:  # every architecture has its own way to refuse
+            if is_out_of_memory(error):
+                raise
+            return f"{type(error).__name__}: {error!s:.200}"
+        if apart <= TOLERANCE[self._runner.loaded.compute_dtype]:
+            return ""
+        return f"{what} by {apart:.1e}"
 
     @property
     def padding_side(self) -> str:

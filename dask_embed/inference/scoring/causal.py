@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.probe import TOLERANCE, difference, probed_lengths, random_tokens
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.scoring.base import FIRST, GIVEN, REST, LoadedScoring, Targets, roles_of
@@ -101,15 +100,7 @@ class CausalScoring(LoadedScoring):
             return "its head cannot be told from its transformer"
         if not (runner.shares or loaded.spec.compile):
             return "its forward pass depends on the other sequences of a batch"
-        try:
-            apart = self._apart()
-        except Exception as error:  # every architecture has its own way to refuse
-            if is_out_of_memory(error):
-                raise
-            return f"{type(error).__name__}: {error!s:.200}"
-        if not apart <= TOLERANCE[loaded.compute_dtype]:
-            return f"candidates differ from those behind a prompt of their own by {apart:.1e}"
-        return ""
+        return self._differing("candidates differ from those behind a prompt of their own")
 
     def _apart(self) -> float:
         """Return how far candidates behind one prompt are from those that have their own."""

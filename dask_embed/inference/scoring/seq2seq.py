@@ -11,8 +11,7 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from dask_embed.inference.memory import is_out_of_memory
-from dask_embed.inference.probe import TOLERANCE, random_tokens
+from dask_embed.inference.probe import random_tokens
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.scoring.base import (
     FIRST,
@@ -59,8 +58,10 @@ class Seq2SeqScoring(LoadedScoring):
         self._model = runner.loaded.model
         self._device = runner.loaded.device
         with runner.session():
-            changes = "a text changes the model for those after it"
-            self.reason = changes if runner.changes_itself else self._why_not_shared()
+            if runner.changes_itself:
+                self.reason = "a text changes the model for those after it"
+            else:
+                self.reason = self._differing("scores differ from those of single candidates")
         self.shares = not self.reason
 
     def room(self, prompt: int) -> int | None:
@@ -193,18 +194,6 @@ class Seq2SeqScoring(LoadedScoring):
     @property
     def _padding_id(self) -> int:
         return self._runner.loaded.checkpoint.padding_id or 0
-
-    def _why_not_shared(self) -> str:
-        """Return why prompts do not run together, nothing if they may."""
-        try:
-            apart = self._apart()
-        except Exception as error:  # every architecture has its own way to refuse
-            if is_out_of_memory(error):
-                raise
-            return f"{type(error).__name__}: {error!s:.200}"
-        if not apart <= TOLERANCE[self._runner.loaded.compute_dtype]:
-            return f"scores differ from those of single candidates by {apart:.1e}"
-        return ""
 
     def _apart(self) -> float:
         sizes = _PROBED_CANDIDATES
