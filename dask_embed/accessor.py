@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 import keyword
 import re
@@ -103,23 +105,34 @@ class ColumnAccessor:
         return f"frame.ml.{name}({self._column.name!r}, ...), which keeps rows and results together"
 
 
+class Step:
+    """A method of Dask DataFrames that is a function of a frame, imported when it is wanted."""
+
+    def __init__(self, home: str) -> None:
+        self._home = home
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, accessor: Any, owner: type) -> Any:
+        function = getattr(importlib.import_module(self._home), self._name)
+
+        @functools.wraps(function)
+        def method(self: FrameAccessor, *args: Any, **options: Any) -> Any:
+            return function(self._frame, *args, **options)
+
+        first, *rest = inspect.signature(function).parameters.values()
+        method.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [first.replace(name="self", annotation=first.empty), *rest], return_annotation=Any
+        )
+        setattr(DaskAccessor, self._name, method)
+        return getattr(owner if accessor is None else accessor, self._name)
+
+
 class DaskAccessor(FrameAccessor):
-    """Model operators on a Dask DataFrame; they are lazy."""
+    """Model operators on a Dask DataFrame, which are lazy, and steps that need all of it."""
 
-    def to_parquet(self, path: Any, **options: Any) -> Any:
-        """Write to Parquet files that any reader opens; see `dask_embed.jobs.to_parquet`.
-
-        Parameters
-        ----------
-        path : str or Path
-            Folder to write, one file per partition.
-        **options
-            `overwrite`, `append`, `repeat`, `compute` and what ``dask.dataframe.to_parquet``
-            takes.
-        """
-        from dask_embed.jobs.parquet import to_parquet
-
-        return to_parquet(self._frame, path, **options)
+    to_parquet = Step("dask_embed.jobs.parquet")
 
 
 def _methods(accessor: type) -> list[str]:
