@@ -31,7 +31,41 @@ _KNOWN_TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}"
     r"|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16})\b"
 )
+# A field of a URL's query, as in one that a store has signed.
+_IN_QUERY = re.compile(r"([?&;])([\w.-]{1,64})=([^&;\s'\"]+)")
+_SIGNATURES = frozenset({"key", "sig", "signature"})
 _DEEPEST = 32
+HIDDEN = "***"
+
+
+class Unshown(dict[str, Any]):
+    """A mapping that shows its names and none of its values, such as what opens a store."""
+
+    def __repr__(self) -> str:
+        return repr(dict.fromkeys(self, HIDDEN))
+
+
+def without_secrets(text: str) -> str:
+    """Return a text in which what is a secret by its form, or stands in a URL as one, is hidden."""
+    text = _USER_IN_URL.sub(f"://{HIDDEN}@", text)
+    text = _KNOWN_TOKEN.sub(HIDDEN, text)
+    return _IN_QUERY.sub(_query_field, text)
+
+
+def _query_field(found: re.Match[str]) -> str:
+    words = {word.lower() for word in _WORD.findall(found[2])}
+    secret = names_a_secret(found[2]) or not _SIGNATURES.isdisjoint(words)
+    return f"{found[1]}{found[2]}={HIDDEN}" if secret else found[0]
+
+
+def refuse_password(option: str, url: str) -> None:
+    """Raise ValueError for a user with a password in a URL, as whose part it would be kept."""
+    if _USER_IN_URL.search(url):
+        raise ValueError(
+            f"{option} must not hold a user and password, which would reach graphs, keys and logs: "
+            f"got {without_secrets(url)!r}; give them as storage_options=, or set them in the "
+            "environment of the workers"
+        )
 
 
 def refuse_secrets(option: str, given: Any) -> None:
@@ -51,13 +85,23 @@ def refuse_secrets(option: str, given: Any) -> None:
     as a user with a password in a URL. Numbers, booleans and None are none under ``token``.
     """
     for path, value in _texts(given, (), 0):
-        if any(map(_names_a_secret, path)) or _is_a_secret(value):
+        if any(map(names_a_secret, path)) or _is_a_secret(value):
             where = "".join(f"[{name!r}]" for name in path)
             raise ValueError(
                 f"{option}{where} must not hold an access token, a password or another secret, "
                 "which would reach graphs, keys and logs: set it in the environment of the "
                 "workers (HF_TOKEN for the Hub), where their libraries look for it"
             )
+
+
+def texts_in(given: Any) -> Iterator[str]:
+    """Yield each text in nested mappings and lists, not the names that it stands under."""
+    values = given.values() if isinstance(given, Mapping) else given
+    if isinstance(values, str):
+        yield values
+    elif isinstance(given, Mapping | list | tuple | set | frozenset):
+        for value in values:
+            yield from texts_in(value)
 
 
 def _texts(given: Any, path: tuple[str, ...], depth: int) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -93,7 +137,8 @@ def _json(text: str) -> Any:
         return None
 
 
-def _names_a_secret(name: str) -> bool:
+def names_a_secret(name: str) -> bool:
+    """Return whether what stands under a name is a secret, if it is no number."""
     words = [word.lower() for word in _WORD.findall(name)]
     joined = "".join(words)
     if any(part in joined for part in _SECRET_PARTS) or not _SECRET_WORDS.isdisjoint(words):

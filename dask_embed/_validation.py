@@ -13,12 +13,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from dask_embed._secrets import HIDDEN, names_a_secret, without_secrets
+
 _LONGEST = 160  # characters of a value in a message
 _LARGEST = 2**63 - 1  # that libraries in Rust and C++ take for a number
 
 
 class _Short(reprlib.Repr):
-    """`repr` that is short whatever it gets: the first of many values, and of arrays the shape."""
+    """`repr` that is short whatever it gets, and without secrets.
+
+    Of many values it has the first, and of arrays the shape.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,6 +35,13 @@ class _Short(reprlib.Repr):
         if hasattr(type(x), "shape") and getattr(x, "ndim", None) != 0:
             return _array(x)
         return super().repr_instance(x, level)
+
+    def repr_str(self, x: str, level: int) -> str:
+        return super().repr_str(without_secrets(x), level)
+
+    def repr_dict(self, x: dict[Any, Any], level: int) -> str:
+        known = {key: HIDDEN if _is_secret(key, value) else value for key, value in x.items()}
+        return super().repr_dict(known, level)
 
     def repr_int(self, x: int, level: int) -> str:
         # Python refuses to write integers of many thousands of digits
@@ -48,6 +60,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 4]} ..."
 
 
+def _is_secret(key: Any, value: Any) -> bool:
+    number = value is None or isinstance(value, bool | int | float)
+    return isinstance(key, str) and not number and names_a_secret(key)
+
+
 def _array(value: Any) -> str:
     kind = f"{type(value).__module__.partition('.')[0]}.{type(value).__qualname__}"
     if hasattr(value, "_meta"):
@@ -58,7 +75,7 @@ def _array(value: Any) -> str:
 
 def shown_error(error: BaseException) -> str:
     """Return kind and message of an error of another library, short and in one line."""
-    text = " ".join(str(error).split())
+    text = without_secrets(" ".join(str(error).split()))
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return told if len(told) <= 2 * _LONGEST else f"{told[: 2 * _LONGEST - 4]} ..."
 

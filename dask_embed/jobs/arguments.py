@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from dask_embed._secrets import refuse_secrets
+from dask_embed._secrets import refuse_password, refuse_secrets, texts_in
 from dask_embed._validation import boolean, local_path, meant, shown, shown_error, usable_text
 from dask_embed.jobs.engine import VectorEngine
 from dask_embed.jobs.folder import EXTENSIONS
@@ -37,18 +37,42 @@ def folder_path(path: Any) -> str:
 
 def place(path: str, filesystem: Any, storage_options: Any) -> tuple[Any, str]:
     """Return the filesystem of a path, and the path there."""
-    try:
-        fs, folders, _, _ = VectorEngine.extract_filesystem(
-            path, filesystem, {}, {}, storage_options
+    fs, folders = places(path, filesystem, storage_options)
+    return fs, folders[0]
+
+
+def places(paths: str | list[str], filesystem: Any, storage_options: Any) -> tuple[Any, list[str]]:
+    """Return the filesystem of a path, or of those of a list, and the paths there.
+
+    Raises
+    ------
+    TypeError
+        If `storage_options` are no dictionary.
+    ValueError, ImportError
+        If a path holds a password, or there is no such filesystem. No value of `storage_options`
+        is told.
+    """
+    for path in [paths] if isinstance(paths, str) else paths:
+        refuse_password("path", path)
+    if storage_options is not None and not isinstance(storage_options, Mapping):
+        raise TypeError(
+            f"storage_options must be a dictionary, got one {type(storage_options).__name__}"
         )
-    except (TypeError, ValueError, AttributeError, ImportError) as error:
+    try:
+        fs, found, _, _ = VectorEngine.extract_filesystem(
+            paths, filesystem, {}, {}, storage_options
+        )
+    except (TypeError, ValueError, AttributeError, ImportError, OSError) as error:
         told = {"filesystem": filesystem} if filesystem is not None else {}
         kind = ImportError if isinstance(error, ImportError) else ValueError
+        # what opens a store may stand in the error of a library, which is then not shown
+        quoted = any(value in str(error) for value in texts_in(storage_options))
+        said = type(error).__name__ if quoted else shown_error(error)
         raise kind(
-            f"there is no filesystem for {shown({'path': path, **told})}: {shown_error(error)}; "
-            "give storage_options=, or filesystem= of fsspec or pyarrow"
-        ) from error
-    return fs, folders[0]
+            f"there is no filesystem for {shown({'path': paths, **told})}: {said}; give "
+            "storage_options=, or filesystem= of fsspec or pyarrow"
+        ) from (None if quoted else error)
+    return fs, found
 
 
 def require_folder(fs: Any, folder: str) -> None:
@@ -86,7 +110,7 @@ def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, A
         boolean(name, value)
     if options.get("write_metadata_file") is not None:
         boolean("write_metadata_file", options["write_metadata_file"])
-    for name in ("storage_options", "compute_kwargs", "custom_metadata"):
+    for name in ("compute_kwargs", "custom_metadata"):
         value = options.get(name)
         if value is not None and not isinstance(value, Mapping):
             refuse_secrets(name, value)  # before it is shown

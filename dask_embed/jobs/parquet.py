@@ -21,7 +21,7 @@ from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.io.utils import _is_local_fs
 
 from dask_embed._options import known_options
-from dask_embed._secrets import refuse_secrets
+from dask_embed._secrets import Unshown, refuse_secrets
 from dask_embed._validation import shown, shown_error
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_files
@@ -29,6 +29,7 @@ from dask_embed.jobs.arguments import (
     checked_names,
     folder_path,
     place,
+    places,
     require_arguments,
     require_folder,
 )
@@ -305,16 +306,18 @@ def read_parquet(path: Any, **options: Any) -> Any:
     if _is_arrow(filesystem := options.get("filesystem")):
         # Dask's reader for these has no types for vectors; the files are the same to the other
         storage = options.pop("storage_options", None)
-        wrapped, given, _, _ = VectorEngine.extract_filesystem(given, filesystem, {}, {}, storage)
+        wrapped, given = places(given, filesystem, storage)
         options["filesystem"] = ArrowFiles(wrapped.fs)
     if dask.config.get("dataframe.backend", "pandas") != "cudf":
         options["engine"] = VectorEngine
-    storage, filesystem = options.get("storage_options"), options.get("filesystem")
-    fs, places, _, _ = VectorEngine.extract_filesystem(given, filesystem, {}, {}, storage)
+    fs, found = places(given, options.get("filesystem"), options.get("storage_options"))
     if any(has_magic(str(each)) and not fs.glob(each) for each in given):
         told = given if len(given) > 1 else given[0]
         raise FileNotFoundError(f"there are no Parquet files at {shown(told)}")
-    require_whole(fs, places)
+    require_whole(fs, found)
+    if options.get("storage_options"):
+        # Dask's node shows its arguments
+        options["storage_options"] = Unshown(options["storage_options"])
     return _read(given if len(given) > 1 else given[0], options)
 
 

@@ -95,7 +95,8 @@ def locate(model: Model, *, weights: bool, kind: Kind = MODEL) -> tuple[Path, st
         )
     if not _HUB_ID.match(model.name) or folder.is_file():
         raise ValueError(
-            f"{kind.word} {model.name!r} is neither an existing folder nor a Hub id ('owner/name')"
+            f"{kind.word} {shown(model.name)} is neither an existing folder nor a Hub id "
+            "('owner/name')"
         )
     return _snapshot(model, weights, kind)
 
