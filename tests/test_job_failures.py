@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import warnings
 from collections.abc import Iterator
@@ -98,18 +99,66 @@ MADE = {
     "other-partitions": lambda out: out.repartition(npartitions=2)[["length"]],
     "shuffled": lambda out: out.shuffle("id", npartitions=3)[["id", "length"]],
     "mapped": lambda out: out.map_partitions(lambda rows: rows[["length"]]),
+    "merged": lambda out: out.merge(_more(3), on="id", how="left"),
+    "merged-on-the-right": lambda out: _more(4).merge(out, on="id"),
+    "merged-with-pandas": lambda out: out.merge(_more(1).compute(), on="id", how="left"),
+    "merged-on-the-index": lambda out: out.join(_more(2).set_index("id"), how="inner"),
+    "concatenated": lambda out: dd.concat([out[["length"]], _more(2)[["n"]]]),
+    "side-by-side": lambda out: dd.concat([out, _frame()[["id"]].add_suffix("_b")], axis=1),
 }
 
 
-@pytest.mark.parametrize("made", MADE)
-def test_every_failed_row_is_told_once(tmp_path: Path, made: str) -> None:
-    runs = str(tmp_path / "runs")
-    out = Lengths(on_error="null", runs=runs)(_frame())
-    assert _told(MADE[made](out), tmp_path / "out") == [
-        f"3 of 20 rows that were written to {str(tmp_path / 'out')!r} failed and have no 'length' "
+def _more(parts: int) -> dd.DataFrame:
+    return dd.from_pandas(pd.DataFrame({"id": range(ROWS), "n": 1.0}), npartitions=parts)
+
+
+def _as_function(operator: Lengths) -> dd.DataFrame:
+    frame = _frame()
+    return frame.map_partitions(operator, meta=operator.meta(frame._meta))
+
+
+def _as_partial_method(operator: Lengths) -> dd.DataFrame:
+    frame = _frame()
+    function = functools.partial(operator.apply)
+    return frame.map_partitions(function, meta=operator.meta(frame._meta))
+
+
+APPLIED = {
+    "called": lambda operator: operator(_frame()),
+    "map-partitions": _as_function,
+    "partial-map-partitions": _as_partial_method,
+}
+
+
+def _all_told(folder: Path) -> list[str]:
+    return [
+        f"3 of 20 rows that were written to {str(folder)!r} failed and have no 'length' "
         "(on_error='null'); the first: bad 3 is bad"
     ]
+
+
+@pytest.mark.parametrize("applied", APPLIED)
+@pytest.mark.parametrize("made", MADE)
+def test_every_failed_row_is_told_once(tmp_path: Path, made: str, applied: str) -> None:
+    runs = str(tmp_path / "runs")
+    out = APPLIED[applied](Lengths(on_error="null", runs=runs))
+    assert _told(MADE[made](out), tmp_path / "out") == _all_told(tmp_path / "out")
     assert os.path.getsize(runs) == ROWS
+
+
+def test_every_failed_row_is_told_once_by_workers(tmp_path: Path) -> None:
+    with clusters.cluster(2, 1, processes=False), dask.config.set(scheduler=None):
+        for applied, make in APPLIED.items():
+            for made, of in MADE.items():
+                folder = tmp_path / f"{applied}-{made}"
+                assert _told(of(make(Lengths(on_error="null"))), folder) == _all_told(folder)
+
+
+def test_both_sides_of_a_merge_are_added(tmp_path: Path) -> None:
+    frame = _frame()
+    left, right = Lengths(on_error="null")(frame), Lengths(on_error="null")(frame.assign(more=1))
+    (told,) = _told(left.merge(right, on="id"), tmp_path / "out")
+    assert told.startswith("6 of 40 rows")
 
 
 def test_conditions_still_go_before_the_operator(tmp_path: Path) -> None:

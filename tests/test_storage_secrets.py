@@ -24,7 +24,7 @@ from dask_embed._validation import shown, shown_error
 MARKER = "m4rk3r"
 
 
-class Vault(MemoryFileSystem):  # type: ignore[misc]  # fsspec has no types
+class Vault(MemoryFileSystem):
     """A store in memory that wants a key, a secret and a token."""
 
     protocol = "vault"

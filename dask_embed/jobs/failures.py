@@ -7,9 +7,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dask.dataframe.dask_expr._expr import Blockwise, Expr
+from dask.dataframe.dask_expr._expr import Blockwise, Expr, MapPartitions
 
 from dask_embed.expr import OperatorRows
+from dask_embed.jobs.lineage import mapped_operator
 from dask_embed.operators.together import parts_of
 
 # A reason is told up to so many characters.
@@ -66,13 +67,19 @@ class CountFailures(Blockwise):
 
 def counts_of(plan: Expr) -> Iterator[CountFailures]:
     """Yield the nodes that count the failed rows of a simplified plan, the first operator first."""
-    for node in reversed(list(plan.find_operations(OperatorRows))):
+    for node in reversed(list(plan.find_operations((OperatorRows, MapPartitions)))):
         columns: dict[str, str] = {}
-        for operator in parts_of(node.operator):
+        for operator in _operators_of(node):
             for error in set(operator.output_columns) - set(operator.result_columns):
-                columns[operator.result_columns[0]] = error
+                if error in node.columns:
+                    columns[operator.result_columns[0]] = error
         if columns:
             yield CountFailures(node, columns)
+
+
+def _operators_of(node: Any) -> tuple[Any, ...]:
+    operator = node.operator if isinstance(node, OperatorRows) else mapped_operator(node)
+    return () if operator is None else parts_of(operator)
 
 
 def together(counts: Iterable[Counts]) -> Counts:

@@ -108,22 +108,25 @@ class _Lineage:
 
 
 def operators_of(node: Expr) -> tuple[Any, ...]:
-    """Return the operators that a node runs on the partitions of its frame."""
+    """Return the operators that a node runs on the partitions of its frame, as they run there."""
     if isinstance(node, OperatorRows):
         return parts_of(node.operator)
-    if not isinstance(node, MapPartitions):
+    try:
+        operator: Any = mapped_operator(node)
+        return () if operator is None else parts_of(operator.pinned())
+    except (OSError, ValueError):  # only the workers have its files
         return ()
+
+
+def mapped_operator(node: Expr) -> FrameOperator | None:
+    """Return the operator that a node runs as a function of `map_partitions`, None if none."""
+    if not isinstance(node, MapPartitions):
+        return None
     function = node.func
     while isinstance(function, functools.partial):
         function = function.func
     function = getattr(function, "__self__", function)  # of `operator.apply`
-    if not isinstance(function, FrameOperator):
-        return ()
-    try:
-        operator: Any = function.pinned()
-    except (OSError, ValueError):  # only the workers have its files
-        return ()
-    return parts_of(operator)
+    return function if isinstance(function, FrameOperator) else None
 
 
 def _below(node: Expr, column: Any) -> list[tuple[Expr, Any]]:
