@@ -26,7 +26,7 @@ from machine import describe
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 import dask_embed as de
-from dask_embed.operators.generator import Generator
+from dask_embed.operators.language.generator import Generator
 
 PACKAGES = ["dask", "pandas"]
 SPECIAL = ["<pad>", "<eos>"]

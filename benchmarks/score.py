@@ -108,7 +108,7 @@ def with_scorer(
 ) -> Callable[[], np.ndarray]:
     """Score a dataframe; without sharing, each candidate runs whole in packed batches."""
     from dask_embed.inference.scoring.loaded import scoring_of
-    from dask_embed.operators.scorer import Scorer
+    from dask_embed.operators.language.scorer import Scorer
 
     scorer = Scorer(folder, candidates=candidates, scores="scores").pinned()
     frame = pd.DataFrame({"text": prompts})

@@ -14,12 +14,13 @@ from dask_embed._version import __version__ as __version__
 if TYPE_CHECKING:
     from dask_embed import datasets
     from dask_embed.accessor import register_operator
-    from dask_embed.arrays import to_array
-    from dask_embed.inspection import describe_model, stats
+    from dask_embed.jobs.inspection import describe_model, stats
     from dask_embed.jobs.parquet import read_parquet
     from dask_embed.jobs.progress import progress
     from dask_embed.jobs.unfinished import discard_unfinished
-    from dask_embed.models.registry import unload
+    from dask_embed.lazy.arrays import to_array
+    from dask_embed.lazy.explain import explain
+    from dask_embed.lazy.quantize import calibration_ranges, quantize
     from dask_embed.models.spec import Model
     from dask_embed.operators import (
         Chunker,
@@ -39,8 +40,7 @@ if TYPE_CHECKING:
         Tokenizer,
         ZeroShotClassifier,
     )
-    from dask_embed.plan import explain
-    from dask_embed.quantize_expr import calibration_ranges, quantize
+    from dask_embed.runtime.registry import unload
 
 _HOMES = {
     "Chunker": "dask_embed.operators",
@@ -60,18 +60,18 @@ _HOMES = {
     "TokenClassifier": "dask_embed.operators",
     "Tokenizer": "dask_embed.operators",
     "ZeroShotClassifier": "dask_embed.operators",
-    "calibration_ranges": "dask_embed.quantize_expr",
+    "calibration_ranges": "dask_embed.lazy.quantize",
     "datasets": "dask_embed",
-    "describe_model": "dask_embed.inspection",
+    "describe_model": "dask_embed.jobs.inspection",
     "discard_unfinished": "dask_embed.jobs.unfinished",
-    "explain": "dask_embed.plan",
+    "explain": "dask_embed.lazy.explain",
     "progress": "dask_embed.jobs.progress",
-    "quantize": "dask_embed.quantize_expr",
+    "quantize": "dask_embed.lazy.quantize",
     "read_parquet": "dask_embed.jobs.parquet",
     "register_operator": "dask_embed.accessor",
-    "stats": "dask_embed.inspection",
-    "to_array": "dask_embed.arrays",
-    "unload": "dask_embed.models.registry",
+    "stats": "dask_embed.jobs.inspection",
+    "to_array": "dask_embed.lazy.arrays",
+    "unload": "dask_embed.runtime.registry",
 }
 
 __all__ = [

@@ -57,9 +57,9 @@ def _operators() -> list[Any]:
 
 
 def _nodes() -> None:
-    import dask_embed.chunk_expr
-    import dask_embed.expr
-    import dask_embed.quantize_expr  # noqa: F401 - each registers what it makes of operators
+    import dask_embed.lazy.append
+    import dask_embed.lazy.chunks
+    import dask_embed.lazy.quantize  # noqa: F401 - each registers what it makes of operators
 
 
 def _frame_accessor(frame: Any) -> Any:

@@ -20,9 +20,9 @@ import transformers
 from built import NotBuiltError, encoder, inputs, texts
 
 import dask_embed as de
-from dask_embed.inference import lanes
 from dask_embed.inference.runner import runner_for
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.runtime import lanes
+from dask_embed.tokens.lists import TokenLists
 
 CANDIDATES = ("the lines", "file")
 WRITTEN = 4  # tokens

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 
 import dask_embed as de
-from dask_embed.inference.stats import totals
+from dask_embed.runtime.stats import totals
 
 
 @pytest.fixture(scope="session")

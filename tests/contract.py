@@ -35,7 +35,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dask_embed as de
-from dask_embed.models import registry
+from dask_embed.runtime import registry
 
 TOLERANCE = 1e-6
 QUICK = settings(

@@ -21,9 +21,9 @@ from dask.base import tokenize
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
-from dask_embed.models.loading import load
-from dask_embed.operators.classifier import Classifier
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.loading.load import load
+from dask_embed.operators.labels.classifier import Classifier
+from dask_embed.tokens.lists import TokenLists
 
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -21,8 +21,8 @@ import torch
 from transformers import AutoModel, AutoTokenizer, T5EncoderModel
 
 import dask_embed as de
-from dask_embed.inference import lanes
 from dask_embed.inference.runner import runner_for
+from dask_embed.runtime import lanes
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_embed.batching import plan_batches
+from dask_embed.inference.batching import plan_batches
 
 LENGTHS = st.lists(st.integers(0, 60), max_size=80).map(lambda values: np.array(values, np.int64))
 LIMITS = {

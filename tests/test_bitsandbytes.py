@@ -21,9 +21,9 @@ import dask_embed as de
 from dask_embed.inference.generation import GenerationSettings
 from dask_embed.inference.generation.engines import engine_of
 from dask_embed.inference.runner import runner_for
-from dask_embed.models.loading import load
-from dask_embed.operators.classifier import Classifier
-from dask_embed.operators.generator import Generator
+from dask_embed.loading.load import load
+from dask_embed.operators.labels.classifier import Classifier
+from dask_embed.operators.language.generator import Generator
 
 pytest.importorskip("bitsandbytes")
 pytest.importorskip("accelerate")

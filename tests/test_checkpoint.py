@@ -536,7 +536,7 @@ def test_the_graph_is_built_without_weights(
         raise AssertionError("weights were loaded to build the graph")
 
     folders = [str(sentence_folder(name)) for name in tiny.SENTENCE_TRANSFORMERS]
-    monkeypatch.setattr("dask_embed.models.loading.load", refuse)
+    monkeypatch.setattr("dask_embed.loading.load.load", refuse)
     monkeypatch.setattr("dask_embed.inference.runner.load", refuse)
     monkeypatch.setattr("transformers.AutoModel.from_pretrained", refuse)
     monkeypatch.setattr("safetensors.torch.load_file", refuse)

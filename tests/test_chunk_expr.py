@@ -19,8 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dask_embed as de
-from dask_embed.chunk_expr import ChunkRows
-from dask_embed.inference.stats import totals
+from dask_embed.lazy.chunks import ChunkRows
+from dask_embed.runtime.stats import totals
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

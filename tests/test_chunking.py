@@ -20,11 +20,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dask_embed as de
-from dask_embed.operators.chunker import Chunker
+from dask_embed.operators.tokens.chunker import Chunker
 from dask_embed.text.chunking import BOUNDARIES, Rules, chunk_texts
-from dask_embed.text.encoding import SequenceTokenizer
 from dask_embed.text.sentences import paragraph_starts, sentence_starts
-from dask_embed.text.tokenization import TextTokenizer
+from dask_embed.tokens.lists import TextTokenizer
+from dask_embed.tokens.sequences import SequenceTokenizer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

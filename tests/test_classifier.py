@@ -13,7 +13,7 @@ import tiny
 from contract import DataframeContract, assert_same_value, values_of
 
 import dask_embed as de
-from dask_embed.operators.classifier import Classifier, apply_function
+from dask_embed.operators.labels.classifier import Classifier, apply_function
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

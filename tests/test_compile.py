@@ -16,7 +16,7 @@ from torch._dynamo.utils import counters
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 pytestmark = [
     pytest.mark.usefixtures("one_torch_thread"),

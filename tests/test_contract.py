@@ -16,7 +16,7 @@ from contract import (
 )
 
 import dask_embed as de
-from dask_embed.models import registry
+from dask_embed.runtime import registry
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -86,7 +86,7 @@ def test_local_cuda_cluster_holds_one_model_per_gpu(minilm: str, expected: np.nd
     from dask_cuda import LocalCUDACluster
     from distributed import Client
 
-    from dask_embed.models import registry
+    from dask_embed.runtime import registry
 
     frame = dd.from_pandas(pd.DataFrame({"text": TEXTS}), npartitions=4).to_backend("cudf")
     with (

@@ -8,7 +8,7 @@ import inspect
 import pytest
 
 import dask_embed as de
-from dask_embed.inference.stats import totals
+from dask_embed.runtime.stats import totals
 
 
 def test_texts_are_the_docstrings_that_inspect_gives() -> None:

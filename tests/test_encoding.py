@@ -8,9 +8,9 @@ import tiny
 from contract import LONG, TEXTS
 
 from dask_embed.inference.encoding import encode_spans
-from dask_embed.text.cutting import TextCutter
-from dask_embed.text.encoding import SequenceTokenizer, check_stride, too_long
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.cutting import TextCutter
+from dask_embed.tokens.lists import TokenLists
+from dask_embed.tokens.sequences import SequenceTokenizer, check_stride, too_long
 
 ROWS = [text for text in TEXTS if text is not None]
 

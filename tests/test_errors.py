@@ -24,7 +24,7 @@ from contract import shared_tiny_bert
 
 import dask_embed as de
 from dask_embed.inference import runner
-from dask_embed.models import loading
+from dask_embed.loading import load as loading
 
 
 @dataclass

@@ -22,7 +22,7 @@ from dask_embed.inference import embedding, memory, stream
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.runner import Runner, runner_for
 from dask_embed.inference.sinks import Reduction, VectorSink
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dask_embed as de
-from dask_embed.expr import AppendColumns
+from dask_embed.lazy.append import AppendColumns
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -534,7 +534,7 @@ def test_filter_reaches_the_read(parquet, eager, model, rows_through_model):
 def test_no_weights_on_the_client(monkeypatch, pdf, model):
     """Building, describing and optimizing a graph loads no model, not even for its dtypes."""
     from dask_embed.inference import runner
-    from dask_embed.models import loading
+    from dask_embed.loading import load as loading
 
     def fail(*args):
         raise AssertionError("weights were loaded while a graph was built")

@@ -19,10 +19,10 @@ import transformers
 from clusters import cluster
 
 import dask_embed as de
-from dask_embed import workers
 from dask_embed.inference import footprint as footprints
+from dask_embed.inference import workers
 from dask_embed.inference.footprint import MIB, PROCESS, footprint
-from dask_embed.models import registry
+from dask_embed.runtime import registry
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -15,7 +15,7 @@ from tiny import ARCHITECTURES, HIDDEN, POSITIONS, bpe, enlarge, unigram
 
 from dask_embed.inference.generation import GenerationSettings, TextGeneration
 from dask_embed.inference.generation.probe import judge_decoder
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 DECODERS = ("llama", "nemotron", "qwen3", "gpt2", "mistral", "gemma3")
 # Unsorted, one token alone, two equal, some longer than the windows of Mistral and Gemma 3.

@@ -11,11 +11,11 @@ import transformers
 from test_generation import LENGTHS, alone, decoder, encoder_decoder, lists, prompts_for
 
 from dask_embed.inference import memory
+from dask_embed.inference.cache_size import state_values, states_budget
 from dask_embed.inference.generation import GenerationSettings, TextGeneration
 from dask_embed.inference.generation.loop import Decoder
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.generation.reference import Reference
-from dask_embed.inference.generation.states import state_values, states_budget
 from dask_embed.inference.memory import Usage
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

@@ -29,9 +29,9 @@ from dask_embed.inference.generation.engines import engine_of
 from dask_embed.inference.generation.loop import Decoder
 from dask_embed.inference.generation.prompts import PromptRules, PromptTokenizer
 from dask_embed.inference.runner import runner_for
-from dask_embed.inference.stats import totals
-from dask_embed.models import registry
-from dask_embed.operators.generator import Generator
+from dask_embed.operators.language.generator import Generator
+from dask_embed.runtime import registry
+from dask_embed.runtime.stats import totals
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -23,7 +23,7 @@ from safetensors.torch import load_file, save_file
 
 import dask_embed as de
 from dask_embed.models.hub import fingerprint, locate
-from dask_embed.models.registry import loaded
+from dask_embed.runtime.registry import loaded
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

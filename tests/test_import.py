@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -131,3 +133,19 @@ def test_files_beside_the_code_are_packaged(name):
     setup = configparser.ConfigParser()
     setup.read(package.parent / "setup.cfg")
     assert name in setup["options.package_data"]["dask_embed"].replace(" ", "").split(",")
+
+
+def test_what_is_private_to_dask_stands_in_one_module():
+    """A new version of Dask can break one module: no other imports what it does not publish."""
+    package = Path(de.__file__).parent
+    private = re.compile(
+        r"^\s*(from|import) (dask|distributed)\b(\.\w+)*\.(_\w+|dask_expr)|"
+        r"^\s*from (dask|distributed)(\.\w+)* import (.*\W)?_\w",
+        re.MULTILINE,
+    )
+    found = {
+        str(path.relative_to(package))
+        for path in package.rglob("*.py")
+        if private.search(path.read_text())
+    }
+    assert found == {str(Path("lazy", "_dask.py"))}

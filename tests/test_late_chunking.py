@@ -14,9 +14,9 @@ import tiny
 import torch
 
 import dask_embed as de
-from dask_embed.inference.stats import totals
-from dask_embed.operators.chunker import Chunker
-from dask_embed.operators.late_chunks import LateChunkEmbedder
+from dask_embed.operators.tokens.chunker import Chunker
+from dask_embed.operators.tokens.late_chunks import LateChunkEmbedder
+from dask_embed.runtime.stats import totals
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -29,7 +29,7 @@ from vector_contract import (
 )
 
 import dask_embed as de
-from dask_embed.operators.linear_head import LinearHead
+from dask_embed.operators.vectors.linear_head import LinearHead
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

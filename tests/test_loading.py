@@ -25,10 +25,10 @@ from safetensors.torch import load_file, save_file, save_model
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
+from dask_embed.loading.load import load
 from dask_embed.models import requirements
-from dask_embed.models.loading import load
 from dask_embed.models.options import STRATEGIES
-from dask_embed.operators.classifier import Classifier
+from dask_embed.operators.labels.classifier import Classifier
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

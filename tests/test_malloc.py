@@ -10,7 +10,7 @@ from pathlib import Path
 import dask
 import pytest
 
-from dask_embed.models import malloc
+from dask_embed.runtime import malloc
 
 MIB = 2**20
 needs_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
@@ -78,8 +78,8 @@ HOLES = """
 import threading
 import numpy as np
 import torch
-from dask_embed.inference.lanes import Lanes
-from dask_embed.models import malloc
+from dask_embed.runtime.lanes import Lanes
+from dask_embed.runtime import malloc
 
 MIB, living = 2**20, []
 

@@ -14,7 +14,7 @@ from contract import DataframeContract, assert_same_values, values_of
 
 import dask_embed as de
 from dask_embed.inference.task_head import TaskHead
-from dask_embed.operators.mask_filler import MaskFiller
+from dask_embed.operators.spans.mask_filler import MaskFiller
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

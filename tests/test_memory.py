@@ -12,8 +12,8 @@ import torch
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from dask_embed.batching import plan_batches
 from dask_embed.inference import memory
+from dask_embed.inference.batching import plan_batches
 from dask_embed.inference.memory import Budget, Usage, batch_cost, is_out_of_memory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)

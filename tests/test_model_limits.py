@@ -14,7 +14,7 @@ import transformers
 import dask_embed as de
 from dask_embed.inference import runner
 from dask_embed.operators import model
-from dask_embed.operators.scorer import Scorer
+from dask_embed.operators.language.scorer import Scorer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

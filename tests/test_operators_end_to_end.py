@@ -33,7 +33,7 @@ from safetensors.numpy import save_file
 import dask_embed as de
 from dask_embed.accessor import FrameAccessor
 from dask_embed.inference import runner
-from dask_embed.models import loading
+from dask_embed.loading import load as loading
 
 SIZE = tiny.HIDDEN
 TOLERANCE = 1e-4  # sums of log-likelihoods are in the hundreds

@@ -15,7 +15,7 @@ from test_docs import blocks
 
 import dask_embed as de
 from dask_embed.accessor import DaskAccessor, FrameAccessor
-from dask_embed.inference.stats import totals
+from dask_embed.runtime.stats import totals
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

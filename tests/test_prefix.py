@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from tokenizer_kinds import KINDS
 from unsafe_tokenizers import UNSAFE, Unsafe
 
-from dask_embed.text.prefix import cut_after, cuts_at_spaces
-from dask_embed.text.tokenization import TextTokenizer
+from dask_embed.tokens.lists import TextTokenizer
+from dask_embed.tokens.prefix import cut_after, cuts_at_spaces
 
 MAX_LENGTHS = (3, 9, 32)
 WORD = "antidisestablishmentarianism"

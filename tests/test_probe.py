@@ -19,13 +19,13 @@ import transformers
 from tokenizers import processors
 
 import dask_embed as de
-from dask_embed.inference import lanes
 from dask_embed.inference.lengths import named_lengths
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.runner import Runner, runner_for
 from dask_embed.inference.state import ModelState
-from dask_embed.models.loading import load
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.loading.load import load
+from dask_embed.runtime import lanes
+from dask_embed.tokens.lists import TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dask_embed as de
-from dask_embed.operators.question_answerer import QuestionAnswerer
+from dask_embed.operators.spans.question_answerer import QuestionAnswerer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -191,7 +191,7 @@ def test_rows_that_fail_by_what_they_hold(folders: Callable) -> None:
 
 
 def test_statistics_count_rows_that_failed(folders: Callable) -> None:
-    from dask_embed.inference.stats import records, totals
+    from dask_embed.runtime.stats import records, totals
 
     strict = {"max_length": 4, "on_long": "error", "on_error": "null"}
     texts = pd.Series(["a", 7, None, "one two three four five six", "a"], dtype=object)

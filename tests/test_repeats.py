@@ -15,7 +15,7 @@ from contract import LONG, shared_tiny_bert
 import dask_embed as de
 from dask_embed.inference.repeats import Claims, VectorCache
 from dask_embed.inference.runner import Runner
-from dask_embed.inference.stats import totals
+from dask_embed.runtime.stats import totals
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 TEXTS = [

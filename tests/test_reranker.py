@@ -18,8 +18,8 @@ import torch
 from contract import DataframeContract, assert_same_value, values_of
 
 import dask_embed as de
-from dask_embed.operators.classifier import Classifier
-from dask_embed.operators.reranker import Reranker
+from dask_embed.operators.labels.classifier import Classifier
+from dask_embed.operators.labels.reranker import Reranker
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

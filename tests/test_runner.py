@@ -26,8 +26,8 @@ from transformers import (
 import dask_embed as de
 from dask_embed.inference.attention import PACKED_ATTENTION, NotPackableError, packed_attention
 from dask_embed.inference.runner import Runner, runner_for
-from dask_embed.models.loading import load
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.loading.load import load
+from dask_embed.tokens.lists import TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

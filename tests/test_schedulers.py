@@ -16,7 +16,7 @@ from distributed import Client, LocalCluster
 
 import dask_embed as de
 from dask_embed.inference import runner
-from dask_embed.models import registry
+from dask_embed.runtime import registry
 
 TOLERANCE = 1e-5
 
@@ -65,7 +65,7 @@ def unloaded(request):
 
 
 def models_held() -> int:
-    from dask_embed.models import registry
+    from dask_embed.runtime import registry
 
     return len(registry.loaded())
 

@@ -17,7 +17,7 @@ from contract import DataframeContract, values_of
 
 import dask_embed as de
 from dask_embed.inference.scoring.loaded import scoring_of
-from dask_embed.operators.scorer import Scorer
+from dask_embed.operators.language.scorer import Scorer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

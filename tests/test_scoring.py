@@ -13,16 +13,16 @@ import torch
 
 import dask_embed as de
 from dask_embed.inference.attention import NotPackableError
+from dask_embed.inference.branches import BranchedTokens
 from dask_embed.inference.runner import runner_for
 from dask_embed.inference.scoring import encoding as scoring_encoding
 from dask_embed.inference.scoring import vocabulary as scoring_vocabulary
 from dask_embed.inference.scoring.base import FIRST, GIVEN, REST
-from dask_embed.inference.scoring.branches import BranchedTokens
 from dask_embed.inference.scoring.causal import CausalScoring
 from dask_embed.inference.scoring.loaded import scoring_of
 from dask_embed.inference.scoring.seq2seq import Seq2SeqScoring
-from dask_embed.operators.scorer import Scorer
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.operators.language.scorer import Scorer
+from dask_embed.tokens.lists import TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

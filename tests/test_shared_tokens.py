@@ -23,9 +23,9 @@ from pairs import join_pairs
 from test_sharing import applied, explained, operators_of, ran
 
 import dask_embed as de
-from dask_embed.expr import AppendColumns
+from dask_embed.lazy.append import AppendColumns
+from dask_embed.operators.fused import parts_of, tokens_key
 from dask_embed.operators.model import ModelOperator
-from dask_embed.operators.together import parts_of, tokens_key
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -29,13 +29,13 @@ from safetensors.torch import save_file
 from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 import dask_embed as de
-from dask_embed.expr import AppendColumns, Settled
-from dask_embed.inference.stats import records, totals
+from dask_embed.lazy.append import AppendColumns, Settled
 from dask_embed.models.checkpoint import read_checkpoint
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
-from dask_embed.operators.linear_head import LinearHead
-from dask_embed.operators.similarity import Similarity
-from dask_embed.operators.together import Together, parts_of
+from dask_embed.operators.fused import Together, parts_of
+from dask_embed.operators.vectors.linear_head import LinearHead
+from dask_embed.operators.vectors.similarity import Similarity
+from dask_embed.runtime.stats import records, totals
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

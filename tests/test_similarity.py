@@ -21,7 +21,7 @@ from vector_contract import (
 )
 
 import dask_embed as de
-from dask_embed.operators.similarity import Similarity
+from dask_embed.operators.vectors.similarity import Similarity
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -8,8 +8,8 @@ from contract import QUICK
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dask_embed.text.encoding import Origins
 from dask_embed.text.spans import Text, best_spans, null_token, softmax
+from dask_embed.tokens.sequences import Origins
 
 #       0123456789
 TEXT = " Ada  by B"

@@ -22,7 +22,7 @@ from distributed import Client, LocalCluster
 from transformers import AutoModel, AutoTokenizer, MistralConfig
 
 import dask_embed as de
-from dask_embed.inference import stats
+from dask_embed.runtime import stats
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -206,7 +206,7 @@ def test_a_worker_that_fails_is_left_out(
     monkeypatch.setattr(sys.modules[__name__], "ASKED", [])
     with cluster(2, 1, processes=False) as client:
         workers = list(client.scheduler_info()["workers"])
-        monkeypatch.setattr("dask_embed.inspection._process_records", one_fails)
+        monkeypatch.setattr("dask_embed.jobs.inspection._process_records", one_fails)
         with pytest.warns(UserWarning, match="statistics of worker .* left out: OSError") as raised:
             found = de.stats(client)
     found = found[(found.model == model) | (found.operator == "another")]

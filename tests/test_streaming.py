@@ -21,7 +21,7 @@ from test_execution import LONG, MODELS, Folders, assert_right, make, reference,
 import dask_embed as de
 from dask_embed.inference import stream
 from dask_embed.inference.runner import Runner
-from dask_embed.text.tokenization import TextTokenizer, TokenLists
+from dask_embed.tokens.lists import TextTokenizer, TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -200,7 +200,7 @@ from pathlib import Path
 import dask.dataframe as dd, pandas as pd, torch
 import dask_embed as de
 from dask_embed.inference.runner import Runner
-from dask_embed.models.malloc import trim
+from dask_embed.runtime.malloc import trim
 
 def status(name):
     return int(re.search(name + r":\\s*(\\d+)", Path("/proc/self/status").read_text())[1]) * 1024

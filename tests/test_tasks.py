@@ -12,7 +12,7 @@ import transformers
 import dask_embed as de
 from dask_embed.inference import runner
 from dask_embed.models.tasks import TASKS
-from dask_embed.operators.scorer import Scorer
+from dask_embed.operators.language.scorer import Scorer
 
 OPERATORS = {
     "classify": lambda folder: de.Classifier(folder),

@@ -27,7 +27,7 @@ from clusters import cluster
 from dask.system import CPU_COUNT
 
 import dask_embed as de
-from dask_embed.inference.lanes import Lanes, lanes_of
+from dask_embed.runtime.lanes import Lanes, lanes_of
 
 pytestmark = pytest.mark.alone
 
@@ -156,7 +156,7 @@ def test_a_lane_is_free_again_whatever_fails(monkeypatch: pytest.MonkeyPatch) ->
         with dask.config.set({"embed.keep-freed-bytes": "much"}):
             assert jobs.run(lambda: 7).result(10) == 7
         assert lanes._free == 1
-        monkeypatch.setattr("dask_embed.inference.lanes.give_back_freed_memory", lambda: 1 / 0)
+        monkeypatch.setattr("dask_embed.runtime.lanes.give_back_freed_memory", lambda: 1 / 0)
         assert jobs.run(lambda: 7).result(10) == 7
         with pytest.raises(TypeError):
             jobs.run(lambda: len(3)).result(10)
@@ -311,7 +311,7 @@ FORKS = """
 import multiprocessing, sys, threading
 import numpy as np, pandas as pd, pyarrow as pa, torch
 import dask_embed as de
-from dask_embed.models import registry
+from dask_embed.runtime import registry
 
 frame = pd.DataFrame({"text": [f"some words {i} " * 10 for i in range(100)]})
 near = de.Similarity({"a": [1.0, 0.0], "b": [0.0, 1.0]})

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dask_embed as de
-from dask_embed.operators.token_classifier import AGGREGATIONS, TokenClassifier
+from dask_embed.operators.spans.token_classifier import AGGREGATIONS, TokenClassifier
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from dask_embed.text.tokenization import TextTokenizer, TokenLists
+from dask_embed.tokens.lists import TextTokenizer, TokenLists
 
 TOKENIZERS: dict[str, Callable[[], Any]] = {
     "wordpiece": tiny.wordpiece,

@@ -15,8 +15,9 @@ import tiny
 from contract import DataframeContract, shared_tiny_bert, values_of
 
 import dask_embed as de
-from dask_embed.models import patterns, registry
-from dask_embed.operators.tokenizer import Tokenizer
+from dask_embed.models import patterns
+from dask_embed.operators.tokens.tokenizer import Tokenizer
+from dask_embed.runtime import registry
 
 NAMES = ("bert", "roberta", "t5", "llama", "mistral")
 LONG = "a long text about lazy tables and eager models " * 6

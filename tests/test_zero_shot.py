@@ -13,7 +13,7 @@ import tiny
 from contract import DataframeContract, assert_same_value, values_of
 
 import dask_embed as de
-from dask_embed.operators.zero_shot import ZeroShotClassifier
+from dask_embed.operators.labels.zero_shot import ZeroShotClassifier
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 

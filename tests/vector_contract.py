@@ -244,7 +244,7 @@ class VectorContract:
 
     def test_unused_results_run_nothing(self, operator):
         """Not wanted, it is taken out of the plan; five rows of head are five rows here."""
-        from dask_embed.inference.stats import records
+        from dask_embed.runtime.stats import records
 
         out = operator(dd.from_pandas(vector_frame(), npartitions=3, sort=False))
         before = len(records())

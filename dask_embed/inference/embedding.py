@@ -16,10 +16,10 @@ from dask_embed.inference.heads import apply_modules
 from dask_embed.inference.precision import DTYPES, to_precision
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.sinks import Reduction
-from dask_embed.inference.stats import Meter
 from dask_embed.inference.stream import Batching, Stream
 from dask_embed.models.modules import HeadModule
-from dask_embed.text.encoded import Encoded, Row
+from dask_embed.runtime.stats import Meter
+from dask_embed.tokens.encoded import Encoded, Row
 
 Outcome = tuple[dict[str, Result], dict[int, str]]
 

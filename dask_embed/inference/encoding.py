@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dask_embed.inference.sharing import tokenize_once
 from dask_embed.text.chats import ChatRules, ChatTokenizer
-from dask_embed.text.encoded import Encoded, Row
-from dask_embed.text.encoding import SequenceTokenizer, tokens_kept, too_long
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.encoded import Encoded, Row
+from dask_embed.tokens.lists import TokenLists
+from dask_embed.tokens.sequences import SequenceTokenizer, tokens_kept, too_long
+from dask_embed.tokens.sharing import tokenize_once
 
 if TYPE_CHECKING:
     from dask_embed.inference.runner import Runner

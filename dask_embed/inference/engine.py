@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from dask_embed.inference.execution import Execution
-from dask_embed.inference.lanes import Jobs
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.repeats import Claims, Repeats
 from dask_embed.inference.sinks import Reduction, TokenVectorSink, VectorSink
 from dask_embed.inference.stream import CHUNKS_UNDER_WAY, Stream, wait_for
-from dask_embed.text.encoded import Encoded
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.runtime.lanes import Jobs
+from dask_embed.tokens.encoded import Encoded
+from dask_embed.tokens.lists import TokenLists
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 
 from dask_embed.inference.memory import batch_cost, is_out_of_memory, release
 from dask_embed.inference.runner import Runner
-from dask_embed.inference.stats import Meter
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.runtime.stats import Meter
+from dask_embed.tokens.lists import TokenLists
 
 NOT_FINITE = (
     "the model gives it a result that is no finite number (see the model's dtype and weights)"

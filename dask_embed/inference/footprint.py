@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask_embed.inference.generation.states import state_values
+from dask_embed.inference.cache_size import state_values
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
-from dask_embed.models.libraries import importing
 from dask_embed.models.tasks import empty_model
 from dask_embed.models.weights import find_weights
+from dask_embed.runtime.libraries import importing
 
 if TYPE_CHECKING:
     from dask_embed.models.spec import Model

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from dask_embed.inference.attention import PACKED_ATTENTION, packed_batch
+from dask_embed.inference.branches import BranchedTokens
 from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
-from dask_embed.inference.scoring.branches import BranchedTokens
 from dask_embed.inference.state import ModelState
+from dask_embed.loading.load import LoadedModel, compiled
 from dask_embed.models.attention import attention_of, give_attention
-from dask_embed.models.loading import LoadedModel, compiled
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 # Rows of a compiled padded batch have a multiple of this length.
 _COMPILED_LENGTHS = 64

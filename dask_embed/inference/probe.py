@@ -21,9 +21,9 @@ from dask_embed.inference.memory import Usage, is_out_of_memory, release
 from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.state import ModelState
-from dask_embed.models.loading import LoadedModel
+from dask_embed.loading.load import LoadedModel
 from dask_embed.models.vocabulary import Tables
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 # Two ways must agree to this, relative to the size of the vectors.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}

@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import zict
 
-from dask_embed.inference.stats import Meter
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.runtime.stats import Meter
+from dask_embed.tokens.lists import TokenLists
 
 _DIGEST_BYTES = 16
 # What an entry takes besides its vector: digest, entries of the cache, array header.

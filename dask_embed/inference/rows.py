@@ -14,10 +14,10 @@ import pyarrow as pa
 import torch
 
 from dask_embed.inference.execution import Execution
-from dask_embed.inference.lanes import Jobs
 from dask_embed.inference.stream import CHUNKS_UNDER_WAY, Stream, wait_for
-from dask_embed.text.encoded import Encoded, Row
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.runtime.lanes import Jobs
+from dask_embed.tokens.encoded import Encoded, Row
+from dask_embed.tokens.lists import TokenLists
 
 
 @dataclass

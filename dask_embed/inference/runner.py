@@ -19,7 +19,8 @@ from dask_embed.inference.probe import NotPerTokenError, Verdict, judge, measure
 from dask_embed.inference.repeats import VectorCache
 from dask_embed.inference.state import ModelState
 from dask_embed.inference.task_head import TaskHead
-from dask_embed.models.loading import (
+from dask_embed.inference.workers import make_room_on_worker
+from dask_embed.loading.load import (
     LoadedModel,
     autocast,
     dtype_name,
@@ -27,13 +28,12 @@ from dask_embed.models.loading import (
     resolve_device,
     resolve_dtype,
 )
-from dask_embed.models.process import prepare_process
-from dask_embed.models.registry import Registry, evict, get_or_build, loaded
 from dask_embed.models.spec import Model
 from dask_embed.models.vocabulary import Tables
-from dask_embed.text.encoding import types_single_texts
-from dask_embed.text.tokenization import TextTokenizer, TokenLists
-from dask_embed.workers import make_room_on_worker
+from dask_embed.runtime.process import prepare_process
+from dask_embed.runtime.registry import Registry, evict, get_or_build, loaded
+from dask_embed.tokens.lists import TextTokenizer, TokenLists
+from dask_embed.tokens.sequences import types_single_texts
 
 T = TypeVar("T")
 

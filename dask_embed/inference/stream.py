@@ -16,16 +16,16 @@ from functools import partial
 import numpy as np
 
 from dask_embed import config
-from dask_embed.batching import plan_batches
+from dask_embed.inference.batching import plan_batches
 from dask_embed.inference.execution import Execution
-from dask_embed.inference.lanes import Jobs, lanes_of
 from dask_embed.inference.runner import Runner
-from dask_embed.inference.sharing import tokenizing_for
-from dask_embed.inference.stats import Meter
 from dask_embed.models.vocabulary import Tables
-from dask_embed.text.encoded import Encoded
-from dask_embed.text.encoding import encoding_problem
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.runtime.lanes import Jobs, lanes_of
+from dask_embed.runtime.stats import Meter
+from dask_embed.tokens.encoded import Encoded
+from dask_embed.tokens.lists import TokenLists
+from dask_embed.tokens.sequences import encoding_problem
+from dask_embed.tokens.sharing import tokenizing_for
 
 # A chunk holds the tokens of about so many batches: enough to sort by length, little memory.
 _BATCHES_PER_CHUNK = 32

@@ -27,9 +27,9 @@ from dask_embed.inference.probe import (
     random_tokens,
 )
 from dask_embed.inference.state import ModelState
-from dask_embed.models.loading import LoadedModel
+from dask_embed.loading.load import LoadedModel
 from dask_embed.models.parts import transformer_name
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 # Which token vectors of a text its head reads, from the cheapest on.
 _READS = ("first", "last", "all")

@@ -13,12 +13,12 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
 from dask.tokenize import normalize_token
 from fsspec.implementations.arrow import ArrowFSWrapper
 
 from dask_embed._validation import shown, shown_error
 from dask_embed.columns.transfer import readable_metadata
+from dask_embed.lazy._dask import ArrowDatasetEngine
 
 
 class VectorEngine(ArrowDatasetEngine):

@@ -6,16 +6,19 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import Any
 
-from dask.dataframe.dask_expr._concat import Concat
-from dask.dataframe.dask_expr._expr import Elemwise, Expr, MapPartitions
-from dask.dataframe.dask_expr.io.io import FromPandas
-from dask.dataframe.dask_expr.io.parquet import ReadParquetFSSpec
-
-from dask_embed.chunk_expr import ChunkRows
-from dask_embed.computed_expr import ComputedRows
-from dask_embed.expr import settled
 from dask_embed.jobs.lineage import operators_of
-from dask_embed.operators.together import Together
+from dask_embed.lazy._dask import (
+    Concat,
+    Elemwise,
+    Expr,
+    FromPandas,
+    MapPartitions,
+    ReadParquetFSSpec,
+)
+from dask_embed.lazy.append import settled
+from dask_embed.lazy.chunks import ChunkRows
+from dask_embed.lazy.computed import ComputedRows
+from dask_embed.operators.fused import Together
 
 
 def expected_rows(frame: Any) -> int | None:

@@ -7,11 +7,10 @@ import warnings
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from dask.dataframe.dask_expr._expr import Blockwise, Expr, MapPartitions
-
-from dask_embed.expr import OperatorRows
 from dask_embed.jobs.lineage import mapped_operator
-from dask_embed.operators.together import parts_of
+from dask_embed.lazy._dask import Blockwise, Expr, MapPartitions
+from dask_embed.lazy.append import OperatorRows
+from dask_embed.operators.fused import parts_of
 
 # A reason is told up to so many characters.
 _LONGEST = 300

@@ -14,32 +14,33 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from dask.dataframe.dask_expr._expr import (
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from dask_embed.jobs.folder import READERS, read_origin, run_of
+from dask_embed.jobs.origin import UNKNOWN, Origin, origins_in_file, several
+from dask_embed.lazy._dask import (
     AddPrefix,
     Assign,
     Binop,
     Expr,
     Fused,
+    FusedIO,
+    GroupByBase,
     MapPartitions,
+    Merge,
     Projection,
+    ReadParquet,
+    ReadParquetPyarrowFS,
     RenameFrame,
     RenameSeries,
     ToFrame,
     Unaryop,
 )
-from dask.dataframe.dask_expr._groupby import GroupByBase
-from dask.dataframe.dask_expr._merge import Merge
-from dask.dataframe.dask_expr.io.io import FusedIO
-from dask.dataframe.dask_expr.io.parquet import ReadParquet, ReadParquetPyarrowFS
-from fsspec.implementations.arrow import ArrowFSWrapper
-
-from dask_embed.expr import OperatorRows
-from dask_embed.jobs.folder import READERS, read_origin, run_of
-from dask_embed.jobs.origin import UNKNOWN, Origin, origins_in_file, several
+from dask_embed.lazy.append import OperatorRows
+from dask_embed.lazy.quantize import Quantize
 from dask_embed.operators.base import FrameOperator
+from dask_embed.operators.fused import parts_of
 from dask_embed.operators.identity import defaults
-from dask_embed.operators.together import parts_of
-from dask_embed.quantize_expr import Quantize
 
 # What they make of a column is another.
 _COMPUTING = (Binop, Unaryop, GroupByBase)

@@ -17,8 +17,6 @@ import dask
 import dask.dataframe as dd
 import pyarrow as pa
 import pyarrow.fs as pa_fs
-from dask.dataframe.dask_expr import new_collection
-from dask.dataframe.io.utils import _is_local_fs
 
 from dask_embed._options import known_options
 from dask_embed._secrets import Unshown, refuse_secrets
@@ -52,6 +50,7 @@ from dask_embed.jobs.writing import (
     with_folder_names,
     writes_index,
 )
+from dask_embed.lazy._dask import _is_local_fs, new_collection
 
 
 def to_parquet(

@@ -16,7 +16,7 @@ import dask
 from dask_embed._options import named_options
 from dask_embed._validation import integer_from_zero, shown, text_file, usable_text
 from dask_embed.columns.frames import is_dask_frame
-from dask_embed.inspection import Process, answers, current_client, process_totals
+from dask_embed.jobs.inspection import Process, answers, current_client, process_totals
 
 _REFRESH_SECONDS = 0.2
 _REFRESH_SECONDS_IN_A_LOG = 10.0

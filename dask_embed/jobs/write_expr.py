@@ -6,12 +6,17 @@ import copy
 import pickle
 from typing import Any
 
-from dask._task_spec import List, Task, TaskRef
-from dask.dataframe.dask_expr._expr import Expr
-from dask.dataframe.dask_expr.io.parquet import ToParquet, ToParquetBarrier, ToParquetData
-
 from dask_embed.jobs.failures import Counts, counts_of, together
 from dask_embed.jobs.folder import Job, Run
+from dask_embed.lazy._dask import (
+    Expr,
+    List,
+    Task,
+    TaskRef,
+    ToParquet,
+    ToParquetBarrier,
+    ToParquetData,
+)
 
 # What a task gives: the names of its files, for ``_metadata`` what Dask's engine gave, and how many
 # rows of its partition failed.

@@ -11,7 +11,6 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from dask.tokenize import tokenize
 from dask.utils import natural_sort_key
 from fsspec.implementations.local import LocalFileSystem
@@ -32,6 +31,7 @@ from dask_embed.jobs.folder import (
     read_origin,
 )
 from dask_embed.jobs.origin import require_same_types
+from dask_embed.lazy._dask import ReadParquet
 
 # Dask's name of an index without one, as a column of a file.
 _NO_NAME = "__null_dask_index__"

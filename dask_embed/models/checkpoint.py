@@ -20,7 +20,6 @@ from dask_embed.models.classes import gives_one_vector, plain_class
 from dask_embed.models.dual import has_text_side, text_width
 from dask_embed.models.foreign import told_as
 from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
-from dask_embed.models.libraries import importing
 from dask_embed.models.modules import (
     Dense,
     LayerNorm,
@@ -37,6 +36,7 @@ from dask_embed.models.settings import model_settings
 from dask_embed.models.sources import TOKENIZER_FILES, tokenizer_folder
 from dask_embed.models.spec import Model
 from dask_embed.models.weights import Weights, find_weights
+from dask_embed.runtime.libraries import importing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

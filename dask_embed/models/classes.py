@@ -10,7 +10,7 @@ import typing
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from dask_embed.models.libraries import importing
+from dask_embed.runtime.libraries import importing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from dask_embed.models.libraries import importing
+from dask_embed.runtime.libraries import importing
 
 if TYPE_CHECKING:
     import torch

@@ -7,11 +7,11 @@ from importlib.util import find_spec
 
 from dask_embed._validation import shown
 from dask_embed.models.checkpoint import Checkpoint
-from dask_embed.models.libraries import importing
 from dask_embed.models.options import WEIGHT_BITS
 from dask_embed.models.sources import adapter_folder, require_adapter, require_adapter_weights
 from dask_embed.models.spec import Model
 from dask_embed.models.vocabulary import require_vocabulary
+from dask_embed.runtime.libraries import importing
 
 # Package that a quantization method of transformers needs; of others transformers itself tells.
 _PACKAGES = {

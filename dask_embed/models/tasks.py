@@ -9,10 +9,10 @@ from typing import Any
 from dask_embed._validation import shown
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.classes import class_beside, encoder_class, plain_class
-from dask_embed.models.libraries import importing
 from dask_embed.models.requirements import check_parts
 from dask_embed.models.sources import adapter_folder, brings_a_head, require_adapter
 from dask_embed.models.spec import Model
+from dask_embed.runtime.libraries import importing
 
 
 @dataclass(frozen=True)

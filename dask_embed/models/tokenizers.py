@@ -9,13 +9,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dask_embed.inference.computations import require_wanted
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.pin import pinned
-from dask_embed.models.registry import parts
 from dask_embed.models.sources import load_tokenizer
 from dask_embed.models.spec import Model
-from dask_embed.text.encoding import encoding_problem
+from dask_embed.runtime.computations import require_wanted
+from dask_embed.runtime.registry import parts
+from dask_embed.tokens.sequences import encoding_problem
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

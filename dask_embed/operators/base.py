@@ -24,15 +24,15 @@ from dask_embed.columns import (
     read_text,
 )
 from dask_embed.columns.frames import is_dask_frame, require_columns, require_frame, row_label
-from dask_embed.inference.computations import follow
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.identity import told_fields
 from dask_embed.operators.rehearsal import require_some_row
-from dask_embed.text.encoded import Row
+from dask_embed.runtime.computations import follow
+from dask_embed.tokens.encoded import Row
 
 if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
-    from dask_embed.inference.stats import Meter
+    from dask_embed.runtime.stats import Meter
 
 Frame = TypeVar("Frame")
 
@@ -167,7 +167,7 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
         follow()
         if is_dask_frame(frame):
             self.check(frame._meta)  # type: ignore[attr-defined]
-            from dask_embed.workers import warn_of_small_workers
+            from dask_embed.inference.workers import warn_of_small_workers
 
             operator = self.pinned()
             operator.prepare()
@@ -308,7 +308,7 @@ class ColumnOperator(FrameOperator):
         if not len(partition):
             return empty_columns(partition, self._all_types())
         self.prepare()
-        from dask_embed.inference.stats import metered
+        from dask_embed.runtime.stats import metered
 
         with metered(type(self).__name__, self.subject, len(partition)) as meter:
             with meter.seconds("convert"):

@@ -12,19 +12,19 @@ import pyarrow as pa
 
 from dask_embed._validation import one_of, positive_integer
 from dask_embed.columns import Result, TextColumn
-from dask_embed.models.building import require_buildable
+from dask_embed.loading.building import require_buildable
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
-from dask_embed.models.libraries import import_libraries
 from dask_embed.models.pin import pinned
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import require_head
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.models.tokenizers import tokenizer_of
 from dask_embed.operators.base import ColumnOperator, distinct_rows
-from dask_embed.operators.model_limits import require_room
+from dask_embed.operators.limits import require_room
 from dask_embed.operators.rehearsal import EXAMPLES, NeedsWeightsError, StandIn, require_encodable
-from dask_embed.text.encoded import Encoded, Row
-from dask_embed.text.encoding import SequenceSettings, encoding_problem, tokens_kept
+from dask_embed.runtime.libraries import import_libraries
+from dask_embed.tokens.encoded import Encoded, Row
+from dask_embed.tokens.sequences import SequenceSettings, encoding_problem, tokens_kept
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -32,9 +32,9 @@ if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stats import Meter
     from dask_embed.inference.stream import Batching
-    from dask_embed.text.tokenization import TokenLists
+    from dask_embed.runtime.stats import Meter
+    from dask_embed.tokens.lists import TokenLists
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -16,10 +16,10 @@ from dask.base import tokenize
 from dask_embed.models.tokenizers import fresh_tokenizer
 
 if TYPE_CHECKING:
-    from dask_embed.inference.stats import Meter
     from dask_embed.models.checkpoint import Checkpoint
     from dask_embed.models.spec import Model
-    from dask_embed.text.tokenization import TextTokenizer
+    from dask_embed.runtime.stats import Meter
+    from dask_embed.tokens.lists import TextTokenizer
 
 T = TypeVar("T")
 
@@ -95,7 +95,7 @@ def require_some_row(
     """
     if not failures or np.logical_and.reduce([c.valid for c in columns]).sum() > len(failures):
         return
-    from dask_embed.inference.stats import Meter
+    from dask_embed.runtime.stats import Meter
 
     key = tokenize("ran", operator)
     problems = []
@@ -140,13 +140,13 @@ class StandIn:
         return build(self.loaded.tokenizer)
 
     def tokenizer(self, max_length: int | None) -> TextTokenizer:
-        from dask_embed.text.tokenization import TextTokenizer
+        from dask_embed.tokens.lists import TextTokenizer
 
         return TextTokenizer(self.loaded.tokenizer, max_length)
 
     @property
     def types_single_texts(self) -> bool:
-        from dask_embed.text.encoding import types_single_texts
+        from dask_embed.tokens.sequences import types_single_texts
 
         return types_single_texts(self.loaded.tokenizer)
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dask_embed.text.encoding import SequenceTokenizer
 from dask_embed.text.prompts import render_messages
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
+from dask_embed.tokens.sequences import SequenceTokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from dask_embed.text.encoding import Origins
+    from dask_embed.tokens.sequences import Origins
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from dask_embed.inference.attention import NotPackableError, packed_attention, packed_batch
-from dask_embed.models.quantize import shared_with_copies
+from dask_embed.loading.quantize import shared_with_copies
 
 DECODING_ATTENTION = "dask_embed_decoding"
 

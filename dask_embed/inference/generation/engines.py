@@ -13,8 +13,8 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.generation.text import Generated, TextGeneration
-from dask_embed.models.quantize import shared_with_copies
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.loading.quantize import shared_with_copies
+from dask_embed.tokens.lists import TokenLists
 
 if TYPE_CHECKING:
     from dask_embed.inference.runner import Runner

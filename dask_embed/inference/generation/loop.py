@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from dask_embed.inference.computations import require_wanted
 from dask_embed.inference.generation.cache import Cohort, Row, decoding_pass, prompt_pass
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.memory import Budget, is_out_of_memory, release
+from dask_embed.runtime.computations import require_wanted
 
 # Prompt tokens of one pass: more would leave the caches of a CPU.
 _PROMPT_TOKENS = {"cpu": 2048}

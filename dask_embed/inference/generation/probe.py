@@ -18,7 +18,7 @@ from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.lengths import SHORT, lengths_to_try, repeating_tokens
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.models.checkpoint import position_limit
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 # Two ways must agree to this, relative to the size of the scores.
 _TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}

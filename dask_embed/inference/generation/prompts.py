@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from dask_embed.inference.sharing import count_truncated
-from dask_embed.text.encoding import SequenceTokenizer, too_long
 from dask_embed.text.prompts import render_chat
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
+from dask_embed.tokens.sequences import SequenceTokenizer, too_long
+from dask_embed.tokens.sharing import count_truncated
 
 
 @dataclass(frozen=True)

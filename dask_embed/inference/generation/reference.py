@@ -15,7 +15,7 @@ from transformers import LogitsProcessor, PreTrainedModel
 from dask_embed.inference.generation.cache import Row
 from dask_embed.inference.generation.plan import Plan, SeededDraw, draws_of, greedy
 from dask_embed.inference.state import ModelState
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 
 class Reference:

@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from dask_embed.inference.cache_size import states_budget
 from dask_embed.inference.generation.cache import Row
 from dask_embed.inference.generation.loop import Decoder
 from dask_embed.inference.generation.plan import Plan, numbers
 from dask_embed.inference.generation.probe import judge_batches, judge_decoder
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.generation.settings import GenerationSettings
-from dask_embed.inference.generation.states import states_budget
 from dask_embed.inference.lengths import selected_tokens
 from dask_embed.inference.memory import is_out_of_memory, release
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 __all__ = ["Generated", "GenerationSettings", "TextGeneration"]
 

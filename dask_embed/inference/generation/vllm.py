@@ -16,15 +16,15 @@ from dask_embed.inference.memory import Budget
 from dask_embed.inference.probe import Verdict
 from dask_embed.inference.repeats import VectorCache
 from dask_embed.inference.runner import Runner
+from dask_embed.loading.load import LoadedModel
 from dask_embed.models.checkpoint import read_checkpoint
-from dask_embed.models.loading import LoadedModel
 from dask_embed.models.modules import read_json
 from dask_embed.models.prepared import prepared
-from dask_embed.models.registry import Registry, get_or_build
 from dask_embed.models.spec import Model
 from dask_embed.models.tokenizers import tokenizer_for
 from dask_embed.models.vocabulary import Tables
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.runtime.registry import Registry, get_or_build
+from dask_embed.tokens.lists import TokenLists
 
 
 def vllm_runner(spec: Model, options: Mapping[str, Any]) -> VllmRunner:

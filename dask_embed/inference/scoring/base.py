@@ -10,7 +10,7 @@ import numpy as np
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.probe import TOLERANCE
 from dask_embed.inference.runner import Runner
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 # Roles of tokens, as `TokenLists.types`: what is given, where a candidate begins, and the rest of
 # it. So a sequence holds any number of candidates, one after the other behind their prompt.

@@ -11,10 +11,10 @@ from transformers import PreTrainedTokenizerBase
 
 from dask_embed.inference.runner import Runner
 from dask_embed.inference.scoring.base import FIRST, REST, Scoring
-from dask_embed.inference.sharing import count_truncated
-from dask_embed.text.encoded import Encoded
-from dask_embed.text.encoding import SequenceTokenizer
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.encoded import Encoded
+from dask_embed.tokens.lists import TokenLists
+from dask_embed.tokens.sequences import SequenceTokenizer
+from dask_embed.tokens.sharing import count_truncated
 
 # What a candidate is tokenized behind, so that it gets the tokens that it has within a text.
 _ANCHOR = ":"

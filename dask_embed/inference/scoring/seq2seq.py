@@ -27,7 +27,7 @@ from dask_embed.inference.scoring.vocabulary import (
     likeliest,
     log_probabilities,
 )
-from dask_embed.text.tokenization import TokenLists
+from dask_embed.tokens.lists import TokenLists
 
 _PROBED_PROMPTS = (11, 3, 7, 7, 1)
 _PROBED_CANDIDATES = (3, 1, 4, 2, 3)

@@ -1,0 +1,121 @@
+"""The lazy node of operators, and its optimizer rules."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from dask_embed.lazy._dask import Expr, new_collection
+from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult, dependents_of
+from dask_embed.lazy.given_text import as_given
+from dask_embed.operators.base import ColumnOperator, FrameOperator
+from dask_embed.operators.dispatch import lazily
+from dask_embed.operators.fused import keeping, parts_of, together
+
+
+@lazily.register(ColumnOperator)
+def append_lazily(operator: ColumnOperator, frame: Any) -> Any:
+    """Return the Dask DataFrame with the operator's columns, nothing computed."""
+    return new_collection(AppendColumns(as_given(frame.expr, operator.input_columns), operator))
+
+
+class OperatorRows(ComputedRows):
+    """What `operator` makes of each partition of `frame`."""
+
+    _parameters = ["frame", "operator"]  # noqa: RUF012 - the form of every Dask expression
+
+    @staticmethod
+    def operation(partition: Any, operator: FrameOperator) -> Any:
+        return operator.apply(partition)
+
+    @functools.cached_property
+    def _meta(self) -> Any:
+        return self.operator.meta(self.frame._meta)
+
+    @property
+    def made(self) -> set[str]:
+        return set(self.operator.output_columns)
+
+    @property
+    def reads(self) -> set[str]:
+        return set(self.operator.input_columns)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(dict.fromkeys(type(p).__name__.lower() for p in parts_of(self.operator)))
+
+
+class AppendColumns(OperatorRows, SameRows):
+    """Rows and columns of `frame`, then the columns that `operator` computes from them."""
+
+    def keeping(self, wanted: set[str]) -> ComputedRows:
+        operator = keeping(self.operator, wanted)
+        return self if operator is self.operator else type(self)(self.frame, operator)
+
+    def _tune_down(self) -> Expr | None:
+        return Settled(*self.operands) if self.way_to_partner() else None
+
+    def way_to_partner(self) -> list[Expr]:
+        """Return what is below, down to an operator that could run this one too; [] if none."""
+        results, inputs = set(self.operator.output_columns), set(self.operator.input_columns)
+        way: list[Expr] = []
+        node = self.frame
+        while isinstance(node, AppendColumns | SelectResult) and not results & set(node.columns):
+            way.append(node)
+            if isinstance(node, AppendColumns):
+                if inputs & set(node.operator.output_columns):
+                    return []
+                fits = not results & set(node.frame.columns)
+                if fits and together(node.operator, self.operator) is not None:
+                    return way
+            node = node.frame
+        return []
+
+
+class Settled(AppendColumns):
+    """An operator in a plan from which all that is not wanted has been taken away.
+
+    It takes this form, before the plan is lowered, if another operator below reads the same
+    column and may share its tokens. Then both become one: not before, because a filter may pass
+    one and not the other, and a result that nobody wants must not be computed beside one that
+    somebody does.
+    """
+
+    def _tune_down(self) -> Expr | None:
+        return None
+
+    def joined(self, dependents: Any) -> Expr | None:
+        """Return the plan in which an operator further down runs this one too, if one can."""
+        way = self.way_to_partner()
+        for node, parent in zip(way, [self, *way], strict=False):
+            if dependents_of(node, dependents) - {parent._name}:
+                return None  # what others use stays as it is
+        if not way:
+            return None
+        *above, partner = way
+        both = together(partner.operator, self.operator)
+        return self._rebuilt(Settled(partner.frame, both), above)
+
+    def _rebuilt(self, lowest: Expr, above: list[Expr]) -> Expr:
+        """Return what was `above` the operators now joined on top of them, in the old order."""
+        plan = lowest
+        for node in reversed(above):
+            if isinstance(node, AppendColumns):
+                plan = node.on(plan)
+            else:
+                plan = SelectResult(plan, [*node.columns, *self.operator.output_columns])
+        same = list(plan.columns) == list(self.columns)
+        return plan if same else SelectResult(plan, list(self.columns))
+
+
+def settled(plan: Expr) -> Any:
+    """Return a simplified plan with its operators as they will run, for `explain`."""
+    return _settled(plan, {}).simplify()
+
+
+def _settled(node: Expr, done: dict[str, Expr]) -> Expr:
+    if node._name not in done:
+        operands = [_settled(o, done) if isinstance(o, Expr) else o for o in node.operands]
+        form = Settled if type(node) is AppendColumns else type(node)
+        done[node._name] = form(*operands)
+    return done[node._name]

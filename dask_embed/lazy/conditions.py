@@ -1,0 +1,101 @@
+"""The conditions of a filter: which columns each reads, and whether it is of one row alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator
+
+from dask_embed.lazy._dask import (
+    And,
+    AssignIndex,
+    Elemwise,
+    Expr,
+    Index,
+    Projection,
+    RenameSeries,
+    ResetIndex,
+    _DelayedExpr,
+)
+
+# Element-wise for Dask, but a filter finds rows by their labels.
+_OTHER_LABELS = (AssignIndex, RenameSeries, ResetIndex)
+
+
+def conditions_of(predicate: Expr) -> list[Expr]:
+    """Return the conditions that all have to hold."""
+    if isinstance(predicate, And):
+        return conditions_of(predicate.left) + conditions_of(predicate.right)
+    return [predicate]
+
+
+def all_of(conditions: list[Expr]) -> Expr:
+    """Return the predicate that all `conditions` hold."""
+    return functools.reduce(And, conditions)
+
+
+def reads_any(expression: Expr, source: Expr, columns: set[str]) -> bool:
+    """Return whether `expression` reads one of `columns`, or all columns, of `source`."""
+    if expression._name == source._name:
+        return True
+    for node in _walk(expression, {source._name}):
+        reads_source = any(operand._name == source._name for operand in node.dependencies())
+        if not reads_source or isinstance(node, Index):
+            continue
+        if not isinstance(node, Projection) or columns.intersection(node.columns):
+            return True
+    return False
+
+
+def is_rowwise(expression: Expr, sources: Iterable[Expr], *, scalars: bool = False) -> bool:
+    """Return whether `expression` computes each row from the same row of `sources` alone.
+
+    The row has its label in the index, too. With `scalars` it may also read numbers that are
+    computed from all rows, such as a mean.
+    """
+    names = {source._name for source in sources}
+    if scalars:
+        names |= {node._name for node in _walk(expression, names) if node.ndim == 0}
+    return all(
+        isinstance(node, _DelayedExpr)  # the values of `isin`
+        or (_keeps_rows(node) and node.dependencies())
+        for node in _walk(expression, names)
+    )
+
+
+def reads_index(expression: Expr, sources: Iterable[Expr]) -> bool:
+    """Return whether `expression` reads the index of one of `sources`, or of what is below."""
+    return any(isinstance(node, Index) for node in _walk(expression, (s._name for s in sources)))
+
+
+def of_same_rows(node: Expr) -> Iterator[Expr]:
+    """Yield `node` and all that it computes each of its rows from the same row of."""
+    stack, seen = [node], set()
+    while stack:
+        found = stack.pop()
+        if found._name in seen or found.ndim == 0:
+            continue
+        seen.add(found._name)
+        yield found
+        if _keeps_rows(found):
+            stack.extend(_inputs(found))
+
+
+def _keeps_rows(node: Expr) -> bool:
+    keeps = isinstance(node, Elemwise) or getattr(node, "keeps_rows", False)
+    return keeps and not isinstance(node, _OTHER_LABELS)
+
+
+def _walk(expression: Expr, stop: Iterable[str]) -> Iterator[Expr]:
+    stack, seen = [expression], set(stop)
+    while stack:
+        node = stack.pop()
+        if node._name in seen:
+            continue
+        seen.add(node._name)
+        yield node
+        stack.extend(_inputs(node))
+
+
+def _inputs(node: Expr) -> Iterator[Expr]:
+    # Nodes of ours depend on one more, `Unfuse`, that no row is computed from.
+    return (operand for operand in node.operands if isinstance(operand, Expr))

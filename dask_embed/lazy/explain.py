@@ -1,0 +1,205 @@
+"""The optimized plan of a Dask DataFrame in plain words."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import numpy as np
+from dask.utils import funcname
+
+from dask_embed._options import named_options
+from dask_embed._validation import shown, text_file
+from dask_embed.columns.frames import require_frame
+from dask_embed.lazy._dask import (
+    IO,
+    ArrowStringConversion,
+    Binop,
+    Expr,
+    Filter,
+    Index,
+    Isin,
+    Projection,
+    Unaryop,
+)
+from dask_embed.lazy.append import OperatorRows, settled
+from dask_embed.lazy.chunks import ChunkRows, End
+from dask_embed.lazy.computed import ComputedRows
+from dask_embed.lazy.given_text import GivenText
+from dask_embed.operators.base import FrameOperator
+from dask_embed.operators.fused import Together, parts_of
+from dask_embed.operators.tokens.late_chunks import LateChunkEmbedder
+
+
+@named_options
+def explain(frame: Any, file: TextIO | None = None) -> None:
+    """Print what will run: the steps in order, which models, over which rows and columns.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame or Series
+        Nothing of it is computed.
+    file : text file, optional
+        Where to print, by default standard output.
+
+    Raises
+    ------
+    TypeError
+        If `frame` is not a Dask collection.
+    """
+    if not hasattr(frame, "expr"):
+        require_frame("explain", frame, lazy=True)
+    text_file("file", file)
+    partitions = frame.optimize(fuse=False).npartitions  # Dask may have joined small files
+    lines = _lines(frame.expr, settled(frame.simplify().expr))
+    print(f"Plan ({partitions} partitions), first step first:", *lines, sep="\n", file=file)
+
+
+def _lines(written: Expr, plan: Expr) -> Iterator[str]:
+    steps = list(_steps(plan, set()))
+    for number, node in enumerate(steps, 1):
+        yield f"  {number}. {_describe(node)}"
+        if isinstance(node, OperatorRows):
+            yield from (f"       {line}" for line in _model_lines(node))
+    known = {part for node in steps for part in _parts(node)}
+    for each in written.walk():
+        for part in _parts(each):
+            if part not in known:
+                known.add(part)
+                yield f"  not run: {_unused(part)}, no result column is used"
+
+
+def _parts(node: Any) -> list[FrameOperator]:
+    """Return the operators that a node runs, those that cut texts as if these were not kept."""
+    if not isinstance(node, OperatorRows):
+        return []
+    if isinstance(node, ChunkRows):
+        return [dataclasses.replace(node.operator, keep_text=False)]
+    return [*parts_of(node.operator)]
+
+
+def _unused(operator: FrameOperator) -> str:
+    if isinstance(operator, LateChunkEmbedder):
+        return f"the model of LateChunkEmbedder on {operator.column} -> {operator.embedding}"
+    return _operator(operator)
+
+
+def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
+    """Yield the nodes that make up the plan, inputs first; the inside of conditions left out."""
+    if node._name in seen:
+        return
+    filters, below = _filters_on(node)
+    if any(_reads_more(each, below) for each in filters):
+        # The condition is computed before the selection, whichever Dask writes first.
+        yield from _steps(below.frame, seen)
+        order = [*reversed(filters), below]
+    else:
+        for child in [node.frame] if isinstance(node, Filter | GivenText) else node.operands:
+            if isinstance(child, Expr):
+                yield from _steps(child, seen)
+        order = [node]
+    for each in order:
+        # How strings are stored is no step, nor what they were before.
+        if each._name not in seen and not isinstance(each, ArrowStringConversion | GivenText):
+            yield each
+        seen.add(each._name)
+
+
+def _filters_on(node: Expr) -> tuple[list[Filter], Expr]:
+    """Return the filters that a node ends with, the last first, and what they filter."""
+    filters = []
+    while isinstance(node, Filter):
+        filters.append(node)
+        node = node.frame
+    return filters, node
+
+
+def _reads_more(node: Filter, selection: Expr) -> bool:
+    """Return whether a filter reads columns that the selection below it drops."""
+    return isinstance(selection, Projection) and any(
+        isinstance(each, Projection)
+        and each.frame._name == selection.frame._name
+        and not set(each.columns) <= set(selection.columns)
+        for each in node.predicate.walk()
+    )
+
+
+def _describe(node: Expr) -> str:
+    if isinstance(node, OperatorRows):
+        rows = ", a row for each chunk" if isinstance(node, ChunkRows) else ""
+        return f"run {_operators(node.operator)}{rows}"
+    if isinstance(node, Filter):
+        return f"keep rows where {_words(node.predicate)}"
+    if isinstance(node, Projection):
+        return f"keep columns {', '.join(map(str, node.columns))}"
+    if isinstance(node, Index):
+        return "keep the index"
+    if isinstance(node, End):
+        return f"keep the {'last' if node.last else 'first'} {node.n} rows of each partition"
+    if isinstance(node, IO):
+        return f"read {_source(node)}: columns {', '.join(map(str, node.columns))}"
+    scalars = [
+        f"{name}={value!r}"
+        for name, value in zip(type(node)._parameters, node.operands, strict=False)
+        if isinstance(value, str | int | float | list | tuple) and not isinstance(value, bool)
+    ]
+    kind = node.labels[0] if isinstance(node, ComputedRows) else type(node).__name__.lower()
+    return f"{kind} {' '.join(scalars)}".rstrip()
+
+
+def _operators(operator: FrameOperator) -> str:
+    """Say what runs, and what several operators share."""
+    if not isinstance(operator, Together):
+        return _operator(operator)
+    text = f"{' and '.join(map(_operator, operator.parts))} in one pass: texts are tokenized once"
+    shared = [parts for parts in operator.passes() if len(parts) > 1]
+    for parts in shared:
+        names = " and ".join(name for part in parts for name in part.result_columns)
+        text += f", {names} come from one forward pass"
+    return text
+
+
+def _operator(operator: FrameOperator) -> str:
+    read, written = ", ".join(map(str, operator.input_columns)), ", ".join(operator.output_columns)
+    return f"{type(operator).__name__} on {read} -> {written}"
+
+
+def _model_lines(node: OperatorRows) -> Iterator[str]:
+    yield from dict.fromkeys(node.operator.plan())  # a model that several run is named once
+    yield f"over columns {', '.join(map(str, node.frame.columns))}"
+    filters = [_words(n.predicate) for n in node.frame.walk() if isinstance(n, Filter)]
+    yield f"over rows where {' and '.join(filters)}" if filters else "over all rows that reach it"
+
+
+def _source(node: IO) -> str:
+    names = type(node)._parameters
+    if "path" in names:
+        path = node.operand("path")
+        return f"Parquet {os.fspath(path) if not isinstance(path, list) else path[0]}"
+    if "func" in names:
+        return f"the results of {funcname(node.operand('func'))}"
+    return {"FromPandas": "a pandas frame in memory"}.get(type(node).__name__, type(node).__name__)
+
+
+def _words(node: Any) -> str:
+    """Write a condition as a person would: column names, operators, values."""
+    if not isinstance(node, Expr):
+        return repr(node)
+    if isinstance(node, Projection):
+        return ", ".join(map(str, node.columns))
+    if isinstance(node, Index):
+        return "index"
+    if isinstance(node, Binop):
+        return f"({_words(node.left)} {node._operator_repr} {_words(node.right)})"
+    if isinstance(node, Unaryop):
+        return f"{node._operator_repr} {_words(node.frame)}"
+    if isinstance(node, Isin):
+        # Dask holds them in an array behind a Delayed
+        values = np.asarray(getattr(node.operand("values").operands[0], "_obj", ["..."]))
+        return f"({_words(node.frame)} in {shown(values.tolist())})"
+    if node.ndim == 1 and not node.dependencies():
+        return str(node.columns[0])
+    arguments = ", ".join(_words(operand) for operand in node.operands)
+    return f"{type(node).__name__.lower()}({arguments})"

@@ -1,0 +1,50 @@
+"""A way to optimize a plan again that Dask has fused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dask_embed.lazy._dask import Expr, Fused, Projection
+
+
+class Unfuse(Expr):
+    """What every node of ours depends on: it takes the group apart that the node was fused into.
+
+    Dask's `Fused` refers to tasks by the names that they had, and hides which columns it reads.
+    When it is optimized again, as ``persist`` does, a column selection beside it reads fewer
+    columns, gets another name, and the group waits for tasks that do not exist. As a node without
+    tasks stays outside of the group, Dask asks it first.
+
+    Parameters
+    ----------
+    node : str
+        Name of the node that depends on it. Dask's search for the readers of a node would find
+        those of others if they shared one.
+    """
+
+    _parameters = ["node"]  # noqa: RUF012 - the form of every Dask expression
+    ndim = 0  # Dask broadcasts what has no dimension: frames that share it stay aligned
+    _meta = None
+
+    def _divisions(self) -> tuple[None, None]:
+        return (None, None)
+
+    def _layer(self) -> dict[Any, Any]:
+        return {}
+
+    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
+        if isinstance(parent, Fused) and any(isinstance(n, Projection) for n in parent.walk()):
+            return unfused(parent, {})
+        return None
+
+
+def unfused(node: Expr, done: dict[str, Expr]) -> Expr:
+    """Return the plan as it was before Dask fused it."""
+    if node._name not in done:
+        plain = node
+        while isinstance(plain, Fused):  # a group may begin with another
+            plain = plain.exprs[0]
+        operands = [unfused(o, done) if isinstance(o, Expr) else o for o in plain.operands]
+        same = all(new is old for new, old in zip(operands, plain.operands, strict=True))
+        done[node._name] = plain if same else type(plain)(*operands)
+    return done[node._name]

@@ -1,0 +1,333 @@
+"""Weights and tokenizer of a checkpoint, on a device. Torch is imported here, on workers."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from collections.abc import Collection
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from weakref import WeakValueDictionary
+
+import torch
+
+from dask_embed.loading.adapters import adapter_weights, twin, with_adapter
+from dask_embed.loading.custom import load_custom
+from dask_embed.loading.layers import load_layer
+from dask_embed.loading.placement import input_device, placement, returns_to
+from dask_embed.loading.quantize import quantization_config, quantize
+from dask_embed.models.attention import attention_of
+from dask_embed.models.checkpoint import Checkpoint, named_labels, read_checkpoint
+from dask_embed.models.classes import computes
+from dask_embed.models.dual import run_text_side
+from dask_embed.models.foreign import told_as
+from dask_embed.models.modules import Dense, LayerNorm
+from dask_embed.models.options import WEIGHT_BITS
+from dask_embed.models.parts import token_part, transformer_name
+from dask_embed.models.prepared import prepared
+from dask_embed.models.requirements import require_packages
+from dask_embed.models.sources import adapter_folder
+from dask_embed.models.spec import Model
+from dask_embed.models.tasks import class_for, encoder_fields
+from dask_embed.models.tokenizers import tokenizer_for
+from dask_embed.models.weights import not_tensors
+from dask_embed.runtime.libraries import importing
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+M = TypeVar("M", bound=torch.nn.Module)
+
+_TORCH_DTYPES = {
+    "float32": torch.float32,
+    "bfloat16": torch.bfloat16,
+    "float16": torch.float16,
+}
+_COMPILERS = ("c++", "g++", "clang++")
+# Rows of a head that `embed` does not use; a checkpoint may leave them out.
+_UNUSED_WEIGHTS = ("pooler.",)
+# What adapters share while any of them, or the model without one, is loaded. Weights are read one
+# model at a time: `from_pretrained` changes the default dtype and the initialization switches of
+# torch while it runs.
+_bases: WeakValueDictionary[tuple[Model, str], LoadedModel] = WeakValueDictionary()
+
+
+@dataclass
+class LoadedModel:
+    """A model that is ready to run; shared by all operators and threads of a process.
+
+    Attributes
+    ----------
+    spec : Model
+    checkpoint : Checkpoint
+    transformer : PreTrainedModel
+        What turns tokens into token vectors.
+    tokenizer : PreTrainedTokenizerBase
+    layers : dict
+        Dense and normalization layers of sentence-transformers, by path.
+    device : torch.device
+    task : str
+        One of `dask_embed.models.tasks.TASKS`.
+    model : PreTrainedModel
+        The transformer with the head of the task; the transformer itself to embed.
+    base : LoadedModel or None
+        The model that gives its weights to this one and others, which differ in their adapter.
+    runs_as_one : bool
+        There is no telling the head from the transformer: encoder-decoders, say.
+    """
+
+    spec: Model
+    checkpoint: Checkpoint
+    transformer: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    layers: dict[str, torch.nn.Module]
+    device: torch.device
+    task: str = "embed"
+    model: Any = None
+    base: LoadedModel | None = None
+    runs_as_one: bool = False
+    _attention: list[str] = field(default_factory=list)
+    _gaps: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        whole = self.transformer is self.model or self.transformer.config.is_encoder_decoder
+        self.runs_as_one = self.runs_as_one or (self.task != "embed" and whole)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type in which matrix products run."""
+        return _TORCH_DTYPES[self.spec.autocast] if self.spec.autocast else self.transformer.dtype
+
+
+def load(spec: Model, task: str = "embed") -> LoadedModel:
+    """Load the checkpoint of `spec` with the head of `task` onto its device, for inference.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint misses weights that the model needs, or there is no such device.
+    """
+    require_packages(spec)
+    checkpoint = read_checkpoint(spec, weights=True)
+    folder = None if spec.adapter is None else adapter_folder(spec, weights=True)[0]
+    with importing():  # nothing waits behind a download
+        if folder is not None:
+            return _load_adapted(checkpoint, folder, spec, task)
+        loaded = _load_base(checkpoint, spec, task)
+        _require_complete(loaded)
+        if spec.factory is None:
+            _bases[_base_spec(spec), task] = loaded
+        return loaded
+
+
+def _base_spec(spec: Model) -> Model:
+    """Return the specification of the weights that a model with an adapter shares."""
+    bare = replace(spec, adapter=None, adapter_revision=None, merge_adapter=False)
+    return replace(bare, tokenizer=None, tokenizer_revision=None)
+
+
+def _load_adapted(checkpoint: Checkpoint, folder: Path, spec: Model, task: str) -> LoadedModel:
+    wanted = _base_spec(spec)
+    if spec.merge_adapter:
+        base = _load_base(checkpoint, replace(wanted, quantization=None), task)
+        model = with_adapter(base.model, folder, base.device, merge=True)
+        if spec.quantization is not None:
+            quantize(model, spec.quantization)
+    else:
+        base = _bases.get((wanted, task)) or _load_base(checkpoint, wanted, task)
+        _bases[wanted, task] = base
+        model = with_adapter(twin(base.model, base._attention), folder, base.device)
+    _require_complete(base, given=adapter_weights(folder))
+    return replace(
+        base,
+        spec=spec,
+        checkpoint=checkpoint,
+        transformer=model if task == "embed" else _transformer_of(model),
+        tokenizer=tokenizer_for(checkpoint, spec),
+        model=model,
+        base=None if spec.merge_adapter else base,
+    )
+
+
+def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
+    """Load all but the adapter; gaps of the checkpoint are for the caller to judge."""
+    device = resolve_device(spec.device)
+    dtype = resolve_dtype(spec, device)
+    gaps: dict[str, str] = {}
+    if spec.factory is None:
+        model, gaps = _load_model(checkpoint, spec, dtype, task)
+    else:
+        model = load_custom(checkpoint, spec, task).to(dtype)
+    if spec.places_itself:
+        device = input_device(model)
+        returns_to(_transformer_of(model), model)
+        model = model.eval().requires_grad_(False)
+    else:
+        model = _for_inference(model, device)
+        if spec.quantization in WEIGHT_BITS:
+            quantize(model, spec.quantization)
+    tokenizer = tokenizer_for(checkpoint, spec)
+    if task == "embed" and spec.factory is None and checkpoint.has_text_side:
+        run_text_side(model, tokenizer, checkpoint.default_limit)
+    layers = {
+        module.path: load_layer(module, checkpoint.root, allow_pickle=spec.allow_pickle)
+        for module in checkpoint.modules
+        if isinstance(module, Dense | LayerNorm)
+    }
+    return LoadedModel(
+        spec=spec,
+        checkpoint=checkpoint,
+        transformer=model if task == "embed" else _transformer_of(model),
+        tokenizer=tokenizer,
+        layers={path: _for_inference(layer.to(dtype), device) for path, layer in layers.items()},
+        device=device,
+        task=task,
+        model=model,
+        _attention=attention_of(model),
+        _gaps=gaps,
+    )
+
+
+def _transformer_of(model: PreTrainedModel) -> PreTrainedModel:
+    """Return the part below the head; the model itself where it is not told apart."""
+    name = transformer_name(model)
+    return model if name is None else getattr(model, name)
+
+
+def _for_inference(module: M, device: torch.device) -> M:
+    return torch.nn.Module.to(module, device).eval().requires_grad_(False)
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device that `name` stands for on this worker."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but this worker has no CUDA device")
+    return device
+
+
+def resolve_dtype(spec: Model, device: torch.device) -> torch.dtype:
+    """Return the type of the weights: ``"auto"`` is float32, on a GPU bfloat16 if it can.
+
+    A sentence-transformers folder that says its own goes before that.
+    """
+    saved = None if spec.dtype != "auto" else read_checkpoint(spec).sentence.dtype
+    if spec.dtype != "auto" or saved is not None:
+        return _TORCH_DTYPES[saved or spec.dtype]
+    if device.type == "cuda" and spec.autocast is None and torch.cuda.is_bf16_supported():
+        return torch.bfloat16
+    return torch.float32
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """Return the name under which a specification has `dtype`."""
+    return next(name for name, known in _TORCH_DTYPES.items() if known == dtype)
+
+
+def autocast(loaded: LoadedModel) -> torch.autocast:
+    """Return the context in which the forward pass of `loaded` runs."""
+    wanted = loaded.spec.autocast
+    dtype = _TORCH_DTYPES[wanted] if wanted else None
+    return torch.autocast(loaded.device.type, dtype=dtype, enabled=wanted is not None)
+
+
+def _load_model(
+    checkpoint: Checkpoint, spec: Model, dtype: torch.dtype, task: str
+) -> tuple[Any, dict[str, str]]:
+    """Return the model, and which of its weights the checkpoint does not have as they must be."""
+    from transformers.utils import logging
+
+    own_attention = spec.attention in ("auto", "padded")
+    arguments: dict[str, Any] = {
+        "dtype": dtype,
+        "attn_implementation": None if own_attention else spec.attention,
+        "use_safetensors": None if spec.allow_pickle else True,
+        "trust_remote_code": spec.trust_remote_code,
+        "local_files_only": True,
+        "ignore_mismatched_sizes": True,  # _require_complete names them
+        "quantization_config": quantization_config(spec, dtype),
+        **placement(spec, resolve_device(spec.device)),
+        **named_labels(spec.labels if task != "embed" else None),
+        **encoder_fields(task, checkpoint),
+        **dict(spec.model_kwargs),
+    }
+    if arguments["quantization_config"] is None:  # the checkpoint's own, then
+        del arguments["quantization_config"]
+    weights = checkpoint.weights(spec)
+    shows_progress = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        with importing(), told_as(f"checkpoint {str(checkpoint.folder)!r} cannot be loaded"):
+            whole, info = class_for(task, checkpoint).from_pretrained(
+                prepared(checkpoint.folder, code=spec.trust_remote_code, weights=weights),
+                output_loading_info=True,
+                **arguments,
+            )
+            model = whole
+            if task == "embed":
+                model = token_part(whole, encoder=checkpoint.config.is_encoder_decoder)
+    except pickle.UnpicklingError as error:
+        raise ValueError(not_tensors(weights.files[0], error)) from None
+    finally:
+        if shows_progress:
+            logging.enable_progress_bar()
+    model.config.use_cache = False
+    gaps = _gaps_of(info, _UNUSED_WEIGHTS if task == "embed" else ())
+    left = _names_outside(model, whole)
+    return model, {
+        name: shown
+        for name, shown in gaps.items()
+        if name not in left and not computes(type(whole), checkpoint.config, name)
+    }
+
+
+def _names_outside(part: torch.nn.Module, whole: torch.nn.Module) -> set[str]:
+    """Return the names of the weights of a model that a part of it is without."""
+    held = {id(tensor) for tensor in (*part.parameters(), *part.buffers())}
+    named = [
+        *whole.named_parameters(remove_duplicate=False),
+        *whole.named_buffers(remove_duplicate=False),
+    ]
+    return {name for name, tensor in named if id(tensor) not in held}
+
+
+def _gaps_of(info: dict[str, Any], unused: Collection[str]) -> dict[str, str]:
+    """Return the weights that transformers filled with random numbers, and why it did."""
+    missing = (key for key in info["missing_keys"] if not any(part in key for part in unused))
+    gaps = {key: key for key in missing}
+    for key in info["mismatched_keys"]:
+        gaps[key if isinstance(key, str) else key[0]] = str(key)
+    return gaps
+
+
+def _require_complete(loaded: LoadedModel, given: Collection[str] = ()) -> None:
+    gaps = {name: shown for name, shown in loaded._gaps.items() if name not in given}
+    if gaps:
+        missing = sorted(name for name, shown in gaps.items() if shown == name)
+        mismatched = sorted(shown for name, shown in gaps.items() if shown != name)
+        shown = ", ".join((missing + mismatched)[:3])
+        raise ValueError(
+            f"checkpoint {str(loaded.checkpoint.folder)!r} does not fit its config.json: "
+            f"{len(missing)} weights are missing and {len(mismatched)} have another shape "
+            f"({shown}); transformers would fill them with random numbers"
+        )
+
+
+def compiled(model: torch.nn.Module) -> Any:
+    """Return `model` behind `torch.compile`, for any number of texts and tokens.
+
+    Raises
+    ------
+    ValueError
+        If compiling for a CPU is asked for where there is no C++ compiler.
+    """
+    device = next(model.parameters()).device
+    if device.type == "cpu" and not any(map(shutil.which, _COMPILERS)):
+        raise ValueError(
+            f"compile=True needs a C++ compiler on the worker; none of {', '.join(_COMPILERS)} "
+            "is on its PATH"
+        )
+    return torch.compile(model, dynamic=True)

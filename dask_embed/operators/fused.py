@@ -1,0 +1,164 @@
+"""Several operators in one pass over a partition."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Hashable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_device
+from dask_embed.operators.base import ColumnOperator, Frame
+from dask_embed.operators.rehearsal import require_some_row
+from dask_embed.operators.vectors.embedder import Embedder, embed_together
+
+if TYPE_CHECKING:
+    from dask_embed.runtime.stats import Meter
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Together(ColumnOperator):
+    """Operators on the same text that share its tokens, and where they can the forward pass.
+
+    The optimizer makes it; see `dask_embed.lazy.append.Settled`.
+
+    Parameters
+    ----------
+    parts : tuple of ColumnOperator
+        With an equal `tokens_key`. Columns are appended in their order, each with its own
+        treatment of rows that cannot be used.
+
+    Notes
+    -----
+    Besides what its parts hold one after the other, a worker holds the tokens of the partition's
+    distinct texts; see `dask_embed.tokens.sharing.SharedTokens`.
+    """
+
+    parts: tuple[ColumnOperator, ...] = dataclasses.field(kw_only=False)
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(name for part in self.parts for name in part.input_columns))
+
+    @property
+    def result_columns(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.result_columns)
+
+    @property
+    def output_columns(self) -> tuple[str, ...]:
+        return tuple(name for part in self.parts for name in part.output_columns)
+
+    def types(self) -> dict[str, pa.DataType]:
+        return {name: dtype for part in self.parts for name, dtype in part.types().items()}
+
+    def _all_types(self) -> dict[str, pa.DataType]:
+        return {name: dtype for part in self.parts for name, dtype in part._all_types().items()}
+
+    def plan(self) -> list[str]:
+        return [line for part in self.parts for line in part.plan()]
+
+    def passes(self) -> list[list[ColumnOperator]]:
+        """Return the parts, those beside each other that one forward pass serves."""
+        passes: dict[Hashable, list[ColumnOperator]] = {}
+        for number, part in enumerate(self.parts):
+            key = None
+            if isinstance(part, Embedder) and type(part).run is Embedder.run:
+                key = part.forward_key()
+            passes.setdefault(number if key is None else key, []).append(part)
+        return list(passes.values())
+
+    def run(
+        self, columns: list[Any], *, on_device: bool, meter: Meter
+    ) -> tuple[dict[str, Result], dict[int, str]]:
+        raise TypeError("the parts run with meters of their own: use apply")
+
+    def prepare(self) -> None:
+        for part in self.parts:
+            part.prepare()
+
+    def apply(self, partition: Frame) -> Frame:
+        if not len(partition):  # type: ignore[arg-type]
+            return empty_columns(partition, self._all_types())
+        self.prepare()
+        results = dict(self._results(partition))
+        return append_columns(partition, {name: results[name] for name in self.output_columns})
+
+    def _results(self, partition: Any) -> Iterator[tuple[str, Result]]:
+        from dask_embed.runtime.stats import metered
+        from dask_embed.tokens.sharing import SharedTokens
+
+        passes = self.passes()
+        tokens = SharedTokens(users=len(passes))
+        texts: dict[Hashable, Any] = {}
+        for parts in passes:
+            tokens.begin()
+            first = parts[0]
+            with metered(type(first).__name__, first.subject, len(partition), tokens) as meter:
+                with meter.seconds("convert"):
+                    for name in first.input_columns:
+                        if name not in texts:
+                            texts[name] = first.read(partition[name])
+                columns = [texts[name] for name in first.input_columns]
+                yield from _run(parts, columns, partition, meter).items()
+
+
+def _run(
+    parts: Sequence[ColumnOperator], columns: list[Any], partition: Any, meter: Meter
+) -> dict[str, Result]:
+    """Return the results of parts that one forward pass serves, error columns included."""
+    unusable = parts[0]._unusable(columns)
+    meter.count(failed=len(unusable))
+    for part in parts:
+        part._raise_if_wanted(unusable, partition)
+    on_device = keeps_on_device(partition)
+    if len(parts) == 1:
+        results, failures = parts[0].run(columns, on_device=on_device, meter=meter)
+    else:
+        embedders = [part for part in parts if isinstance(part, Embedder)]
+        results, failures = embed_together(embedders, columns[0], on_device=on_device, meter=meter)
+    meter.count(failed=len(failures))
+    errors = unusable | failures
+    for part in parts:
+        part._raise_if_wanted(failures, partition)
+        if part.on_error == "null":
+            require_some_row(part, columns, failures, on_device=on_device)
+            messages = [errors.get(row) for row in range(len(partition))]
+            results[part.error_column] = pa.array(messages, pa.string())
+    return results
+
+
+def together(first: ColumnOperator, second: ColumnOperator) -> Together | None:
+    """Return both as one operator if they share tokens, else None."""
+    parts = (*parts_of(first), *parts_of(second))
+    keys = {tokens_key(part) for part in parts}
+    if len(keys) > 1 or None in keys:
+        return None
+    return Together(parts)
+
+
+def keeping(operator: ColumnOperator, wanted: set[str]) -> ColumnOperator:
+    """Return the operator without the parts of which no result is wanted."""
+    parts = tuple(part for part in parts_of(operator) if wanted.intersection(part.output_columns))
+    if len(parts) == len(parts_of(operator)):
+        return operator
+    return parts[0] if len(parts) == 1 else Together(parts)
+
+
+def parts_of(operator: ColumnOperator) -> tuple[ColumnOperator, ...]:
+    """Return the operators that an operator stands for: itself, or those in it."""
+    return operator.parts if isinstance(operator, Together) else (operator,)
+
+
+def tokens_key(operator: ColumnOperator) -> Hashable:
+    """Return what operators must have in common to share the tokens of a partition.
+
+    None where an operator shares none, or reads or encodes in a way of its own: a key that it
+    inherits does not speak of that.
+    """
+    for kind in type(operator).__mro__:
+        if "tokens_key" in vars(kind):
+            return operator.tokens_key()
+        if not {"apply", "read", "encode"}.isdisjoint(vars(kind)):
+            return None
+    return None

@@ -1,0 +1,1 @@
+"""Operators that give labels and scores of whole texts."""

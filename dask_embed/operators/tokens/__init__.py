@@ -1,0 +1,1 @@
+"""Operators that give tokens, or cut texts by them."""

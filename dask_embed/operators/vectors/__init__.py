@@ -1,0 +1,1 @@
+"""Operators that give vectors, or read them."""

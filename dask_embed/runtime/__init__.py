@@ -1,0 +1,1 @@
+"""What a process has once: models, threads, memory, imports, statistics."""

@@ -1,0 +1,1 @@
+"""Texts as lists of tokens that are traced back to their characters."""
