@@ -66,7 +66,8 @@ class CountFailures(Blockwise):
 
 def counts_of(plan: Expr) -> Iterator[CountFailures]:
     """Yield the nodes that count the failed rows of a simplified plan, the first operator first."""
-    for node in reversed(list(plan.find_operations((OperatorRows, MapPartitions)))):
+    kinds: Any = (OperatorRows, MapPartitions)  # annotated by Dask as a tuple of one
+    for node in reversed(list(plan.find_operations(kinds))):
         columns: dict[str, str] = {}
         for operator in _operators_of(node):
             for error in set(operator.output_columns) - set(operator.result_columns):
@@ -77,7 +78,7 @@ def counts_of(plan: Expr) -> Iterator[CountFailures]:
 
 
 def _operators_of(node: Any) -> tuple[Any, ...]:
-    operator = node.operator if isinstance(node, OperatorRows) else mapped_operator(node)
+    operator: Any = node.operator if isinstance(node, OperatorRows) else mapped_operator(node)
     return () if operator is None else parts_of(operator)
 
 
