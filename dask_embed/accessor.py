@@ -132,6 +132,8 @@ class Step:
 class DaskAccessor(FrameAccessor):
     """Model operators on a Dask DataFrame, which are lazy, and steps that need all of it."""
 
+    drop_exact_duplicates = Step("dask_embed.curation.exact")
+    mark_exact_duplicates = Step("dask_embed.curation.exact")
     to_parquet = Step("dask_embed.jobs.parquet")
 
 

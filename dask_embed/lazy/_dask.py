@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dask._task_spec import List, Task, TaskRef
+from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.dataframe._pyarrow import to_pyarrow_string
 from dask.dataframe.dask_expr import new_collection
 from dask.dataframe.dask_expr._concat import Concat
 from dask.dataframe.dask_expr._expr import (
     AddPrefix,
     And,
+    Apply,
     ArrowStringConversion,
     Assign,
     AssignIndex,
@@ -26,7 +27,9 @@ from dask.dataframe.dask_expr._expr import (
     Index,
     Isin,
     Lengths,
+    Map,
     MapPartitions,
+    PartitionsFiltered,
     Projection,
     RenameFrame,
     RenameSeries,
@@ -45,7 +48,7 @@ from dask.dataframe.dask_expr._merge import Merge
 from dask.dataframe.dask_expr._reductions import Len, TreeReduce
 from dask.dataframe.dask_expr._repartition import Repartition
 from dask.dataframe.dask_expr._shuffle import SetIndexBlockwise, Shuffle
-from dask.dataframe.dask_expr.io.io import IO, FromPandas, FusedIO
+from dask.dataframe.dask_expr.io.io import IO, BlockwiseIO, FromPandas, FusedIO
 from dask.dataframe.dask_expr.io.parquet import (
     ReadParquet,
     ReadParquetFSSpec,
@@ -61,6 +64,7 @@ __all__ = [
     "IO",
     "AddPrefix",
     "And",
+    "Apply",
     "ArrowDatasetEngine",
     "ArrowStringConversion",
     "AsType",
@@ -68,7 +72,9 @@ __all__ = [
     "AssignIndex",
     "Binop",
     "Blockwise",
+    "BlockwiseIO",
     "Concat",
+    "DataNode",
     "Drop",
     "DropnaFrame",
     "Elemwise",
@@ -85,8 +91,10 @@ __all__ = [
     "Len",
     "Lengths",
     "List",
+    "Map",
     "MapPartitions",
     "Merge",
+    "PartitionsFiltered",
     "Projection",
     "ReadParquet",
     "ReadParquetFSSpec",

@@ -1,0 +1,111 @@
+"""Which rows are kept: decided where all rows of a group are, told where each row lies."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+
+from dask_embed.curation.components import Forest
+from dask_embed.curation.greedy import decide
+from dask_embed.curation.groups import members_here, trees_of, with_groups
+from dask_embed.curation.ranking import Ranking
+from dask_embed.curation.source import Source, together
+from dask_embed.lazy._dask import Blockwise, new_collection
+
+PAIRS = pd.DataFrame(
+    {
+        "row": pd.Series([], dtype="int64"),
+        "other": pd.Series([], dtype="int64"),
+        "similarity": pd.Series([], dtype="float32"),
+    }
+)
+"""The form of pairs that are alike: numbers of two rows, any way round, and how alike."""
+
+
+def decisions_of_pairs(
+    source: Source,
+    pairs: Any,
+    ranking: Ranking,
+    *,
+    rule: str = "greedy",
+    older: Source | None = None,
+    ranks: Any = None,
+) -> Any:
+    """Return the decisions about all rows that are in a pair, in the partitions of the source.
+
+    Parameters
+    ----------
+    source : Source
+    pairs : dask.dataframe.DataFrame
+        Like `PAIRS`, in any partitions; each pair any number of times. Rows of an older corpus
+        have the number ``-1 - number``.
+    ranking : Ranking
+    rule : {"greedy", "semdedup"}
+        See `dask_embed.curation.greedy.kept_rows`.
+    older : Source, optional
+        The older corpus, with its ids.
+    ranks : dask.dataframe.DataFrame, optional
+        Columns of numbers by which rows are ordered before all else, the least first, and ``row``;
+        rows in any partitions, those in no pair may be missing.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        As `dask_embed.curation.greedy.decide` makes them.
+    """
+    trees = trees_of(pairs)
+    keys = ranking.keys
+    members = _members(source, ranking, trees)
+    if ranks is not None:
+        extra = [name for name in ranks.columns if name != "row"]
+        members = members.merge(ranks, on="row", how="left")
+        keys = [*extra, *keys]
+    if older is not None:
+        members = dd.concat([members, _members(older, ranking, trees, older=True)])
+    parts = max(pairs.npartitions, 1)
+    members, pairs = (
+        together(each, "group", parts) for each in (members, with_groups(pairs, trees))
+    )
+    return source.back(decided(members, pairs, keys, rule))
+
+
+def decided(members: Any, pairs: Any, keys: list[str], rule: str = "greedy") -> Any:
+    """Return the decisions of partitions that hold whole groups, as a Dask DataFrame."""
+    return new_collection(Decide(members.expr, pairs.expr, tuple(keys), rule))
+
+
+def _members(source: Source, ranking: Ranking, trees: Any, older: bool = False) -> Any:
+    names = (ranking.of_ids() if older else ranking).reads
+    ranked = ranking.ranked_older if older else ranking.ranked
+    meta = ranked(source.meta(names), np.zeros(0, np.int64)).assign(group=np.zeros(0, np.int64))
+    given = (ranking, older, trees)
+    return source.each(_members_of_partition, names, meta, *given, use="rank")
+
+
+def _members_of_partition(
+    partition: pd.DataFrame, numbers: np.ndarray, ranking: Ranking, older: bool, trees: Forest
+) -> pd.DataFrame:
+    here, roots = members_here(-1 - numbers if older else numbers, trees)
+    ranked = ranking.ranked_older if older else ranking.ranked
+    return ranked(partition.iloc[here], numbers[here]).assign(group=roots)
+
+
+class Decide(Blockwise):
+    """The decisions about the rows of whole groups."""
+
+    _parameters = ["members", "pairs", "keys", "rule"]  # noqa: RUF012 - the form of expressions
+
+    @staticmethod
+    def operation(members: Any, pairs: Any, keys: tuple[str, ...], rule: str) -> pd.DataFrame:
+        return decide(members, pairs, list(keys), rule)
+
+    @functools.cached_property
+    def _meta(self) -> pd.DataFrame:
+        return self.operation(*(getattr(each, "_meta", each) for each in self.operands))
+
+    def _divisions(self) -> tuple[None, ...]:
+        return (None,) * (self.members.npartitions + 1)

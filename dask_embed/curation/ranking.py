@@ -1,0 +1,210 @@
+"""How rows of a corpus are known, and which of two that are alike is the better one."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dask_embed._validation import column_name, integer_from_zero, meant, shown
+from dask_embed.columns.frames import row_label
+
+PLACES = 32
+"""Bits of a row's number that tell its place in the partition; those above tell the partition."""
+
+_KEEP = ("lowest id", "random")
+
+
+def row_numbers(partition: int, rows: int) -> np.ndarray:
+    """Return the numbers of a partition's rows: int64, its own number above their places."""
+    return (np.int64(partition) << PLACES) + np.arange(rows, dtype=np.int64)
+
+
+def places(numbers: Any) -> np.ndarray:
+    """Return the places in their partitions of rows that are known by number."""
+    return np.asarray(numbers, np.int64) & ((1 << PLACES) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Which row is kept of those that are alike: the first in this order.
+
+    Attributes
+    ----------
+    id : str or None
+        Column whose values know a row whatever partition it is in, and order rows where nothing
+        else does. Without it both do the partition and the place in it.
+    columns : tuple of (str, str)
+        Columns of numbers that are looked at first, each with ``"max"`` or ``"min"``.
+    seed : int or None
+        Order rows by a hash of this number and what knows them.
+    named : str or None
+        An order that a step makes itself, such as ``"hard"``.
+    """
+
+    id: Any = None
+    columns: tuple[tuple[Any, str], ...] = ()
+    seed: int | None = None
+    named: str | None = None
+
+    @property
+    def reads(self) -> list[Any]:
+        """The columns of the frame that are read for it."""
+        ids = [] if self.id is None else [self.id]
+        return list(dict.fromkeys([*ids, *(name for name, _ in self.columns)]))
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns of `ranked` to sort by: the best row comes first."""
+        ranks = len(self.columns) + (self.seed is not None)
+        return [*(f"rank{i}" for i in range(ranks)), "row" if self.id is None else "id"]
+
+    def ranked(self, partition: pd.DataFrame, numbers: np.ndarray) -> pd.DataFrame:
+        """Return for rows of a partition what orders them, as columns ``row`` and `keys`.
+
+        Parameters
+        ----------
+        partition : pandas.DataFrame
+            With the columns that `reads` names.
+        numbers : numpy.ndarray
+            Number of each of its rows, int64.
+
+        Raises
+        ------
+        ValueError
+            If a row has no id.
+        """
+        found: dict[str, Any] = {"row": numbers}
+        if self.id is not None:
+            found["id"] = self._ids(partition)
+        for place, (name, best) in enumerate(self.columns):
+            found[f"rank{place}"] = _ascending(partition[name], best)
+        if self.seed is not None:
+            found[f"rank{len(self.columns)}"] = _hashed(found.get("id", numbers), self.seed)
+        return pd.DataFrame(found)
+
+    def of_ids(self) -> Ranking:
+        """Return the same without what an older corpus need not have: columns that rank."""
+        return Ranking(self.id)
+
+    def ranked_older(self, partition: pd.DataFrame, numbers: np.ndarray) -> pd.DataFrame:
+        """Return the same as `ranked` for rows of an older corpus, whose order is that of ids."""
+        found = self.of_ids().ranked(partition, -1 - numbers)
+        return found.assign(**dict.fromkeys(self.keys[:-1], 0))
+
+    def _ids(self, partition: pd.DataFrame) -> Any:
+        ids = partition[self.id]
+        if (missing := np.asarray(ids.isna(), bool)).any():
+            label = row_label(partition.index, int(missing.argmax()))
+            raise ValueError(
+                f"id column {self.id!r} has {missing.sum()} rows without a value, the first at "
+                f"index {shown(label)}: nothing knows them"
+            )
+        return ids.array
+
+
+def ranking_of(
+    frame: Any, keep: Any, *, id: Any = None, seed: int | None = None, named: Sequence[str] = ()
+) -> Ranking:
+    """Return the order that arguments ask for.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame
+    keep : str, (str, str) or sequence of these pairs
+        ``"lowest id"``, ``"random"``, or columns, each with ``"max"`` or ``"min"``.
+    id : str, optional
+    seed : int, optional
+        Of ``"random"``; 0 by default.
+    named : sequence of str
+        Further orders, which the step makes itself.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If these do not fit each other or the frame.
+    """
+    require_column(frame, "id", id, allow_none=True)
+    integer_from_zero("seed", seed, allow_none=True)
+    if seed is not None and keep != "random":
+        raise ValueError(f"seed={seed} has no effect without keep='random'")
+    if isinstance(keep, str):
+        choices = [*_KEEP, *named]
+        if keep not in choices:
+            raise ValueError(
+                f"keep must be one of {', '.join(map(repr, choices))}, or columns as in "
+                f"keep=('quality', 'max'); got {shown(keep)}{meant(keep, choices)}"
+            )
+        random = (seed or 0) if keep == "random" else None
+        return Ranking(id, seed=random, named=keep if keep in named else None)
+    return Ranking(id, tuple(_columns(frame, keep)))
+
+
+def _columns(frame: Any, keep: Any) -> Sequence[tuple[Any, str]]:
+    if isinstance(keep, tuple) and len(keep) == 2 and isinstance(keep[1], str):
+        keep = [keep]
+    if not isinstance(keep, Sequence) or not keep:
+        raise TypeError(f"keep must be a name or columns as in ('quality', 'max'), got {keep!r}")
+    found = []
+    for each in keep:
+        if not isinstance(each, tuple) or len(each) != 2 or each[1] not in ("max", "min"):
+            raise ValueError(
+                f"keep takes columns with 'max' or 'min', as in ('quality', 'max'); got {each!r}"
+            )
+        require_column(frame, "keep", each[0])
+        dtype = frame._meta[each[0]].dtype
+        if not _is_ordered(dtype):
+            raise TypeError(
+                f"keep takes columns of numbers or dates, column {each[0]!r} is of {dtype}"
+            )
+        found.append(each)
+    return found
+
+
+def require_column(frame: Any, argument: str, name: Any, *, allow_none: bool = False) -> None:
+    """Raise unless an argument names a column of a dataframe."""
+    column_name(argument, name, allow_none=allow_none)
+    if name is not None and name not in frame.columns:
+        raise ValueError(
+            f"{argument} names column {name!r}, which is not in the dataframe; its columns are "
+            f"{shown(list(frame.columns))}"
+        )
+
+
+def _is_ordered(dtype: Any) -> bool:
+    return pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_datetime64_any_dtype(dtype)
+
+
+def _ascending(values: pd.Series, best: str) -> np.ndarray:
+    """Return numbers of which the least is the best; those that are null come last."""
+    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+        nulls = np.asarray(values.isna(), bool)
+        numbers = values.astype("int64").where(~nulls).to_numpy("float64", na_value=np.nan)
+    else:
+        numbers = values.to_numpy("float64", na_value=np.nan)
+    signed = -numbers if best == "max" else numbers
+    return np.where(np.isnan(signed), np.inf, signed)
+
+
+def _hashed(values: Any, seed: int) -> np.ndarray:
+    """Return a number for each value, which it has in every process and partition."""
+    plain = np.asarray(values)
+    hashes = pd.util.hash_array(plain, categorize=False)
+    return _mixed(hashes ^ _key(seed)).view(np.int64)
+
+
+@functools.lru_cache(16)
+def _key(seed: int) -> np.uint64:
+    return np.uint64(int.from_bytes(hashlib.blake2b(b"%d" % seed, digest_size=8).digest(), "big"))
+
+
+def _mixed(hashes: np.ndarray) -> np.ndarray:
+    """Return a mixture of all bits of each number (the last step of splitmix64)."""
+    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return hashes ^ (hashes >> np.uint64(31))

@@ -1,0 +1,262 @@
+"""The corpus of a step: read where it lies, once for each use, in the same partitions."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dask_embed.columns import to_host
+from dask_embed.curation.ranking import PLACES, Ranking, row_numbers
+from dask_embed.lazy._dask import (
+    Apply,
+    Blockwise,
+    BlockwiseIO,
+    DataNode,
+    Elemwise,
+    Expr,
+    Filter,
+    FromPandas,
+    FusedIO,
+    Map,
+    PartitionsFiltered,
+    Projection,
+    ReadParquet,
+    Shuffle,
+    new_collection,
+)
+from dask_embed.lazy.computed import ComputedRows
+from dask_embed.lazy.given_text import GivenText
+
+_TARGET = "_partitions"  # what Dask's shuffles take for the number of a partition
+
+
+class Source:
+    """A Dask DataFrame whose rows are known by partition and place.
+
+    Parameters
+    ----------
+    frame : Expr
+        Simplified and not yet lowered: its partitions are those that will run.
+
+    Notes
+    -----
+    Dask holds a partition until all that read it have run, which for a corpus is too much. So
+    Parquet files are read again for each use, of each only the columns that it needs, where no
+    more than Dask's own steps on single rows stand between. All else runs once and is held (or
+    spilled): models, functions of the user's, shuffles.
+    """
+
+    def __init__(self, frame: Any) -> None:
+        self._frame = frame
+
+    @property
+    def npartitions(self) -> int:
+        return self._frame.npartitions
+
+    def columns(self, names: Sequence[Any], use: str = "") -> Any:
+        """Return columns of the frame, in its partitions, as a Dask DataFrame.
+
+        Parameters
+        ----------
+        names : sequence of str
+        use : str
+            What they are for: files are read once for each.
+        """
+        selected = Projection(self._frame, list(names))
+        narrow: Any = selected.simplify()
+        cheap = all(_is_cheap(node) for node in narrow.walk())
+        plan = _whole(narrow, use, {}) if cheap else _whole(selected, "", {})
+        return new_collection(plan)
+
+    def each(
+        self,
+        function: Callable[..., pd.DataFrame],
+        names: Sequence[Any],
+        meta: pd.DataFrame,
+        *arguments: Any,
+        use: str,
+    ) -> Any:
+        """Return what a function makes of each partition, as a Dask DataFrame.
+
+        Parameters
+        ----------
+        function : callable
+            ``(partition, numbers, *arguments) -> pandas.DataFrame`` like `meta`: of columns of a
+            partition, as pandas has them, and the number of each row. It is called with
+            partitions of no rows, too.
+        names : sequence of str
+            The columns.
+        meta : pandas.DataFrame
+            The result for no rows.
+        *arguments : object
+            Of these Dask collections of one partition are given whole to each call.
+        use : str
+            See `columns`.
+        """
+        frame = self.columns(names, use).expr
+        given = [getattr(each, "expr", each) for each in arguments]
+        numbers = PartitionNumbers(self.npartitions)
+        return new_collection(EachPartition(frame, numbers, function, meta, *given))
+
+    def ranked(self, ranking: Ranking, use: str = "rank") -> Any:
+        """Return ``row`` and what orders the rows, one partition for each; no texts."""
+        meta = ranking.ranked(self.meta(ranking.reads), np.zeros(0, np.int64))
+        return self.each(ranking.ranked, ranking.reads, meta, use=use)
+
+    def meta(self, names: Sequence[Any]) -> pd.DataFrame:
+        """Return columns of the frame for no rows, as pandas has them."""
+        return to_host(self._frame._meta[list(names)].iloc[:0])
+
+    def back(self, frame: Any) -> Any:
+        """Return rows with a column ``row`` in the partitions that these are from.
+
+        Parameters
+        ----------
+        frame : dask.dataframe.DataFrame
+        """
+        return moved(frame, self.npartitions, _partition_of, PLACES)
+
+
+def together(frame: Any, by: str, npartitions: int) -> Any:
+    """Return rows with those of one value of a column of numbers in one partition."""
+    return moved(frame, npartitions, _bucket_of, by, npartitions)
+
+
+def moved(frame: Any, npartitions: int, target: Callable[..., np.ndarray], *arguments: Any) -> Any:
+    """Return rows in other partitions: in those that a function of a partition's frame says."""
+    columns = list(frame.columns)
+    aimed = Aimed(frame.expr, target, *arguments)
+    return new_collection(Projection(Shuffle(aimed, _TARGET, npartitions, True), columns))
+
+
+def _partition_of(frame: pd.DataFrame, places: int) -> np.ndarray:
+    return frame["row"].to_numpy() >> places
+
+
+def _bucket_of(frame: pd.DataFrame, by: str, npartitions: int) -> np.ndarray:
+    hashes = pd.util.hash_array(frame[by].to_numpy())
+    return (hashes % np.uint64(npartitions)).astype(np.int64)
+
+
+class Aimed(Blockwise):
+    """The rows of each partition with the number of the partition that each is to go to."""
+
+    _parameters = ["frame", "target"]  # noqa: RUF012 - the form of every Dask expression
+
+    @staticmethod
+    def operation(partition: pd.DataFrame, target: Any, *arguments: Any) -> pd.DataFrame:
+        return partition.assign(**{_TARGET: target(partition, *arguments)})
+
+    @functools.cached_property
+    def _meta(self) -> pd.DataFrame:
+        return self.frame._meta.assign(**{_TARGET: np.zeros(0, np.int64)})
+
+    def _divisions(self) -> tuple[None, ...]:
+        return (None,) * (self.frame.npartitions + 1)
+
+
+class EachPartition(Blockwise):
+    """What `function` makes of each partition of `frame` and the numbers of its rows."""
+
+    _parameters = ["frame", "numbers", "function", "result"]  # noqa: RUF012 - as all expressions
+
+    @staticmethod
+    def operation(
+        partition: Any, number: int, function: Any, result: pd.DataFrame, *arguments: Any
+    ) -> pd.DataFrame:
+        host = to_host(partition)
+        made = function(host, row_numbers(number, len(host)), *arguments)
+        return made.astype(result.dtypes.to_dict())[list(result.columns)]
+
+    @functools.cached_property
+    def _meta(self) -> pd.DataFrame:
+        return self.operand("result")
+
+    @functools.cached_property
+    def _name(self) -> str:
+        name = getattr(self.operand("function"), "__name__", "each").strip("_")
+        return f"{name.replace('_', '-')}-{self.deterministic_token}"
+
+    def _divisions(self) -> tuple[None, ...]:
+        return (None,) * (self.frame.npartitions + 1)
+
+    def _broadcast_dep(self, dep: Expr) -> bool:
+        return dep._name not in (self.frame._name, self.numbers._name)
+
+
+class PartitionNumbers(PartitionsFiltered, BlockwiseIO):
+    """The number of each partition, which it keeps where Dask takes some of them."""
+
+    _parameters = ["count", "_partitions"]  # noqa: RUF012 - the form of every Dask expression
+    _defaults = {"_partitions": None}  # noqa: RUF012
+    ndim = 1
+
+    @functools.cached_property
+    def _meta(self) -> pd.Series:
+        return pd.Series([], dtype="int64")
+
+    def _divisions(self) -> tuple[None, ...]:
+        return (None,) * (self.operand("count") + 1)
+
+    def _filtered_task(self, name: Any, index: int) -> Any:
+        return DataNode(name, int(index))
+
+
+class Expanding(Expr):
+    """A node that becomes other steps once it is known in which partitions its frame comes."""
+
+    def expanded(self, use: str = "") -> Expr:
+        """Return the steps; files that rows are read of are read for this use alone."""
+        raise NotImplementedError
+
+    def _tune_down(self) -> Expr | None:
+        return self.expanded()
+
+    def _lower(self) -> Expr | None:
+        return self.expanded()  # of a plan that was not tuned
+
+
+class Reading(FusedIO):
+    """The partitions of a source as they are, under a name for each use of them.
+
+    Of files that few columns are read of Dask makes fewer partitions, in which rows would have
+    other places.
+    """
+
+    _parameters = ["_expr", "use"]  # noqa: RUF012 - the form of every Dask expression
+
+    @functools.cached_property
+    def _name(self) -> str:
+        return f"{self.operand('_expr')._funcname}-{self.deterministic_token}"
+
+    @property
+    def _fusion_buckets(self) -> list[list[int]]:
+        return [[each] for each in self.operand("_expr")._partitions]
+
+
+def _whole(node: Expr, use: str, done: dict[str, Expr]) -> Expr:
+    """Return a plan whose sources keep their partitions, and are read for this use alone."""
+    if node._name not in done:
+        if isinstance(node, ReadParquet):
+            changed: Expr = Reading(node, use)
+        elif isinstance(node, Expanding):
+            changed = node.expanded(use)
+        elif isinstance(node, Reading):
+            changed = node
+        else:
+            operands = [_whole(o, use, done) if isinstance(o, Expr) else o for o in node.operands]
+            same = all(new is old for new, old in zip(operands, node.operands, strict=True))
+            changed = node if same else type(node)(*operands)
+        done[node._name] = changed
+    return done[node._name]
+
+
+def _is_cheap(node: Expr) -> bool:
+    """Return whether a node may run more than once."""
+    if isinstance(node, ComputedRows | Map | Apply):
+        return False
+    return isinstance(node, Elemwise | Filter | GivenText | ReadParquet | FromPandas | Expanding)
