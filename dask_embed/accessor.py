@@ -156,18 +156,20 @@ def _named(
     TypeError
         If more than the column is given by place, or what the operator runs is not given.
     """
-    first, (subject, *_) = _first_of(operator), inspect.signature(operator).parameters
+    first, parameters = _first_of(operator), inspect.signature(operator).parameters
+    subject = next((each.name for each in parameters.values() if each.default is each.empty), None)
     if len(args) > 1:
+        rest = f"{subject}={shown(args[1])}" if subject else "..."
         raise TypeError(
             f".ml.{name} takes {first} by place and the rest by name: write "
-            f".ml.{name}({shown(args[0])}, {subject}={shown(args[1])})"
+            f".ml.{name}({shown(args[0])}, {rest})"
         )
     if args and first in options:
         raise TypeError(
             f".ml.{name} got {first} twice, {shown(args[0])} and {shown(options[first])}"
         )
-    if subject not in options:
-        known_options(operator.__name__, options, [*inspect.signature(operator).parameters])
+    if subject and subject not in options:
+        known_options(operator.__name__, options, [*parameters])
         raise TypeError(f".ml.{name} needs {subject}=, as in .ml.{name}({first}, {subject}=...)")
     return {first: args[0], **options} if args else options
 

@@ -343,7 +343,7 @@ class DataframeContract:
         """Every kind of null in an object column is a null of the result."""
         texts = [null if text is None else text for text in TEXTS]
         out = operator(input_frame(operator, texts, dtype=object))
-        assert out[operator.output].isna().tolist() == null_rows(operator, out)
+        assert out[operator.result_columns[0]].isna().tolist() == null_rows(operator, out)
         assert_same_values(result(operator, out), expected)
 
     @pytest.mark.parametrize("dtype", ["str", object, "category"], ids=str)
@@ -353,7 +353,7 @@ class DataframeContract:
             dtype = pd.CategoricalDtype(["a text"])
         frame = input_frame(operator, [None, None, None], dtype=dtype)
         out = operator(frame)
-        assert out[operator.output].isna().all()
+        assert out[operator.result_columns[0]].isna().all()
         assert_matches_meta(out, operator.meta(frame.iloc[:0]))
 
     @pytest.mark.parametrize("kind", INDEXES)
@@ -439,7 +439,7 @@ class DataframeContract:
     def test_output_name(self, operator, expected):
         """The result is the same under another name, which may be that of no other column."""
         renamed = replace(operator, output="another name")
-        assert renamed.output_columns[0] == "another name"
+        assert renamed.output_columns[0].startswith("another name")
         out = renamed(input_frame(operator))
         assert_same_values(result(renamed, out), expected)
 
@@ -490,7 +490,7 @@ class DataframeContract:
         singles = [result(operator, operator(frame.iloc[i : i + 1])) for i in range(len(rows))]
         for out in (operator(frame), operator(lazy(cut(frame, places))).compute()):
             assert out.index.tolist() == frame.index.tolist()
-            assert out[operator.output].isna().tolist() == null_rows(operator, frame)
+            assert out[operator.result_columns[0]].isna().tolist() == null_rows(operator, frame)
             assert_same_values(result(operator, out), [row for single in singles for row in single])
 
     # Rows that cannot be used
@@ -527,11 +527,11 @@ class DataframeContract:
         out = quiet(lazy(cut(frame, [4]))).compute() if npartitions else quiet(frame)
         if len(operator.input_columns) == 1:
             wanted = [None if row in bad else expected[row][0] for row in range(ROWS)]
-            assert_same_values(values_of(out[operator.output]), wanted)
-        messages = values_of(out[f"{operator.output}_error"])
+            assert_same_values(values_of(out[operator.result_columns[0]]), wanted)
+        messages = values_of(out[quiet.error_column])
         assert reason in messages[1]
-        assert out[operator.output].isna()[1]
-        assert out[f"{operator.output}_error"].dtype == quiet.meta(frame.iloc[:0]).dtypes.iloc[-1]
+        assert out[operator.result_columns[0]].isna()[1]
+        assert out[quiet.error_column].dtype == quiet.meta(frame.iloc[:0]).dtypes.iloc[-1]
         if len(operator.input_columns) == 1:
             assert [row for row in range(ROWS) if messages[row] is not None] == bad
 
@@ -553,8 +553,8 @@ class DataframeContract:
         with pytest.raises(ValueError, match=r"row 1 of the partition \(index 1\)"):
             replace(operator, on_error="raise")(frame)
         out = replace(operator, on_error="null")(frame)
-        assert out[operator.output].isna()[1]
-        assert_same_value(values_of(out[operator.output])[3], expected[3][0])
+        assert out[operator.result_columns[0]].isna()[1]
+        assert_same_value(values_of(out[operator.result_columns[0]])[3], expected[3][0])
 
     @pytest.mark.parametrize("kind", OTHER_TYPES)
     def test_partition_of_another_type(self, operator, expected, kind):
@@ -568,12 +568,14 @@ class DataframeContract:
             replace(operator, on_error="raise")(parts).compute()
         assert f"column {column!r}" in str(caught.value)
         assert reason in str(caught.value)
-        quiet = replace(operator, on_error="null")(parts)
+        failing, first = replace(operator, on_error="null"), operator.result_columns[0]
         # the results alone: pandas cannot join strings that are not UTF-8
-        out = quiet[[operator.output, f"{operator.output}_error"]].compute()
-        messages = values_of(out[f"{operator.output}_error"])
-        assert_same_values(values_of(out[operator.output])[:ROWS], [row[0] for row in expected])
-        assert out[operator.output].isna().iloc[ROWS:].all()
+        out = failing(parts)[[first, failing.error_column]].compute()
+        messages = values_of(out[failing.error_column])
+        assert_same_values(
+            values_of(out[operator.result_columns[0]])[:ROWS], [row[0] for row in expected]
+        )
+        assert out[operator.result_columns[0]].isna().iloc[ROWS:].all()
         refused = [message is not None and reason in message for message in messages[ROWS:]]
         assert refused == values.notna().tolist()
 

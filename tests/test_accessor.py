@@ -11,25 +11,18 @@ import pandas as pd
 import pytest
 
 import dask_embed as de
+from dask_embed import operators
 from dask_embed.accessor import FrameAccessor
 
 FRAME = pd.DataFrame({"text": ["a"]})
-METHODS = {
-    "embed": "Embedder",
-    "classify": "Classifier",
-    "classify_zero_shot": "ZeroShotClassifier",
-    "classify_tokens": "TokenClassifier",
-    "rerank": "Reranker",
-    "fill_mask": "MaskFiller",
-    "answer": "QuestionAnswerer",
-    "score": "Scorer",
-    "generate": "Generator",
-    "tokenize": "Tokenizer",
-    "chunk": "Chunker",
-    "linear_head": "LinearHead",
-    "similarity": "Similarity",
-}
-FIRST = {"linear_head": "weights", "similarity": "prototypes"}
+OPERATORS = [getattr(operators, name) for name in operators.__all__]
+METHODS = {each.method: each.__name__ for each in OPERATORS if getattr(each, "method", "")}
+METHODS["chunk"] = "Chunker"
+
+
+def first(method: str) -> str:
+    """Return the argument that says what an operator runs."""
+    return next(iter(inspect.signature(getattr(de, METHODS[method])).parameters))
 
 
 def test_every_method_is_tried() -> None:
@@ -39,12 +32,12 @@ def test_every_method_is_tried() -> None:
 @pytest.mark.parametrize(("method", "operator"), METHODS.items())
 def test_unknown_options(method: str, operator: str) -> None:
     """Also those that another operator has; nothing is read."""
-    given: dict[str, Any] = {FIRST.get(method, "model"): "not there", "on_eror": "null"}
+    given: dict[str, Any] = {first(method): "not there", "on_eror": "null"}
     says = rf"^{operator} has no option 'on_eror' \(did you mean 'on_error'\?\); its options are "
     with pytest.raises(TypeError, match=says) as raised:
         getattr(FRAME.ml, method)(**given)
     named = str(raised.value).partition("its options are ")[2].split(", ")
-    assert {"on_error", "column", "output", FIRST.get(method, "model")} <= set(named)
+    assert {"on_error", "column", "output", first(method)} <= set(named)
     assert "self" not in named
 
 

@@ -96,8 +96,16 @@ def test_operators_on_vectors(vectors: pd.DataFrame, tmp_path: Path) -> None:
     assert_told(operator("Similarity", {"prototypes": prototypes}, vectors, "prototype "))
 
 
+FILTERS = {"TextStatistics": {}, "TextQuality": {"preset": "c4"}, "LanguageDetector": {}}
+
+
+@pytest.mark.parametrize("name", FILTERS)
+def test_operators_without_a_model(name: str) -> None:
+    assert_told(operator(name, FILTERS[name], FRAME))
+
+
 def test_every_operator_is_tried() -> None:
-    tried = {*NAMES, "LinearHead", "Similarity", "ModelOperator", "ColumnOperator"}
+    tried = {*NAMES, *FILTERS, "LinearHead", "Similarity", "ModelOperator", "ColumnOperator"}
     classes = {name for name in de.__all__ if isinstance(getattr(de, name), type)}
     assert classes <= tried
 

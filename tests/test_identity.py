@@ -18,28 +18,18 @@ import tiny
 from safetensors.numpy import save_file
 
 import dask_embed as de
+from dask_embed import operators
 from dask_embed.operators.identity import told_fields
 
 OPERATORS = [
-    de.Chunker,
-    de.Classifier,
-    de.Embedder,
-    de.Generator,
-    de.LateChunkEmbedder,
-    de.LinearHead,
-    de.MaskFiller,
-    de.QuestionAnswerer,
-    de.Reranker,
-    de.Scorer,
-    de.Similarity,
-    de.TokenClassifier,
-    de.Tokenizer,
-    de.ZeroShotClassifier,
+    operator
+    for operator in (getattr(operators, name) for name in operators.__all__)
+    if operator not in (de.ColumnOperator, de.ModelOperator)
 ]
 # Where results go and which rows share a batch; no value depends on them.
 SAME = {
     "output", "score", "scores", "probabilities", "count", "offsets", "hidden", "embedding",
-    "keep_text", "padding_side", "batch_size", "tokens_per_batch", "on_error",
+    "columns", "keep_text", "padding_side", "batch_size", "tokens_per_batch", "on_error",
 }  # fmt: skip
 MODEL_SAME = {
     "device", "attention", "compile", "allow_pickle", "cache_dir", "local_files_only",
@@ -61,6 +51,7 @@ OTHER: dict[str, Any] = {
     "chat": True,
     "chat_template_kwargs": {"enable_thinking": False},
     "column": "body",
+    "columns": ("words",),
     "context": 2,
     "count": "number",
     "do_sample": True,
@@ -97,6 +88,7 @@ OTHER: dict[str, Any] = {
     "pair": "second",
     "pooling": "max",
     "precision": "float16",
+    "preset": "c4",
     "probabilities": "shares",
     "prompt": "Read this: {text}",
     "prompt_name": "query",
@@ -177,6 +169,10 @@ def _first(operator: type, files: dict[str, Path], other: bool = False) -> dict[
         return {"weights": files["other-head" if other else "head"]}
     if operator is de.Similarity:
         return {"prototypes": OTHER["prototypes"] if other else {"north": [0, 1], "east": [1, 0]}}
+    if operator is de.TextQuality:
+        return {"preset": "c4" if other else "gopher"}
+    if "model" not in {field.name for field in dataclasses.fields(operator)}:
+        return {}
     return {"model": str(files["other" if other else "bert"])}
 
 
@@ -194,7 +190,7 @@ def test_every_field_counts_unless_it_is_listed(
 ) -> None:
     given = {**_first(operator, files), **NEEDED.get(operator, {})}
     given |= NEEDED.get((operator, name), {})
-    if name in ("model", "weights", "prototypes"):
+    if name in _first(operator, files):
         changed = {**given, **_first(operator, files, other=True)}
     else:
         changed = {**given, name: OTHER[name], **OTHERS.get((operator, name), {})}

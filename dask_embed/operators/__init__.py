@@ -1,6 +1,9 @@
 """What a user calls: one module per family of operators."""
 
 from dask_embed.operators.base import ColumnOperator
+from dask_embed.operators.filters.language import LanguageDetector
+from dask_embed.operators.filters.quality import TextQuality
+from dask_embed.operators.filters.statistics import TextStatistics
 from dask_embed.operators.labels.classifier import Classifier
 from dask_embed.operators.labels.reranker import Reranker
 from dask_embed.operators.labels.zero_shot import ZeroShotClassifier
@@ -23,6 +26,7 @@ __all__ = [
     "ColumnOperator",
     "Embedder",
     "Generator",
+    "LanguageDetector",
     "LateChunkEmbedder",
     "LinearHead",
     "MaskFiller",
@@ -31,6 +35,8 @@ __all__ = [
     "Reranker",
     "Scorer",
     "Similarity",
+    "TextQuality",
+    "TextStatistics",
     "TokenClassifier",
     "Tokenizer",
     "ZeroShotClassifier",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -285,6 +285,10 @@ class ColumnOperator(FrameOperator):
         row. None, which is the default, shares nothing.
         """
         return None
+
+    def keeping(self, wanted: Collection[str]) -> ColumnOperator:
+        """Return an operator that may leave out columns that are not `wanted`: by default none."""
+        return self
 
     @property
     def subject(self) -> str:

@@ -138,9 +138,10 @@ def together(first: ColumnOperator, second: ColumnOperator) -> Together | None:
 
 
 def keeping(operator: ColumnOperator, wanted: set[str]) -> ColumnOperator:
-    """Return the operator without the parts of which no result is wanted."""
-    parts = tuple(part for part in parts_of(operator) if wanted.intersection(part.output_columns))
-    if len(parts) == len(parts_of(operator)):
+    """Return the operator without the parts, and what parts can leave out, that is not wanted."""
+    some = (part for part in parts_of(operator) if wanted.intersection(part.output_columns))
+    parts = tuple(part.keeping(wanted) for part in some)
+    if parts == parts_of(operator):
         return operator
     return parts[0] if len(parts) == 1 else Together(parts)
 

@@ -1,0 +1,1 @@
+"""Operators that measure texts without a model: what corpora are filtered by."""
