@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar
 
 from dask_embed._validation import meant, shown
 
@@ -144,7 +144,13 @@ class _OfConstructor:
 
 
 class NamedOptions:
-    """Base of classes whose options are arguments by name: what else is given is told ours."""
+    """Base of classes whose options are arguments by name: what else is given is told ours.
+
+    So is an attribute that an instance does not have.
+    """
+
+    used: ClassVar[str] = ""
+    """What to do with an instance, for whoever takes it for the class of another library."""
 
     __signature__ = _OfConstructor()
 
@@ -154,3 +160,15 @@ class NamedOptions:
             if all(each.kind is not each.VAR_KEYWORD for each in parameters):
                 known_options(cls.__name__, options, [each.name for each in parameters])
         return super().__new__(cls)
+
+    if not TYPE_CHECKING:  # names of attributes are checked
+
+        def __getattr__(self, name: str) -> Any:
+            cls = type(self)
+            if hasattr(cls, name):
+                return object.__getattribute__(self, name)  # a property that failed says why
+            if name.startswith("_"):
+                raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
+            names = [each for each in dir(cls) if not each.startswith("_")]
+            close = meant(name, names)
+            raise AttributeError(f"{cls.__name__} has no attribute {name!r}{close}; {cls.used}")

@@ -18,6 +18,11 @@ FIRST = {
     "chunk late": ("embed", "frame.ml.chunk(model=model, max_tokens=8, late=True)"),
     "classify": ("classify", "frame.ml.classify(model=model)"),
     "rerank": ("classify", "frame.ml.rerank(model=model, query='x')"),
+    "classify_zero_shot": (
+        "classify",
+        "frame.ml.classify_zero_shot(model=model, labels=['a', 'b'], entailment_id=1)",
+    ),
+    "linear_head": ("embed", "vectors.ml.linear_head('vector', weights=[[1.0] * 8] * 3)"),
     "classify_tokens": ("classify-tokens", "frame.ml.classify_tokens(model=model)"),
     "answer": ("answer", "frame.ml.answer(model=model, question='who?')"),
     "fill_mask": ("fill-mask", "frame.assign(text='a [MASK]').ml.fill_mask(model=model)"),

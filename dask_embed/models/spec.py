@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dask_embed._options import NamedOptions
 from dask_embed._reprs import ShortRepr
@@ -106,6 +106,11 @@ class Model(ShortRepr, NamedOptions):
     There is no access token here: workers take it from their own environment (``HF_TOKEN``),
     so that it never reaches a graph, a key or a log.
     """
+
+    used: ClassVar[str] = (
+        "it says which checkpoint is to run and how; operators run it on dataframes, as in "
+        "dask_embed.Embedder(model)(pandas.DataFrame({'text': texts}))"
+    )
 
     name: str
     revision: str | None = None

@@ -56,6 +56,11 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
 
     on_error: str = "raise"
 
+    used: ClassVar[str] = (
+        "an operator is called with a dataframe, and appends columns to it: "
+        "operator(pandas.DataFrame({'text': texts}))"
+    )
+
     method: ClassVar[str] = ""
     """Its name on ``.ml``, of operators that are part of this package."""
 

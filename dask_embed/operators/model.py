@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterator, Mapping
+import functools
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer
+from dask_embed._validation import one_of, positive_integer, shown
 from dask_embed.columns import Result, TextColumn
 from dask_embed.loading.building import require_buildable
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
@@ -35,6 +36,22 @@ if TYPE_CHECKING:
     from dask_embed.inference.stream import Batching
     from dask_embed.runtime.stats import Meter
     from dask_embed.tokens.lists import TokenLists
+
+
+def _as_a_hook(encode: Callable[..., Encoded]) -> Callable[..., Encoded]:
+    """Refuse texts, which the method of this name of sentence-transformers takes."""
+
+    @functools.wraps(encode)
+    def checked(self: Any, *given: Any, **options: Any) -> Encoded:
+        runner = given[0] if given else options.get("runner")
+        if not hasattr(runner, "loaded"):
+            raise TypeError(
+                f"{type(self).__name__}.encode is a step of an operator, which makes tokens with a "
+                f"loaded model, got {shown(runner)}; {self.used}"
+            )
+        return encode(self, *given, **options)
+
+    return checked
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -79,6 +96,11 @@ class ModelOperator(ColumnOperator):
     incidental: ClassVar[frozenset[str]] = frozenset(
         {"output", "padding_side", "batch_size", "tokens_per_batch"}
     )
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "encode" in vars(cls):
+            cls.encode = _as_a_hook(cls.encode)  # type: ignore[method-assign]
 
     task: ClassVar[str] = "embed"
     """Which head the model has: a name of `dask_embed.models.tasks.TASKS`."""
@@ -137,6 +159,7 @@ class ModelOperator(ColumnOperator):
         """
         return runner
 
+    @_as_a_hook
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
         """Return the token lists of some rows: by default one for each, pairs where it has two.
 
