@@ -75,7 +75,8 @@ def _array(value: Any) -> str:
 
 def shown_error(error: BaseException) -> str:
     """Return kind and message of an error of another library, short and in one line."""
-    text = without_secrets(" ".join(str(error).split()))
+    said = "".join(each if each.isprintable() else " " for each in str(error))
+    text = without_secrets(" ".join(said.split()))
     told = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return told if len(told) <= 2 * _LONGEST else f"{told[: 2 * _LONGEST - 4]} ..."
 

@@ -6,8 +6,11 @@ accepted nothing is run here.
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import io
 import json
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +27,7 @@ from bad_inputs import Subject, arguments_of, attempt, judge
 from safetensors.numpy import save_file
 
 import dask_embed as de
+from dask_embed.jobs.parquet import _READER_OPTIONS
 
 NAMES = {
     **dict.fromkeys(("Embedder", "Tokenizer", "Chunker", "LateChunkEmbedder", "Model"), "embed"),
@@ -72,10 +76,12 @@ def operator(name: str, good: dict[str, Any], frame: pd.DataFrame, *also: str) -
     return Subject(name, lambda **given: cls(**given)(lazy), good, arguments_of(cls), also=also)
 
 
-def assert_told(subject: Subject) -> None:
+def assert_told(subject: Subject, *, skipping: tuple[str, ...] = ()) -> None:
     """Try all wrong values for all arguments."""
     wrong = []
     for argument, name, value in subject.cases():
+        if name in skipping:
+            continue
         found = attempt(subject, argument, value)
         if found.problem:
             told = f"{type(found.error).__name__}: {found.error!s:.200}"
@@ -133,6 +139,73 @@ def test_functions(vectors: pd.DataFrame, made) -> None:
     ):
         also = (call.__name__, "Embedder takes", "takes a column of vectors")
         assert_told(Subject(call.__name__, call, good, arguments_of(call), also=also))
+
+
+def _shown_progress(**given: Any) -> None:
+    with de.progress(**given):
+        pass
+
+
+def test_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made) -> None:
+    """What writes, reads and watches, with the arguments of Dask and pyarrow that they pass on."""
+    monkeypatch.chdir(tmp_path)
+    lazy = dd.from_pandas(FRAME, npartitions=1)
+    lazy.ml.to_parquet(written := str(tmp_path / "written"))
+    options = (
+        *("path", "overwrite", "append", "repeat", "write_index", "compression", "partition_on"),
+        *("name_function", "storage_options", "filesystem", "schema", "custom_metadata"),
+        *("compute_kwargs", "write_metadata_file", "ignore_divisions", "row_group_size"),
+    )
+    reads = {"path": written}
+    subjects = [
+        Subject("write", lazy.ml.to_parquet, {"path": "new", "compute": False}, options),
+        Subject("read", de.read_parquet, reads, ("path", *_READER_OPTIONS)),
+        Subject("discard", de.discard_unfinished, reads, arguments_of(de.discard_unfinished)),
+        Subject("progress", _shown_progress, {}, arguments_of(de.progress)),
+        Subject("describe", de.describe_model, {"model": made("embed")}, ("model",)),
+    ]
+    for subject in subjects:
+        subject = dataclasses.replace(subject, also=("",))  # words of libraries name others
+        assert_told(subject, skipping=("root",))  # all files of this machine are looked through
+
+
+def test_what_another_library_would_do(made) -> None:
+    """Methods of sentence-transformers and pipelines are told what an operator takes."""
+    embedder, reranker = de.Embedder(made("embed")), de.Reranker(made("classify"), query="q")
+    for call in (
+        lambda: embedder.encode(["a"]),
+        lambda: embedder.encode(["a"], batch_size=2),
+        lambda: embedder.encode(sentences=["a"]),
+        lambda: embedder.encode("a", "b"),
+        lambda: reranker.encode(["a"]),
+        lambda: reranker.predict([("a", "b")]),
+        lambda: embedder.fit_transform(["a"]),
+        lambda: embedder.spec.encode("a"),
+    ):
+        with pytest.raises((AttributeError, TypeError), match=r"DataFrame\(") as raised:
+            call()
+        assert judge(raised.value).problem in ("", "is a AttributeError")
+    with pytest.raises(AttributeError, match="did you mean 'max_length'"):
+        embedder.max_lenght  # noqa: B018
+    assert not hasattr(embedder, "__dask_graph__")
+    assert pickle.loads(pickle.dumps(embedder)) == copy.deepcopy(embedder) == embedder
+
+
+def test_a_property_that_fails_says_why() -> None:
+    class Failing(de.ColumnOperator):
+        input_columns = result_columns = ("a",)
+        types = run = plan = None
+
+        @property
+        def subject(self) -> str:
+            return self.spec.nosuch
+
+        @property
+        def spec(self) -> Any:
+            return object()
+
+    with pytest.raises(AttributeError, match="'object' object has no attribute 'nosuch'"):
+        Failing().subject  # noqa: B018
 
 
 RAW = {

@@ -8,6 +8,7 @@ from pathlib import PurePath
 from typing import Any
 
 import pyarrow as pa
+from dask.tokenize import tokenize
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._secrets import refuse_password, refuse_secrets, texts_in
@@ -62,7 +63,7 @@ def places(paths: str | list[str], filesystem: Any, storage_options: Any) -> tup
         fs, found, _, _ = VectorEngine.extract_filesystem(
             paths, filesystem, {}, {}, storage_options
         )
-    except (TypeError, ValueError, AttributeError, ImportError, OSError) as error:
+    except Exception as error:  # whatever the library of a store raises
         told = {"filesystem": filesystem} if filesystem is not None else {}
         kind = ImportError if isinstance(error, ImportError) else ValueError
         # what opens a store may stand in the error of a library, which is then not shown
@@ -72,6 +73,9 @@ def places(paths: str | list[str], filesystem: Any, storage_options: Any) -> tup
             f"there is no filesystem for {shown({'path': paths, **told})}: {said}; give "
             "storage_options=, or filesystem= of fsspec or pyarrow"
         ) from (None if quoted else error)
+    if isinstance(fs, LocalFileSystem):
+        for path in found:
+            local_path("path", path)
     return fs, found
 
 
@@ -84,8 +88,6 @@ def require_folder(fs: Any, folder: str) -> None:
     folder : str
         Without a protocol.
     """
-    if isinstance(fs, LocalFileSystem):
-        local_path("path", folder)
     above = PurePath(folder).parents if isinstance(fs, LocalFileSystem) else ()
     for each in (folder, *map(str, above)):
         if fs.isfile(each):
@@ -117,6 +119,7 @@ def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, A
             raise TypeError(f"{name} must be a dictionary, got {shown(value)}")
     _require_effect({**switches, **options})
     _require_schema(options.get("schema", "infer"))
+    _require_plain(options)
     names = options.get("name_function")
     if names is not None and not callable(names):
         raise TypeError(
@@ -125,6 +128,19 @@ def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, A
         )
     if options.get("partition_on") is not None:
         options["partition_on"] = _partition_columns(frame, options["partition_on"])
+
+
+def _require_plain(options: Mapping[str, Any]) -> None:
+    """Raise TypeError for what Dask cannot name a task after."""
+    for name, value in options.items():
+        if name in ("name_function", "filesystem", "storage_options"):
+            continue
+        try:
+            tokenize(value, ensure_deterministic=True)
+        except Exception as error:  # whatever a value's own methods raise
+            raise TypeError(
+                f"{name} must hold plain values, got {shown(value)} ({shown_error(error)})"
+            ) from None
 
 
 def _require_effect(given: Mapping[str, Any]) -> None:

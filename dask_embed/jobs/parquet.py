@@ -15,12 +15,11 @@ from typing import Any
 
 import dask
 import dask.dataframe as dd
-import pyarrow as pa
 import pyarrow.fs as pa_fs
 
 from dask_embed._options import known_options
 from dask_embed._secrets import Unshown, refuse_secrets
-from dask_embed._validation import shown, shown_error
+from dask_embed._validation import shown, shown_error, usable_text
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.arguments import (
@@ -171,9 +170,11 @@ def to_parquet(
 def _text_of(path: Any) -> str:
     """Return a path of what is to be read as a text."""
     text = os.fspath(path) if isinstance(path, os.PathLike) else path
-    if not isinstance(text, str) or not text:
-        kind = ValueError if text == "" else TypeError
-        raise kind(f"path must name a folder or files, got {shown(path)}")
+    if not isinstance(text, str):
+        raise TypeError(f"path must name a folder or files, got {shown(path)}")
+    usable_text("path", text)
+    if not text or "\0" in text:
+        raise ValueError(f"path must name a folder or files, got {shown(path)}")
     return text
 
 
@@ -259,9 +260,10 @@ def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:
 
 _NOT_OPTIONS = ("path", "engine", "kwargs")
 # What Dask's reader takes; the last are dictionaries for pyarrow.
+_OF_PYARROW = ("dataset", "read", "open_file_options")
 _READER_OPTIONS = (
     *(name for name in inspect.signature(dd.read_parquet).parameters if name not in _NOT_OPTIONS),
-    *("dataset", "read", "open_file_options"),
+    *_OF_PYARROW,
 )
 
 
@@ -298,6 +300,7 @@ def read_parquet(path: Any, **options: Any) -> Any:
     if "engine" in options:
         raise TypeError("engine is no option: vectors are read by pyarrow; leave it out")
     known_options("read_parquet", options, _READER_OPTIONS)
+    _require_kinds(options)
     paths = path if isinstance(path, list | tuple | set) else [path]
     given: Any = [_text_of(each) for each in paths]
     if not given:
@@ -320,16 +323,28 @@ def read_parquet(path: Any, **options: Any) -> Any:
     return _read(given if len(given) > 1 else given[0], options)
 
 
+def _require_kinds(options: dict[str, Any]) -> None:
+    """Raise TypeError for options that Dask's reader would look into without end."""
+    for name in (*_OF_PYARROW, "arrow_to_pandas"):
+        value = options.get(name, {})
+        if not isinstance(value, dict) and not (value is None and name == "arrow_to_pandas"):
+            raise TypeError(f"{name} must be a dictionary, got {shown(value)}")
+    blocksize = options.get("blocksize")
+    if not isinstance(blocksize, str | int | float | None):
+        raise TypeError(f"blocksize must be a number of bytes or a text, got {shown(blocksize)}")
+
+
 def _read(given: Any, options: dict[str, Any]) -> Any:
     """Return what Dask reads; its errors hold a line about its backends before what is wrong."""
     try:
         return dd.read_parquet(given, **options)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"there are no Parquet files at {shown(given)}") from error
-    except (ValueError, KeyError, TypeError, OSError, pa.ArrowException) as error:
+    except Exception as error:  # of Dask, fsspec or pyarrow, which look at options late
         wrong = shown_error(error.__cause__ or error)
         raise ValueError(f"{shown(given)} cannot be read as Parquet files: {wrong}") from error
 
 
 def _is_arrow(filesystem: Any) -> bool:
-    return isinstance(filesystem, pa_fs.FileSystem) or filesystem in ("arrow", "pyarrow")
+    named = isinstance(filesystem, str) and filesystem in ("arrow", "pyarrow")
+    return named or isinstance(filesystem, pa_fs.FileSystem)

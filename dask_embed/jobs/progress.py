@@ -73,7 +73,7 @@ def progress(
     _require_a_scheduler_that_tells()
     on_screen = getattr(file or sys.stderr, "isatty", bool)()
     pause = _REFRESH_SECONDS if on_screen else _REFRESH_SECONDS_IN_A_LOG
-    counts = _Counts(current_client() if client is None else client)
+    counts = _Counts(_client(client))
     started = time.monotonic()
     finished, given_up = threading.Event(), threading.Event()
 
@@ -104,6 +104,16 @@ def progress(
             finished.set()
             watcher.join(_PATIENCE_SECONDS)
             given_up.set()
+
+
+def _client(given: Any) -> Any:
+    """Return the client whose workers are asked, None without one."""
+    if given is None:
+        return current_client()
+    client = getattr(sys.modules.get("distributed"), "Client", None)
+    if client is None or not isinstance(given, client):
+        raise TypeError(f"client must be a distributed.Client, got {shown(given)}")
+    return given
 
 
 def _expected(total: Any) -> int | None:

@@ -15,7 +15,7 @@ from dask.tokenize import tokenize
 from dask.utils import natural_sort_key
 from fsspec.implementations.local import LocalFileSystem
 
-from dask_embed._validation import shown
+from dask_embed._validation import shown, shown_error
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import (
     METADATA_KEY,
@@ -172,9 +172,9 @@ def require_options(
     ) as error:
         kind = TypeError if isinstance(error, TypeError | AttributeError) else ValueError
         raise kind(
-            f"to_parquet cannot write with {shown(options)} ({error}); it takes overwrite, append, "
-            "repeat, write_index, compute, and what dask.dataframe.to_parquet and "
-            "pyarrow.parquet.write_table take"
+            f"to_parquet cannot write with {shown(options)} ({shown_error(error)}); it takes "
+            "overwrite, append, repeat, write_index, compute, and what "
+            "dask.dataframe.to_parquet and pyarrow.parquet.write_table take"
         ) from None
 
 
