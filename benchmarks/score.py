@@ -108,9 +108,9 @@ def with_scorer(
 ) -> Callable[[], np.ndarray]:
     """Score a dataframe; without sharing, each candidate runs whole in packed batches."""
     from dask_embed.inference.scoring.loaded import scoring_of
-    from dask_embed.operators.language.scorer import Scorer
+    from dask_embed.operators import CandidateScorer
 
-    scorer = Scorer(folder, candidates=candidates, scores="scores").pinned()
+    scorer = CandidateScorer(folder, candidates=candidates, scores="scores").pinned()
     frame = pd.DataFrame({"text": prompts})
     scoring = scoring_of(scorer.runner())
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dask_embed.lazy.quantize import calibration_ranges, quantize
     from dask_embed.models.spec import Model
     from dask_embed.operators import (
+        CandidateScorer,
         Chunker,
         Classifier,
         ColumnOperator,
@@ -33,9 +34,10 @@ if TYPE_CHECKING:
         LinearHead,
         MaskFiller,
         ModelOperator,
+        NextTokenScorer,
+        PerplexityScorer,
         QuestionAnswerer,
         Reranker,
-        Scorer,
         Similarity,
         TextQuality,
         TextStatistics,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from dask_embed.runtime.registry import unload
 
 _HOMES = {
+    "CandidateScorer": "dask_embed.operators",
     "Chunker": "dask_embed.operators",
     "Classifier": "dask_embed.operators",
     "ColumnOperator": "dask_embed.operators",
@@ -57,9 +60,10 @@ _HOMES = {
     "MaskFiller": "dask_embed.operators",
     "Model": "dask_embed.models.spec",
     "ModelOperator": "dask_embed.operators",
+    "NextTokenScorer": "dask_embed.operators",
+    "PerplexityScorer": "dask_embed.operators",
     "QuestionAnswerer": "dask_embed.operators",
     "Reranker": "dask_embed.operators",
-    "Scorer": "dask_embed.operators",
     "Similarity": "dask_embed.operators",
     "TextQuality": "dask_embed.operators",
     "TextStatistics": "dask_embed.operators",
@@ -81,6 +85,7 @@ _HOMES = {
 }
 
 __all__ = [
+    "CandidateScorer",
     "Chunker",
     "Classifier",
     "ColumnOperator",
@@ -92,9 +97,10 @@ __all__ = [
     "MaskFiller",
     "Model",
     "ModelOperator",
+    "NextTokenScorer",
+    "PerplexityScorer",
     "QuestionAnswerer",
     "Reranker",
-    "Scorer",
     "Similarity",
     "TextQuality",
     "TextStatistics",

@@ -15,6 +15,7 @@ from dask_embed._options import known_options, named_options
 from dask_embed._reprs import table
 from dask_embed._validation import boolean, meant, shown
 from dask_embed.operators import ColumnOperator
+from dask_embed.operators.language.chosen import SCORERS, chosen_scorer
 
 Operator = TypeVar("Operator", bound=type[ColumnOperator])
 
@@ -85,6 +86,10 @@ class FrameAccessor:
         boolean("late", late)
         operator = operators.LateChunkEmbedder if late else operators.Chunker
         return self._append(operator, **_named("chunk", operator, args, options))
+
+    def score(self, *args: Any, **options: Any) -> Any:
+        operator, options = chosen_scorer(options)
+        return self._append(operator, **_named("score", operator, args, options))
 
 
 class ColumnAccessor:
@@ -177,8 +182,12 @@ def _named(
 def _signature(*kinds: type) -> inspect.Signature:
     """Return the signature of a method of operators: what it reads, then the rest by name."""
     parameters: dict[str, inspect.Parameter] = {}
+    chosen = set().union(*(getattr(kind, "chosen_by", ()) for kind in kinds))
     for kind in kinds:
-        parameters = {**inspect.signature(kind).parameters, **parameters}
+        for name, each in inspect.signature(kind).parameters.items():
+            differs = parameters.setdefault(name, each).default != each.default
+            if chosen and (differs or name in chosen):  # what the chosen operator says
+                parameters[name] = each.replace(default=None)
     first = parameters.pop(_first_of(kinds[0]))
     return inspect.Signature(
         [
@@ -281,12 +290,30 @@ def _replaces(operator: type, method: Any) -> bool:
 
 for _name in operators.__all__:
     _operator = getattr(operators, _name)
-    if (_method := getattr(_operator, "method", "")) and _method != "chunk":
+    if (_method := getattr(_operator, "method", "")) and _method not in vars(FrameAccessor):
         _add_method(_method, _operator)
 
-_chunk: Any = FrameAccessor.chunk
-_late = inspect.Parameter("late", inspect.Parameter.KEYWORD_ONLY, default=False, annotation="bool")
-_both = _signature(operators.Chunker, operators.LateChunkEmbedder)
-_chunk.__signature__ = _both.replace(parameters=[*_both.parameters.values(), _late])
-_kinds = (operators.Chunker, operators.LateChunkEmbedder, operators.Embedder)
-_chunk.__doc__ = _docstring(_both, *_kinds, more=_LATE)
+
+def _join_method(name: str, *kinds: type, also: tuple[type, ...] = (), option: str = "") -> None:
+    """Give a method that is one of several operators the arguments and docstrings of all."""
+    method: Any = getattr(FrameAccessor, name)
+    signature = _signature(*kinds)
+    more = ""
+    if option:
+        parameter = inspect.Parameter(
+            option, inspect.Parameter.KEYWORD_ONLY, default=False, annotation="bool"
+        )
+        signature = signature.replace(parameters=[*signature.parameters.values(), parameter])
+        more = _LATE
+    method.__signature__ = signature
+    method.__doc__ = _docstring(signature, *kinds, *also, more=more)
+
+
+_join_method("score", *SCORERS)
+_join_method(
+    "chunk",
+    operators.Chunker,
+    operators.LateChunkEmbedder,
+    also=(operators.Embedder,),
+    option="late",
+)

@@ -164,7 +164,7 @@ def given_logits(task: str, folder: Path) -> list[np.ndarray]:
 def given_likelihoods(folder: Path) -> list[np.ndarray]:
     """Scores of the candidates, in one batch."""
     model = de.Model(str(folder), device="cpu")
-    scorer = de.Scorer(model, column="text", candidates=CANDIDATES, scores="scores")
+    scorer = de.CandidateScorer(model, column="text", candidates=CANDIDATES, scores="scores")
     scores = scorer(pd.DataFrame({"text": texts()}))["scores"]
     return [np.array([row[candidate] for candidate in CANDIDATES]) for row in scores]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from typing import Any
 
 import dask.dataframe as dd
@@ -18,6 +19,7 @@ FRAME = pd.DataFrame({"text": ["a"]})
 OPERATORS = [getattr(operators, name) for name in operators.__all__]
 METHODS = {each.method: each.__name__ for each in OPERATORS if getattr(each, "method", "")}
 METHODS["chunk"] = "Chunker"
+METHODS["score"] = "PerplexityScorer"
 
 
 def first(method: str) -> str:
@@ -56,7 +58,9 @@ def test_unknown_methods(method: str, says: str) -> None:
         getattr(FRAME.ml, method)
 
 
-@pytest.mark.parametrize(("method", "operator"), METHODS.items())
+@pytest.mark.parametrize(
+    ("method", "operator"), [each for each in METHODS.items() if each[0] != "score"]
+)
 def test_signatures_and_docstrings_are_those_of_the_operators(method: str, operator: str) -> None:
     """What Jupyter completes and shows; what the method reads comes first, by place or by name."""
     bound = getattr(FRAME.ml, method)
@@ -72,6 +76,35 @@ def test_signatures_and_docstrings_are_those_of_the_operators(method: str, opera
     assert bound.__name__ == method
     assert inspect.getdoc(bound).startswith(inspect.getdoc(getattr(de, operator)).split("\n\n")[0])
     assert "Parameters\n" in inspect.getdoc(bound)
+
+
+def test_scores_are_one_method_of_three_operators() -> None:
+    """It has the options of all; which operator it is, they say, and defaults are that one's."""
+    told = inspect.signature(FRAME.ml.score).parameters
+    kinds = (de.CandidateScorer, de.PerplexityScorer, de.NextTokenScorer)
+    names = set().union(*(inspect.signature(kind).parameters for kind in kinds))
+    assert set(told) == names
+    for name in ("output", "candidates", "candidates_column", "top_k_next"):
+        assert told[name].default is None
+    documentation = inspect.getdoc(FRAME.ml.score)
+    for name in names - {"model"}:
+        assert re.search(rf"^(\w+, )*{name}(, \w+)* : |\b{name}\b", documentation, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"candidates": ["a"], "top_k_next": 2}, "give one of candidates and top_k_next, not both"),
+        ({"candidates": ["a"], "stride": 2}, "stride=2 does not apply with candidates="),
+        ({"top_k_next": 1, "stride": 2}, "stride=2 does not apply with top_k_next="),
+        ({"scores": "s"}, "scores='s' does not apply without candidates= or candidates_column="),
+        ({"normalize": "mean"}, "normalize='mean' does not apply without candidates= or "),
+    ],
+    ids=repr,
+)
+def test_options_of_another_kind_of_score(options: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(says)):
+        FRAME.ml.score("text", model="not there", **options)
 
 
 def test_late_chunks_are_part_of_the_method() -> None:

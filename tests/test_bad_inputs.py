@@ -37,7 +37,7 @@ NAMES = {
     "QuestionAnswerer": "answer",
     "MaskFiller": "fill-mask",
     "Generator": "causal-lm",
-    "Scorer": "causal-lm",
+    "PerplexityScorer": "causal-lm",
 }
 # What an operator needs besides its model to be made.
 NEEDED: dict[str, dict[str, Any]] = {

@@ -327,7 +327,7 @@ _OPERATORS: dict[str, tuple[str, str, Callable[[Any], Any]]] = {
         "classify",
         lambda m: de.Reranker(m, query="Who?", activation="sigmoid", on_error="null"),
     ),
-    "Scorer": ("llama", "causal-lm", lambda m: de.Scorer(m, on_error="null")),
+    "PerplexityScorer": ("llama", "causal-lm", lambda m: de.PerplexityScorer(m, on_error="null")),
     "Generator": (
         "llama",
         "causal-lm",

@@ -49,7 +49,7 @@ SWITCHES: dict[str, Callable[[Any], Any]] = {
     "question_first": lambda value: de.QuestionAnswerer("x", question="?", question_first=value),
     "add_special_tokens": lambda value: de.Generator("x", add_special_tokens=value),
     "do_sample": lambda value: de.Generator("x", do_sample=value),
-    "candidate_end": lambda value: de.Scorer("x", candidates=["a"], candidate_end=value),
+    "candidate_end": lambda value: de.CandidateScorer("x", candidates=["a"], candidate_end=value),
     "normalize": lambda value: de.Embedder("x", normalize=value),
     "chat": lambda value: de.Generator("x", chat=value),
     "overwrite": lambda value: write(overwrite=value),

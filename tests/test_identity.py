@@ -121,6 +121,7 @@ OTHER: dict[str, Any] = {
 }
 # What else an operator has to be given, or one with this field.
 NEEDED: dict[Any, dict[str, Any]] = {
+    de.CandidateScorer: {"candidates": ("good", "bad")},
     de.QuestionAnswerer: {"question": "what?"},
     de.Reranker: {"query": "what?"},
     de.ZeroShotClassifier: {"labels": ("good", "bad")},
@@ -128,11 +129,6 @@ NEEDED: dict[Any, dict[str, Any]] = {
     (de.Generator, "system"): {"chat": True},
     (de.Generator, "chat_template_kwargs"): {"chat": True},
     (de.Generator, "engine_options"): {"engine": "vllm"},
-    (de.Scorer, "separator"): {"candidates": ("yes", "no")},
-    (de.Scorer, "normalize"): {"candidates": ("yes", "no")},
-    (de.Scorer, "candidate_end"): {"candidates": ("yes", "no")},
-    (de.Scorer, "probabilities"): {"candidates": ("yes", "no")},
-    (de.Scorer, "scores"): {"candidates": ("yes", "no")},
     (de.Tokenizer, "on_long"): {"max_length": 12},
     (de.Tokenizer, "truncation"): {"max_length": 12, "pair": "second"},
     (de.Tokenizer, "windows"): {"max_length": 12},
@@ -143,7 +139,8 @@ OTHERS: dict[Any, dict[str, Any]] = {
     (de.Embedder, "ranges"): {},
     (de.QuestionAnswerer, "question_column"): {"question": None},
     (de.Reranker, "query_column"): {"query": None},
-    (de.Scorer, "normalize"): {"normalize": "mean"},
+    (de.CandidateScorer, "candidates_column"): {"candidates": None},
+    (de.CandidateScorer, "normalize"): {"normalize": "mean"},
 }
 
 

@@ -13,8 +13,7 @@ import transformers
 
 import dask_embed as de
 from dask_embed.inference import runner
-from dask_embed.operators import model
-from dask_embed.operators.language.scorer import Scorer
+from dask_embed.operators import CandidateScorer, NextTokenScorer, PerplexityScorer, model
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -83,14 +82,29 @@ CASES = {
     ),
     "masks": (de.MaskFiller, "fill-mask", {"column": "other"}, 2, (), 1, "1 for the mask"),
     "score candidates": (
-        *(Scorer, "causal-lm", {"candidates": CANDIDATES}, 1, [f" {c}" for c in CANDIDATES], 1),
+        *(
+            CandidateScorer,
+            "causal-lm",
+            {"candidates": CANDIDATES},
+            1,
+            [f" {c}" for c in CANDIDATES],
+            1,
+        ),
         "of the longest candidate, 1 of the prompt",
     ),
     "score a column": (
-        *(Scorer, "causal-lm", {"candidates_column": "lists"}, 1, (), 2),
+        *(CandidateScorer, "causal-lm", {"candidates_column": "lists"}, 1, (), 2),
         "1 special, 1 of the longest candidate, 1 of the prompt",
     ),
-    "score next tokens": (Scorer, "causal-lm", {"top_k_next": 2}, 1, (), 1, "1 of the prompt"),
+    "score next tokens": (
+        NextTokenScorer,
+        "causal-lm",
+        {"top_k_next": 2},
+        1,
+        (),
+        1,
+        "1 of the prompt",
+    ),
 }
 
 
@@ -142,12 +156,12 @@ def test_room_for_new_tokens(tmp_path):
 def test_room_of_encoders_and_decoders(folders):
     """Prompt and candidate have the limit each; of texts, a token needs one before it."""
     with pytest.raises(ValueError, match=r"at least \d+ tokens, those of the longest candidate"):
-        Scorer(folders("seq2seq-lm"), candidates=CANDIDATES, max_length=3).types()
+        CandidateScorer(folders("seq2seq-lm"), candidates=CANDIDATES, max_length=3).types()
     with pytest.raises(ValueError, match=r"at least 2 tokens \(1 special, 1 of the prompt\)"):
-        Scorer(folders("seq2seq-lm"), top_k_next=1, max_length=1).types()
+        NextTokenScorer(folders("seq2seq-lm"), top_k_next=1, max_length=1).types()
     with pytest.raises(ValueError, match="at least 2, a token and the one before it; got 1"):
-        Scorer(folders("causal-lm"), max_length=1).types()
-    assert Scorer(folders("causal-lm"), max_length=2).types()
+        PerplexityScorer(folders("causal-lm"), max_length=1).types()
+    assert PerplexityScorer(folders("causal-lm"), max_length=2).types()
 
 
 @pytest.mark.usefixtures("_no_weights")

@@ -102,10 +102,12 @@ OPERATORS = {
     "fills": Case("MaskFiller", "fill-mask", {"top_k": 2, "masks": "any"}),
     "answer": Case("QuestionAnswerer", "answer", {"question": "what?"}),
     "answers": Case("QuestionAnswerer", "answer", {"question_column": "other", "top_k": 2}),
-    "choice": Case("Scorer", "causal-lm", {"candidates": ["yes", "no"], "scores": "all"}),
-    "choices": Case("Scorer", "causal-lm", {"candidates_column": "lists", "scores": "all"}),
-    "likelihood": Case("Scorer", "causal-lm", {}),
-    "next": Case("Scorer", "causal-lm", {"top_k_next": 2}),
+    "choice": Case("CandidateScorer", "causal-lm", {"candidates": ["yes", "no"], "scores": "all"}),
+    "choices": Case(
+        "CandidateScorer", "causal-lm", {"candidates_column": "lists", "scores": "all"}
+    ),
+    "likelihood": Case("PerplexityScorer", "causal-lm", {}),
+    "next": Case("NextTokenScorer", "causal-lm", {"top_k_next": 2}),
     "generate": Case("Generator", "causal-lm", {"max_new_tokens": 3, "hidden": "states"}),
     "tokens": Case("Tokenizer", "embed", {"offsets": "offsets"}),
     "windows": Case("Tokenizer", "embed", {"windows": True, "max_length": 8, "offsets": "offsets"}),
@@ -301,7 +303,7 @@ def test_operators_in_one_expression(folder, rows_through_model):
         de.Tokenizer(model),
         de.Classifier(model),
         de.Embedder(model),
-        de.Scorer(folder("causal-lm"), output="likelihood"),
+        de.PerplexityScorer(folder("causal-lm"), output="likelihood"),
         de.Reranker(folder("cross"), query="a lazy table"),
     ):
         assert_same(whole, one(frame), one.output_columns)
@@ -322,11 +324,13 @@ def test_operators_in_one_expression(folder, rows_through_model):
     )
 
 
-@pytest.mark.parametrize("order", [("Scorer", "Generator"), ("Generator", "Scorer")], ids="-".join)
+@pytest.mark.parametrize(
+    "order", [("PerplexityScorer", "Generator"), ("Generator", "PerplexityScorer")], ids="-".join
+)
 def test_scoring_and_generating_with_one_model(order, folder):
     """They share weights in a process, and each gives what it gives alone."""
     operators = {
-        "Scorer": de.Scorer(folder("causal-lm"), output="score"),
+        "PerplexityScorer": de.PerplexityScorer(folder("causal-lm"), output="score"),
         "Generator": de.Generator(folder("causal-lm"), max_new_tokens=3),
     }
     frame = table().dropna(subset="text")
@@ -415,12 +419,12 @@ NOT_GOOD = [
     _bad("TokenClassifier", "classify", "ForTokenClassification"),
     _bad("Reranker", "answer", "ForSequenceClassification", query="x"),
     _bad("QuestionAnswerer", "embed", "ForQuestionAnswering", question="x"),
-    _bad("Scorer", "fill-mask", "causal language model"),
+    _bad("PerplexityScorer", "fill-mask", "causal language model"),
     _bad("ZeroShotClassifier", "classify", "begins with 'entail'", labels=["x"]),
     _bad("Classifier", "classify", "must differ, got .*'label', 'label'", score="label"),
     _bad("Classifier", "classify", "must differ", score="label_error", on_error="null"),
     _bad(
-        "Scorer",
+        "CandidateScorer",
         "causal-lm",
         "must differ",
         candidates=["x"],
@@ -433,11 +437,18 @@ NOT_GOOD = [
     _bad("LinearHead", "head.safetensors", "must differ", score="label_error", on_error="null"),
     _bad("Similarity", "", "got ''", column="vector", score=""),
     _bad("Similarity", "", "vectors are needed", column="text"),
-    _bad("Scorer", "causal-lm", "candidates must be strings that are not empty", candidates=[]),
-    _bad("Scorer", "causal-lm", "candidates must differ", candidates=["x", "x"]),
-    _bad("Scorer", "causal-lm", "'nope' is not in the dataframe", prompt="{nope} is"),
-    _bad("Scorer", "causal-lm", "at least one column in braces .*'plain'", prompt="plain"),
-    _bad("Scorer", "causal-lm", "lists of strings are needed", candidates_column="id"),
+    _bad(
+        "CandidateScorer",
+        "causal-lm",
+        "candidates must be strings that are not empty",
+        candidates=[],
+    ),
+    _bad("CandidateScorer", "causal-lm", "candidates must differ", candidates=["x", "x"]),
+    _bad("PerplexityScorer", "causal-lm", "'nope' is not in the dataframe", prompt="{nope} is"),
+    _bad(
+        "PerplexityScorer", "causal-lm", "at least one column in braces .*'plain'", prompt="plain"
+    ),
+    _bad("CandidateScorer", "causal-lm", "lists of strings are needed", candidates_column="id"),
     _bad("ZeroShotClassifier", "nli", "all different; got", labels=["x", "x"]),
     _bad("ZeroShotClassifier", "nli", "got 'x'", labels="x"),
     _bad("MaskFiller", "fill-mask", "targets must be one or more words, got 5", targets=5),

@@ -353,7 +353,7 @@ def scorer(root: Path, name: str) -> Measured:
     side = "right" if encodes else "left"  # a decoder continues the end of a prompt
     loaded = model, transformers.AutoTokenizer.from_pretrained(folder, truncation_side=side)
     rows = [text for text in texts() if text != ""]
-    operator = de.Scorer(folder, candidates=test_scorer.CANDIDATES, scores="scores")
+    operator = de.CandidateScorer(folder, candidates=test_scorer.CANDIDATES, scores="scores")
 
     def alone(text: str) -> tuple[str, dict[str, float]]:
         logs = label_logs(*loaded, text) if encodes else test_scorer.causal_scores(loaded, text)
@@ -479,7 +479,7 @@ COMPARISONS = (
         question_answerer,
     ),
     Comparison("MaskFiller", "masked LM", "`fill-mask` pipeline", mask_filler, MASKED),
-    Comparison("Scorer", "causal or seq2seq LM", "log-softmax by hand", scorer, WRITERS),
+    Comparison("CandidateScorer", "causal or seq2seq LM", "log-softmax by hand", scorer, WRITERS),
     Comparison("Generator", "causal or seq2seq LM", "`model.generate`", generator, WRITERS),
 )
 CASES = {f"{each.operator}-{name}": (each, name) for each in COMPARISONS for name in each.families}

@@ -22,6 +22,7 @@ from contract import lazy
 
 import dask_embed as de
 from dask_embed.operators import rehearsal
+from dask_embed.operators.language.chosen import chosen_scorer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -164,7 +165,9 @@ def test_limit_of_the_checkpoint_without_room(folders: Callable, tmp_path: Path,
         "candidates of rows": {"candidates_column": "lists"},
         "next": {"top_k_next": 2, "on_long": "error"},
     }[kind]
-    cls = de.Generator if kind == "generate" else de.Scorer
+    cls: Any = de.Generator
+    if kind != "generate":
+        cls, options = chosen_scorer(options)
     frame = FRAME.assign(lists=pd.Series([["a", "b"]] * 4, dtype=object))
     with pytest.raises(ValueError, match=r"no row can be used|must be less than 1, the tokens"):
         cls(model, on_error="null", **options)(lazy([frame]))

@@ -17,7 +17,8 @@ from contract import DataframeContract, values_of
 
 import dask_embed as de
 from dask_embed.inference.scoring.loaded import scoring_of
-from dask_embed.operators.language.scorer import Scorer
+from dask_embed.operators import CandidateScorer, NextTokenScorer, PerplexityScorer
+from dask_embed.operators.language.chosen import chosen_scorer
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -136,7 +137,7 @@ def assert_close(given, expected):
 def test_candidates_have_their_log_likelihood(folders, reference, name, path):
     """Scores, best candidate and probabilities of every row are those computed by hand."""
     folder = folders(name)
-    scorer = Scorer(
+    scorer = CandidateScorer(
         de.Model(folder, **PATHS[path]), candidates=CANDIDATES, scores="s", probabilities="p"
     )
     assert scoring_of(scorer.runner()).shares == (path == "shared")
@@ -162,8 +163,8 @@ def test_mean_per_token(folders, reference, path, padding_side):
     folder = folders("mistral")
     model = de.Model(folder, **PATHS[path])
     options = {"candidates": CANDIDATES, "scores": "s", "padding_side": padding_side}
-    out = Scorer(model, normalize="mean", **options)(frame())
-    sums = Scorer(model, **options)(frame())
+    out = CandidateScorer(model, normalize="mean", **options)(frame())
+    sums = CandidateScorer(model, **options)(frame())
     for row in ROWS:
         scores = [each.mean() for each in causal_scores(reference(folder), PROMPTS[row])]
         assert_close(list(out["s"][row].values()), scores)
@@ -176,7 +177,7 @@ def test_candidates_have_the_tokens_of_the_joint_text(folders, reference, name):
     """Behind a prompt that ends with a word or a sign, prompt and candidate are as one text."""
     model, tokenizer = reference(folders(name))
     text = "Return the mean:"
-    out = Scorer(folders(name), candidates=CANDIDATES[:3], scores="s")(frame([text]))
+    out = CandidateScorer(folders(name), candidates=CANDIDATES[:3], scores="s")(frame([text]))
     for candidate in CANDIDATES[:3]:
         prompt = prompt_ids(tokenizer, text)
         whole = prompt_ids(tokenizer, f"{text} {candidate}")
@@ -189,7 +190,7 @@ def test_candidates_have_the_tokens_of_the_joint_text(folders, reference, name):
 def test_separator(folders, reference, options):
     """The separator is part of the candidate."""
     model, tokenizer = reference(folders("gpt2"))
-    out = Scorer(folders("gpt2"), candidates=CANDIDATES, scores="s", **options)(frame())
+    out = CandidateScorer(folders("gpt2"), candidates=CANDIDATES, scores="s", **options)(frame())
     ids = {text: candidate_ids(tokenizer, text, options["separator"]) for text in CANDIDATES}
     room = tiny.POSITIONS - max(map(len, ids.values()))
     for row in ROWS:
@@ -202,7 +203,7 @@ def test_separator(folders, reference, options):
 def test_end_of_candidates(folders, reference):
     """candidate_end=True scores the end of sequence, too."""
     model, tokenizer = reference(folders("llama"))
-    out = Scorer(folders("llama"), candidates=CANDIDATES, candidate_end=True, scores="s")(
+    out = CandidateScorer(folders("llama"), candidates=CANDIDATES, candidate_end=True, scores="s")(
         frame(["Return the mean:"])
     )
     for candidate in CANDIDATES:
@@ -214,9 +215,11 @@ def test_end_of_candidates(folders, reference):
 def test_prompts_with_special_tokens_of_their_own(folders, reference):
     """add_special_tokens=False leaves the prompt's tokens as they are."""
     model, tokenizer = reference(folders("llama"))
-    scorer = Scorer(folders("llama"), candidates=("yes", "no"), add_special_tokens=False)
+    scorer = CandidateScorer(folders("llama"), candidates=("yes", "no"), add_special_tokens=False)
     with_own = scorer(frame(["<|begin|>Return:", "Return:"]))
-    usual = Scorer(folders("llama"), candidates=("yes", "no"))(frame(["Return:", "Return:"]))
+    usual = CandidateScorer(folders("llama"), candidates=("yes", "no"))(
+        frame(["Return:", "Return:"])
+    )
     assert_close(with_own["candidate_score"][0], usual["candidate_score"][0])
     ids = tokenizer("Return:", add_special_tokens=False)["input_ids"]
     expected = [
@@ -252,7 +255,7 @@ def list_frame(kind="object", lists=LISTS):
 @pytest.mark.parametrize("kind", LIST_TYPES)
 def test_column_of_candidates(folders, reference, kind, path):
     """Each row has candidates of its own; nulls and empty lists give nulls, repeats the same."""
-    scorer = Scorer(
+    scorer = CandidateScorer(
         de.Model(folders("llama"), **PATHS[path]),
         candidates_column="choices",
         scores="s",
@@ -276,7 +279,7 @@ def test_column_of_candidates_on_dask(folders):
     """Partitions give what one frame gives, in the order of the rows, with the announced types."""
     import dask.dataframe as dd
 
-    scorer = Scorer(folders("llama"), candidates_column="choices", scores="s")
+    scorer = CandidateScorer(folders("llama"), candidates_column="choices", scores="s")
     whole = scorer(list_frame("arrow"))
     ddf = dd.from_pandas(list_frame("arrow"), npartitions=3, sort=False)
     out = scorer(ddf)
@@ -302,10 +305,10 @@ def test_column_of_candidates_on_dask(folders):
 def test_unusable_lists(folders, value, reason):
     """A row whose candidates are no strings is named, or null with its message."""
     lists = [["yes", "no"], value, ["a", "b"]]
-    scorer = Scorer(folders("llama"), candidates_column="choices")
+    scorer = CandidateScorer(folders("llama"), candidates_column="choices")
     with pytest.raises(ValueError, match=rf"row 1 .*'choices'.*{reason}"):
         scorer(list_frame("object", lists))
-    out = Scorer(folders("llama"), candidates_column="choices", on_error="null")(
+    out = CandidateScorer(folders("llama"), candidates_column="choices", on_error="null")(
         list_frame("object", lists)
     )
     assert out["candidate"].isna().tolist() == [False, True, False]
@@ -315,14 +318,16 @@ def test_unusable_lists(folders, value, reason):
 def test_lists_that_became_strings(folders):
     """A column of another type is an error that says what Dask does."""
     with pytest.raises(TypeError, match=r"'choices'.*lists of strings.*convert-string"):
-        Scorer(folders("llama"), candidates_column="choices")(frame(choices=["['a']"] * 7))
+        CandidateScorer(folders("llama"), candidates_column="choices")(frame(choices=["['a']"] * 7))
 
 
 def test_template_over_columns(folders):
     """A prompt made of columns gives what the same text in a column gives."""
     rows = frame(["Mean", "Sum", "Mean"], unit=pd.Series(["cm", None, "km"], dtype="str"))
-    out = Scorer(folders("llama"), prompt="{text} in {unit}:", candidates=("yes", "no"))(rows)
-    plain = Scorer(folders("llama"), candidates=("yes", "no"))(
+    out = CandidateScorer(folders("llama"), prompt="{text} in {unit}:", candidates=("yes", "no"))(
+        rows
+    )
+    plain = CandidateScorer(folders("llama"), candidates=("yes", "no"))(
         frame(["Mean in cm:", None, "Mean in km:"])
     )
     pd.testing.assert_series_equal(out["candidate_score"], plain["candidate_score"])
@@ -336,10 +341,12 @@ def test_long_prompts_lose_their_beginning(folders, reference, name, path):
     text = "Parse the arguments of a command and return them. " * 8 + "Answer:"
     model = de.Model(folders(name), **PATHS[path])
     for limit in (24, tiny.POSITIONS):
-        out = Scorer(model, candidates=CANDIDATES, max_length=limit, scores="s")(frame([text]))
+        out = CandidateScorer(model, candidates=CANDIDATES, max_length=limit, scores="s")(
+            frame([text])
+        )
         expected = causal_scores(reference(folders(name)), text, CANDIDATES, limit)
         assert_close(list(out["s"][0].values()), [each.sum() for each in expected])
-    strict = Scorer(model, candidates=CANDIDATES, on_long="error", on_error="null")
+    strict = CandidateScorer(model, candidates=CANDIDATES, on_long="error", on_error="null")
     out = strict(frame(["Return:", text, "x"]))
     assert out["candidate"].isna().tolist() == [False, True, False]
     assert "besides its candidates, and on_long='error'" in out["candidate_error"][1]
@@ -347,7 +354,7 @@ def test_long_prompts_lose_their_beginning(folders, reference, name, path):
 
 def test_candidates_that_leave_no_room(folders):
     """A candidate as long as a sequence may be fails its row with its number of tokens."""
-    scorer = Scorer(folders("llama"), candidates_column="c", max_length=4, on_error="null")
+    scorer = CandidateScorer(folders("llama"), candidates_column="c", max_length=4, on_error="null")
     lists = pd.Series([["it returns a list"], None], dtype=object)
     out = scorer(frame(["Return:", None], c=lists))
     assert out["candidate"].isna().all()
@@ -357,10 +364,12 @@ def test_candidates_that_leave_no_room(folders):
 
 def test_prompts_without_tokens(folders):
     """An empty prompt is the beginning of a text; where there is none it fails."""
-    scored = Scorer(folders("llama"), candidates=("yes", "no"))(frame(["", "<|begin|>"]))
-    bare = Scorer(folders("llama"), candidates=("yes", "no"), add_special_tokens=False)
+    scored = CandidateScorer(folders("llama"), candidates=("yes", "no"))(frame(["", "<|begin|>"]))
+    bare = CandidateScorer(folders("llama"), candidates=("yes", "no"), add_special_tokens=False)
     assert_close(scored["candidate_score"][0], bare(frame([""]))["candidate_score"][0])
-    out = Scorer(folders("gpt2"), candidates=("yes", "no"), on_error="null")(frame(["", "x"]))
+    out = CandidateScorer(folders("gpt2"), candidates=("yes", "no"), on_error="null")(
+        frame(["", "x"])
+    )
     assert out["candidate"].isna().tolist() == [True, False]
     assert "no tokens" in out["candidate_error"][0]
 
@@ -374,7 +383,7 @@ def test_prompts_without_tokens(folders):
 def test_encoder_decoder(folders, reference, monkeypatch, name, end, shares):
     """Candidates are labels: log-softmax of the logits that transformers gives with them."""
     model, tokenizer = reference(folders(name))
-    scorer = Scorer(folders(name), candidates=CANDIDATES, candidate_end=end, scores="s")
+    scorer = CandidateScorer(folders(name), candidates=CANDIDATES, candidate_end=end, scores="s")
     scoring = scoring_of(scorer.runner())
     assert scoring.shares
     monkeypatch.setattr(scoring, "shares", shares)
@@ -405,7 +414,7 @@ def test_encoder_loses_what_its_tokenizer_cuts(folders, reference, tmp_path, nam
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     assert tokenizer.truncation_side == truncation_side
     text = "Parse the arguments of a command and return them. " * 8 + "Answer:"
-    out = Scorer(folder, candidates=CANDIDATES, max_length=24, scores="s")(frame([text]))
+    out = CandidateScorer(folder, candidates=CANDIDATES, max_length=24, scores="s")(frame([text]))
     given = tokenizer(text, truncation=True, max_length=24, return_tensors="pt")["input_ids"]
     assert given.shape == (1, 24)
     for candidate in CANDIDATES:
@@ -419,7 +428,7 @@ def test_encoder_loses_what_its_tokenizer_cuts(folders, reference, tmp_path, nam
 def test_next_tokens_of_a_decoder(folders, reference):
     """The first token of an answer."""
     model, tokenizer = reference(folders("t5"))
-    out = Scorer(folders("t5"), top_k_next=3)(frame())
+    out = NextTokenScorer(folders("t5"), top_k_next=3)(frame())
     for row in ROWS:
         ids = torch.tensor([tokenizer(PROMPTS[row])["input_ids"]])
         with torch.inference_mode():
@@ -464,7 +473,7 @@ def test_likelihood_of_texts(folders, reference, name, options, path):
     """Every token but the first is scored once, long texts in windows as in transformers' guide."""
     model, tokenizer = reference(folders(name))
     texts = [*PROMPTS, "Parse the arguments of a command. " * 20, "", "a"]
-    out = Scorer(de.Model(folders(name), **PATHS[path]), **options)(frame(texts))
+    out = PerplexityScorer(de.Model(folders(name), **PATHS[path]), **options)(frame(texts))
     length = options.get("max_length", tiny.POSITIONS)
     counts = []
     for row, text in enumerate(texts):
@@ -492,7 +501,7 @@ def test_likelihood_of_texts(folders, reference, name, options, path):
 
 def test_long_texts_may_be_an_error(folders):
     """on_long="error" without candidates fails a text of more than one window."""
-    scorer = Scorer(folders("llama"), on_long="error", on_error="null")
+    scorer = PerplexityScorer(folders("llama"), on_long="error", on_error="null")
     out = scorer(frame(["Return:", "Parse the arguments. " * 40]))
     assert out["log_likelihood"].isna().tolist() == [False, True]
     assert "more than 64 tokens" in out["log_likelihood_error"][1]
@@ -503,7 +512,7 @@ def test_long_texts_may_be_an_error(folders):
 def test_next_tokens(folders, reference, name, path):
     """The likeliest tokens behind a prompt, over the whole vocabulary."""
     model, tokenizer = reference(folders(name))
-    out = Scorer(de.Model(folders(name), **PATHS[path]), top_k_next=5)(frame())
+    out = NextTokenScorer(de.Model(folders(name), **PATHS[path]), top_k_next=5)(frame())
     assert out["next_tokens"].isna().tolist() == [text is None for text in PROMPTS]
     seen = set()
     for row in ROWS:
@@ -531,7 +540,7 @@ def test_next_tokens(folders, reference, name, path):
         ({"candidates": ()}, ValueError, "not empty"),
         ({"candidates": ("yes", "")}, ValueError, "not empty"),
         ({"candidates": ("yes", "yes")}, ValueError, "must differ"),
-        ({"candidates": ("a",), "candidates_column": "b"}, ValueError, "not both"),
+        ({"candidates": ("a",), "candidates_column": "b"}, ValueError, "got both"),
         ({"candidates": ("a",), "top_k_next": 2}, ValueError, "not both"),
         ({"candidates": ("a",), "stride": 2}, ValueError, "does not apply with candidates"),
         ({"scores": "s"}, ValueError, "does not apply without candidates"),
@@ -540,7 +549,7 @@ def test_next_tokens(folders, reference, name, path):
         ({"candidates_column": "text"}, ValueError, "different columns"),
         ({"top_k_next": 0}, ValueError, "positive"),
         ({"prompt": "{", "candidates": ("a",)}, ValueError, "template"),
-        ({"separator": None}, TypeError, "separator"),
+        ({"candidates": ("a",), "separator": 3}, TypeError, "separator"),
         ({"candidates": ("a", "\ud800")}, ValueError, "candidates cannot be encoded as UTF-8"),
         ({"prompt": "\ud800{text}"}, ValueError, "prompt cannot be encoded as UTF-8"),
         ({"candidates_column": ["a"]}, TypeError, "candidates_column must be the name"),
@@ -550,7 +559,7 @@ def test_next_tokens(folders, reference, name, path):
 def test_bad_arguments(options, error, message):
     """They are named where the operator is made."""
     with pytest.raises(error, match=message):
-        Scorer("some/model", **options)
+        frame().ml.score("text", model="some/model", **options)
 
 
 @pytest.mark.parametrize(
@@ -567,15 +576,16 @@ def test_bad_arguments(options, error, message):
 def test_unfit_checkpoints(folders, tmp_path, name, options, message):
     """A checkpoint that cannot do it is an error before any work."""
     folder = tiny.save(name, tmp_path / name) if "bert" in name else folders(name)
+    kind, options = chosen_scorer(options)
     with pytest.raises(ValueError, match=message):
-        Scorer(folder, **options).meta(frame().iloc[:0])
+        kind(folder, **options).meta(frame().iloc[:0])
 
 
 def test_model_that_sees_what_follows(tmp_path):
     """A language model without causal attention is found out when it is loaded."""
     folder = headed.save("gemma3-bidirectional", "causal-lm", tmp_path / "both")
     with pytest.raises(ValueError, match="lets tokens see those that follow"):
-        Scorer(folder, candidates=("a", "b"))(frame())
+        CandidateScorer(folder, candidates=("a", "b"))(frame())
 
 
 def test_only_rows_that_are_asked_for_run(folders, rows_through_model):
@@ -584,7 +594,7 @@ def test_only_rows_that_are_asked_for_run(folders, rows_through_model):
 
     texts = [f"Return number {row}:" for row in range(40)]
     ddf = dd.from_pandas(frame(texts), npartitions=2, sort=False)
-    scored = Scorer(folders("llama"), candidates=("yes", "no"))(ddf)
+    scored = CandidateScorer(folders("llama"), candidates=("yes", "no"))(ddf)
     assert rows_through_model(lambda: scored.head(5)) == 5
     assert rows_through_model(lambda: scored[["text"]].compute()) == 0
     assert rows_through_model(lambda: scored["candidate"].compute()) == 40
@@ -634,14 +644,14 @@ OPERATORS = {
 @pytest.mark.usefixtures("_relative")
 def test_names_of_columns_say_what_is_scored():
     """Each of the three modes by a name of its own, so that their columns fit into one frame."""
-    candidates = Scorer("some/model", candidates=("a", "b"))
+    candidates = CandidateScorer("some/model", candidates=("a", "b"))
     names = ("candidate", "candidate_score", "candidate_probability")
     assert candidates.result_columns == names
-    assert Scorer("some/model", top_k_next=2).result_columns == ("next_tokens",)
-    texts = Scorer("some/model", on_error="null")
+    assert NextTokenScorer("some/model", top_k_next=2).result_columns == ("next_tokens",)
+    texts = PerplexityScorer("some/model", on_error="null")
     assert texts.result_columns[::2] == ("log_likelihood", "log_likelihood_perplexity")
     assert texts.error_column == "log_likelihood_error"
-    assert Scorer("some/model", output="x").result_columns[0] == "x"
+    assert PerplexityScorer("some/model", output="x").result_columns[0] == "x"
 
 
 class TestScorer(DataframeContract):
@@ -650,4 +660,5 @@ class TestScorer(DataframeContract):
     def operator(cls, request, folders):
         options = dict(request.param)
         folder = folders(options.pop("name", "llama"))
-        return Scorer(folder, column="body", **options)
+        kind, options = chosen_scorer(options)
+        return kind(folder, column="body", **options)

@@ -21,7 +21,7 @@ from dask_embed.inference.scoring.base import FIRST, GIVEN, REST
 from dask_embed.inference.scoring.causal import CausalScoring
 from dask_embed.inference.scoring.loaded import scoring_of
 from dask_embed.inference.scoring.seq2seq import Seq2SeqScoring
-from dask_embed.operators.language.scorer import Scorer
+from dask_embed.operators import CandidateScorer
 from dask_embed.tokens.lists import TokenLists
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -150,7 +150,7 @@ def test_candidates_in_several_sequences(folders, monkeypatch, change):
         f"return {word}" for word in ["one", "two", "three", "four", "five", "six", "seven"]
     )
     frame = pd.DataFrame({"text": ["Parse the arguments:", "x", "Parse the arguments. " * 4 + ":"]})
-    scorer = Scorer(folders["llama"], candidates=candidates, scores="s", max_length=48)
+    scorer = CandidateScorer(folders["llama"], candidates=candidates, scores="s", max_length=48)
     whole = [list(row.values()) for row in scorer(frame)["s"]]
     runner = scorer.runner()
     if change == "few":

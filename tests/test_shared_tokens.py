@@ -124,16 +124,16 @@ SHARING: dict[str, tuple[Callable[[Any], list[Any]], int]] = {
     "answers": (lambda m: [answer(m, 0), answer(m, 1, top_k=2)], len(UNIQUE) + 1),
     "perplexity": (
         lambda m: [
-            de.Scorer(m["lm 0"], output="first", stride=5),
-            de.Scorer(m["lm 1"], output="second", top_k_next=2, on_error="null"),
+            de.PerplexityScorer(m["lm 0"], output="first", stride=5),
+            de.NextTokenScorer(m["lm 1"], output="second", top_k_next=2, on_error="null"),
             de.Tokenizer(m["lm 0"], special_tokens=False),
         ],
         len(UNIQUE),
     ),
     "prompts": (
         lambda m: [
-            de.Scorer(m["lm 0"], output="first", prompt="{other}: {text}"),
-            de.Scorer(m["lm 1"], output="second", prompt="{other}: {text}"),
+            de.PerplexityScorer(m["lm 0"], output="first", prompt="{other}: {text}"),
+            de.PerplexityScorer(m["lm 1"], output="second", prompt="{other}: {text}"),
         ],
         PAIRED,
     ),
@@ -198,8 +198,8 @@ APART: dict[str, Callable[[Any], list[Any]]] = {
         de.Reranker(m["classify 1"], query="where?", output="second"),
     ],
     "prompts": lambda m: [
-        de.Scorer(m["lm 0"], output="first", prompt="{text}"),
-        de.Scorer(m["lm 1"], output="second", prompt="It is {text}"),
+        de.PerplexityScorer(m["lm 0"], output="first", prompt="{text}"),
+        de.PerplexityScorer(m["lm 1"], output="second", prompt="It is {text}"),
     ],
     "empty pairs": lambda m: [
         de.Classifier(m["classify 0"], pair="other"),
@@ -395,7 +395,7 @@ def test_a_key_that_is_inherited_does_not_speak_of_what_is_not(models) -> None:
     assert tokens_key(OwnEncode(models["classify 0"])) is None
     assert tokens_key(OwnRead(models["embed"])) is None
     assert tokens_key(OwnKey(models["classify 0"])) == "upper case"
-    lists = de.Scorer(models["lm 0"], candidates_column="lists")
+    lists = de.CandidateScorer(models["lm 0"], candidates_column="lists")
     assert tokens_key(lists) is None
     operators = [de.Classifier(models["classify 0"]), OwnEncode(models["classify 1"], output="own")]
     out = applied(dd.from_pandas(frame_of(), npartitions=1), operators)

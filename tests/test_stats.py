@@ -350,7 +350,7 @@ def test_truncated_prompts_are_counted(tmp_path: Path) -> None:
     de.Generator(folder, max_new_tokens=4, max_length=16)(frame)
     last = recorded(folder).iloc[-1]
     assert (last["truncated"], last["max_length"]) == (_longer(folder, 12, LONG), 12)
-    de.Scorer(folder, candidates=["x"], max_length=16)(frame)
+    de.CandidateScorer(folder, candidates=["x"], max_length=16)(frame)
     scored = len(AutoTokenizer.from_pretrained(folder)("x", add_special_tokens=False)["input_ids"])
     assert recorded(folder)["truncated"].iloc[-1] == _longer(folder, 16 - scored, LONG) > 0
 

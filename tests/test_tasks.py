@@ -12,14 +12,14 @@ import transformers
 import dask_embed as de
 from dask_embed.inference import runner
 from dask_embed.models.tasks import TASKS
-from dask_embed.operators.language.scorer import Scorer
+from dask_embed.operators import CandidateScorer
 
 OPERATORS = {
     "classify": lambda folder: de.Classifier(folder),
     "classify-tokens": lambda folder: de.TokenClassifier(folder),
     "answer": lambda folder: de.QuestionAnswerer(folder, question="a"),
     "fill-mask": lambda folder: de.MaskFiller(folder),
-    "causal-lm": lambda folder: Scorer(folder, candidates=("a", "b")),
+    "causal-lm": lambda folder: CandidateScorer(folder, candidates=("a", "b")),
     "seq2seq-lm": lambda folder: de.Generator(folder),
 }
 # Architecture, the task it is saved for (None: the bare model), the task it is asked to do.

@@ -70,8 +70,16 @@ OPERATORS: list[tuple[str, str, Callable[..., Any]]] = [
     ("bert", "fill-mask", lambda model, **o: de.MaskFiller(model, column="text", **o)),
     ("llama", "causal-lm", lambda model, **o: de.Generator(model, max_new_tokens=3, **o)),
     ("t5", "seq2seq-lm", lambda model, **o: de.Generator(model, max_new_tokens=3, **o)),
-    ("llama", "causal-lm", lambda model, **o: de.Scorer(model, candidates=["x", "the"], **o)),
-    ("t5", "seq2seq-lm", lambda model, **o: de.Scorer(model, candidates=["x", "the"], **o)),
+    (
+        "llama",
+        "causal-lm",
+        lambda model, **o: de.CandidateScorer(model, candidates=["x", "the"], **o),
+    ),
+    (
+        "t5",
+        "seq2seq-lm",
+        lambda model, **o: de.CandidateScorer(model, candidates=["x", "the"], **o),
+    ),
 ]
 
 

@@ -7,8 +7,9 @@ from dask_embed.operators.filters.statistics import TextStatistics
 from dask_embed.operators.labels.classifier import Classifier
 from dask_embed.operators.labels.reranker import Reranker
 from dask_embed.operators.labels.zero_shot import ZeroShotClassifier
+from dask_embed.operators.language.candidate_scorer import CandidateScorer
 from dask_embed.operators.language.generator import Generator
-from dask_embed.operators.language.scorer import Scorer
+from dask_embed.operators.language.text_scorers import NextTokenScorer, PerplexityScorer
 from dask_embed.operators.model import ModelOperator
 from dask_embed.operators.spans.mask_filler import MaskFiller
 from dask_embed.operators.spans.question_answerer import QuestionAnswerer
@@ -21,6 +22,7 @@ from dask_embed.operators.vectors.linear_head import LinearHead
 from dask_embed.operators.vectors.similarity import Similarity
 
 __all__ = [
+    "CandidateScorer",
     "Chunker",
     "Classifier",
     "ColumnOperator",
@@ -31,9 +33,10 @@ __all__ = [
     "LinearHead",
     "MaskFiller",
     "ModelOperator",
+    "NextTokenScorer",
+    "PerplexityScorer",
     "QuestionAnswerer",
     "Reranker",
-    "Scorer",
     "Similarity",
     "TextQuality",
     "TextStatistics",

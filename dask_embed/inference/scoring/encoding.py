@@ -286,7 +286,8 @@ def _fitting(
     taken = 0 if limits.encodes else longest  # else an encoder and a decoder, each with its limit
     if limit is not None and (longest > limit or (longest and limit - taken < least)):
         raise ValueError(
-            f"a candidate has {longest} tokens, which leave none of {limit} for its prompt"
+            f"a candidate has {longest} tokens with its separator, which leave none of {limit} for "
+            "its prompt"
         )
     room = None if limit is None else limit - taken
     special = least - 1
