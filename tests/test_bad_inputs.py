@@ -37,11 +37,14 @@ NAMES = {
     "QuestionAnswerer": "answer",
     "MaskFiller": "fill-mask",
     "Generator": "causal-lm",
+    "CandidateScorer": "causal-lm",
+    "NextTokenScorer": "causal-lm",
     "PerplexityScorer": "causal-lm",
 }
 # What an operator needs besides its model to be made.
 NEEDED: dict[str, dict[str, Any]] = {
     "ZeroShotClassifier": {"labels": ["a", "b"], "entailment_id": 1},
+    "CandidateScorer": {"candidates": ["a", "b"]},
     "QuestionAnswerer": {"question": "what?"},
     "Reranker": {"query": "q"},
 }
