@@ -358,7 +358,8 @@ def test_candidates_that_leave_no_room(folders):
     lists = pd.Series([["it returns a list"], None], dtype=object)
     out = scorer(frame(["Return:", None], c=lists))
     assert out["candidate"].isna().all()
-    assert "tokens, which leave none of 4 for its prompt" in out["candidate_error"][0]
+    message = out["candidate_error"][0]
+    assert "tokens with its separator, which leave none of 4 for its prompt" in message
     assert pd.isna(out["candidate_error"][1])
 
 
