@@ -126,6 +126,41 @@ def test_vectors_are_those_of_sentence_transformers(name: str, tmp_path: Path) -
     assert_close(embedded(tmp_path), expected)
 
 
+# What sentence-transformers takes of a model with a decoder, from its class without a head.
+DECODED = ("bart", "bigbird_pegasus", "led", "mbart", "mvp", "plbart")
+ENCODED = ("blenderbot", "pegasus", "t5", "t5gemma")
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        kind if kind in ("bart", "pegasus") else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in (*DECODED, *ENCODED)
+    ],
+)
+def test_a_saved_folder_gives_what_it_gives_in_sentence_transformers(
+    kind: str, tmp_path: Path
+) -> None:
+    """Each text in a fresh model, since BigBird remembers the first."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    config_class = transformers.CONFIG_MAPPING[kind]
+    built.save(kind, plain_class(config_class), base := tmp_path / "base")
+    modules = [module := Transformer(str(base)), Pooling(module.get_embedding_dimension(), "mean")]
+    folder = tmp_path / "saved"
+    SentenceTransformer(modules=modules, device="cpu").save(str(folder), create_model_card=False)
+    fresh = (SentenceTransformer(str(folder), device="cpu") for _ in built.texts())
+    expected = np.stack(
+        [model.encode(text) for model, text in zip(fresh, built.texts(), strict=True)]
+    )
+    assert_close(embedded(folder), expected)
+    assert_close(embedded(folder, batch_size=1), expected)
+    if kind in DECODED:  # of the plain checkpoint the encoder's states are taken
+        assert not np.allclose(embedded(base), expected, atol=1e-2)
+
+
 def test_weights_that_the_part_needs_must_be_there(tmp_path: Path) -> None:
     from safetensors.torch import load_file, save_file
 

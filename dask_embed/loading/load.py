@@ -24,7 +24,7 @@ from dask_embed.models.dual import run_text_side
 from dask_embed.models.foreign import told_as
 from dask_embed.models.modules import Dense, LayerNorm
 from dask_embed.models.options import WEIGHT_BITS
-from dask_embed.models.parts import token_part, transformer_name
+from dask_embed.models.parts import decodes_texts, token_part, transformer_name
 from dask_embed.models.prepared import prepared
 from dask_embed.models.requirements import require_packages
 from dask_embed.models.sources import adapter_folder
@@ -268,7 +268,7 @@ def _load_model(
             )
             model = whole
             if task == "embed":
-                model = token_part(whole, encoder=checkpoint.config.is_encoder_decoder)
+                model = token_part(whole, encoder=_embeds_by_encoder(checkpoint, whole))
     except pickle.UnpicklingError as error:
         raise ValueError(not_tensors(weights.files[0], error)) from None
     finally:
@@ -282,6 +282,18 @@ def _load_model(
         for name, shown in gaps.items()
         if name not in left and not computes(type(whole), checkpoint.config, name)
     }
+
+
+def _embeds_by_encoder(checkpoint: Checkpoint, model: Any) -> bool:
+    """Return whether token vectors are those of the encoder of a model that has a decoder.
+
+    In a folder of sentence-transformers they are what it takes: those of the decoder, where this
+    reads the text too.
+    """
+    if not checkpoint.config.is_encoder_decoder:
+        return False
+    # a copy, since what is tried may change a model (BigBird)
+    return checkpoint.pooling is None or not decodes_texts(twin(model, attention_of(model)))
 
 
 def _names_outside(part: torch.nn.Module, whole: torch.nn.Module) -> set[str]:

@@ -36,6 +36,17 @@ class PlainEncoder(torch.nn.Module):
         return self.module(input_ids=input_ids, attention_mask=attention_mask)
 
 
+def decodes_texts(model: Any) -> bool:
+    """Return whether a model makes of a text what its decoder reads, as BART does."""
+    tokens = torch.tensor([[1, 2]], device=next(model.parameters()).device)
+    try:
+        with torch.inference_mode():
+            model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    except Exception:  # each says in its own way that it wants more
+        return False
+    return True
+
+
 def token_part(model: Any, *, encoder: bool) -> Any:
     """Return the part of a loaded model that gives token vectors, the model itself if it does.
 
