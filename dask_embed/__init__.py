@@ -14,8 +14,10 @@ from dask_embed._version import __version__ as __version__
 if TYPE_CHECKING:
     from dask_embed import datasets
     from dask_embed.accessor import register_operator
+    from dask_embed.jobs.cluster import cluster
     from dask_embed.jobs.inspection import describe_model, stats
     from dask_embed.jobs.parquet import read_parquet
+    from dask_embed.jobs.plugins import ModelPlugin
     from dask_embed.jobs.progress import progress
     from dask_embed.jobs.unfinished import discard_unfinished
     from dask_embed.lazy.arrays import to_array
@@ -60,6 +62,7 @@ _HOMES = {
     "MaskFiller": "dask_embed.operators",
     "Model": "dask_embed.models.spec",
     "ModelOperator": "dask_embed.operators",
+    "ModelPlugin": "dask_embed.jobs.plugins",
     "NextTokenScorer": "dask_embed.operators",
     "PerplexityScorer": "dask_embed.operators",
     "QuestionAnswerer": "dask_embed.operators",
@@ -71,6 +74,7 @@ _HOMES = {
     "Tokenizer": "dask_embed.operators",
     "ZeroShotClassifier": "dask_embed.operators",
     "calibration_ranges": "dask_embed.lazy.quantize",
+    "cluster": "dask_embed.jobs.cluster",
     "datasets": "dask_embed",
     "describe_model": "dask_embed.jobs.inspection",
     "discard_unfinished": "dask_embed.jobs.unfinished",
@@ -97,6 +101,7 @@ __all__ = [
     "MaskFiller",
     "Model",
     "ModelOperator",
+    "ModelPlugin",
     "NextTokenScorer",
     "PerplexityScorer",
     "QuestionAnswerer",
@@ -108,6 +113,7 @@ __all__ = [
     "Tokenizer",
     "ZeroShotClassifier",
     "calibration_ranges",
+    "cluster",
     "datasets",
     "describe_model",
     "discard_unfinished",

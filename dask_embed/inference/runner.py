@@ -40,12 +40,16 @@ T = TypeVar("T")
 
 def runner_for(model: Model, task: str = "embed") -> Runner:
     """Return this process's runner of `model` with the head of `task`, loading it on first use."""
+    resolved, _ = key = runner_key(model, task)
+    prepare_process(torch.device(resolved.device))
+    return get_or_build(key, lambda: _build(resolved, task))
+
+
+def runner_key(model: Model, task: str = "embed") -> tuple[Model, str]:
+    """Return under which key this process keeps the runner of `model`."""
     device = resolve_device(model.device)
-    resolved = dataclasses.replace(
-        model, device=str(device), dtype=dtype_name(resolve_dtype(model, device))
-    )
-    prepare_process(device)
-    return get_or_build((resolved, task), lambda: _build(resolved, task))
+    dtype = dtype_name(resolve_dtype(model, device))
+    return dataclasses.replace(model, device=str(device), dtype=dtype), task
 
 
 def _build(model: Model, task: str) -> Runner:

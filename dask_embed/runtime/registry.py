@@ -6,7 +6,7 @@ import gc
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, ClassVar, TypeVar
 from weakref import WeakSet
 
@@ -72,6 +72,14 @@ class Registry:
             self._built.popitem(last=False)
             return True
 
+    def forget(self, keys: Iterable[Hashable]) -> int:
+        """Forget what was built for these keys, and return how much of it was held."""
+        with self._lock:
+            found = [key for key in keys if key in self._built]
+            for key in found:
+                del self._built[key]
+            return len(found)
+
     def clear(self) -> int:
         """Forget all, and return how many there were."""
         with self._lock:
@@ -104,6 +112,12 @@ def evict() -> bool:
     if found:
         _release_memory()
     return found
+
+
+def forget(keys: Iterable[Hashable]) -> None:
+    """Forget the models that were built for these keys, and give their memory back."""
+    if _models.forget(keys):
+        _release_memory()
 
 
 def unload() -> int:
