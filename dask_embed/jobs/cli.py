@@ -1,74 +1,148 @@
-"""The command ``dask-embed``."""
+"""The command ``dask-embed``, which is also ``dask embed``.
+
+Its list of commands is written without importing what they need.
+"""
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+import click
+
+from dask_embed._version import __version__
+from dask_embed.jobs.command.operators import COMMANDS, OperatorCommand
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+_EXAMPLES = """\b
+Examples:
+  dask-embed embed 'docs/*.parquet' --to vectors/ --model sentence-transformers/all-MiniLM-L6-v2
+  dask-embed embed s3://bucket/docs/ --to s3://bucket/vectors/ --model BAAI/bge-m3 \\
+      --cluster scheduler.json
+  dask-embed explain classify news.jsonl --model owner/topics --where "lang == 'en'"
+  dask-embed describe sentence-transformers/all-MiniLM-L6-v2
+  dask-embed run nightly.yaml --set where="day == '2026-11-26'"
+
+\b
+Completion, for bash (zsh and fish alike):
+  eval "$(_DASK_EMBED_COMPLETE=bash_source dask-embed)"
+"""
+
+
+class _Operators(click.Group):
+    """A group of a command for each operator, each made when it is wanted."""
+
+    explains = False
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*COMMANDS, *super().list_commands(ctx)]
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name in COMMANDS:
+            return OperatorCommand(name, explains=self.explains)
+        return super().get_command(ctx, name)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands; click would make each for it."""
+        rows = [(name, about.help) for name, about in COMMANDS.items()]
+        rows += [(name, each.get_short_help_str(70)) for name, each in self.commands.items()]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+
+class _Explained(_Operators):
+    explains = True
+
+
+@click.group("embed", cls=_Operators, context_settings=_SETTINGS, epilog=_EXAMPLES)
+@click.version_option(__version__, prog_name="dask-embed")
+def command() -> None:
+    """Run transformer models on columns of files: Parquet, lines of JSON, CSV, text."""
+
+
+@command.group("explain", cls=_Explained, context_settings=_SETTINGS)
+def explain() -> None:
+    """Print what a command would run; nothing is computed."""
+
+
+@command.command("run", context_settings={**_SETTINGS, "ignore_unknown_options": True})
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+@click.pass_context
+def run(ctx: click.Context, file: Path, options: tuple[str, ...]) -> Any:
+    """Run the command that a YAML file names, with its options.
+
+    OPTIONS are those of the command, and go before the file's.
+    """
+    from dask_embed.jobs.command.settings import command_of
+
+    name = command_of(file)
+    chosen = command.get_command(ctx, name) if name in COMMANDS else None
+    if chosen is None:
+        raise click.UsageError(
+            f"{file}: command must be one of {', '.join(COMMANDS)}; got {name!r}"
+        )
+    with chosen.make_context(name, ["--config", str(file), *options], parent=ctx.parent) as made:
+        return chosen.invoke(made)
+
+
+@command.command("describe", context_settings=_SETTINGS)
+@click.argument("model")
+@click.option("--task", help="With which head, by default that of the checkpoint.")
+@click.option("--json", "as_json", is_flag=True, help="Print one line of JSON.")
+def describe(model: str, task: str | None, as_json: bool) -> None:
+    """Load a model and say how it runs here: limit, batches, memory, traps."""
+    from dask_embed.jobs.command.describe import describe as print_description
+
+    print_description(model, task, as_json=as_json)
+
+
+@command.command("demo", context_settings=_SETTINGS)
+@click.option(
+    "--rows", type=click.IntRange(1), default=2000, show_default=True, help="Docstrings to read."
+)
+@click.option(
+    "--query", multiple=True, metavar="TEXT", help="A question; may be given several times."
+)
+@click.option(
+    "--packages",
+    multiple=True,
+    metavar="NAME",
+    help="An installed package to read, may be given several times (pandas, dask, distributed; "
+    "all above 6,000 rows).",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default=Path("demo-output"),
+    show_default=True,
+    help="Folder of the Parquet files, replaced on every run.",
+)
+def demo(rows: int, query: tuple[str, ...], packages: tuple[str, ...], output: Path) -> None:
+    """Embed the docstrings of installed packages and search them.
+
+    They are embedded with all-MiniLM-L6-v2 and written to Parquet; then questions are answered and
+    near-duplicates shown.
+    """
+    from dask_embed.jobs.command import ending
+    from dask_embed.jobs.demo import run_demo
+
+    try:
+        with ending.ends_soon(), ending.ends_with(ending.USAGE):
+            run_demo(rows=rows, queries=query, packages=packages or None, output=output)
+    except KeyboardInterrupt as error:
+        raise ending.ended(error) from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status; mistakes are one line on stderr."""
-    options = _parser().parse_args(arguments)
-    from dask_embed.jobs.demo import run_demo
-
     try:
-        run_demo(
-            rows=options.rows,
-            queries=options.query,
-            packages=options.packages,
-            output=options.output,
-        )
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        print(f"dask-embed: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("dask-embed: interrupted", file=sys.stderr)
-        return 130
+        command.main(arguments, prog_name="dask-embed")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else 1
     return 0
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dask-embed", description="Transformer models as lazy columns of Dask dataframes."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    demo = commands.add_parser(
-        "demo",
-        help="embed the docstrings of the installed packages and search them",
-        description=(
-            "Read the docstrings of the packages installed here, embed them with "
-            "all-MiniLM-L6-v2, write Parquet, answer questions and show near-duplicates."
-        ),
-    )
-    demo.add_argument("--rows", type=_rows, default=2000, help="docstrings to read (2000)")
-    demo.add_argument(
-        "--query", action="append", metavar="TEXT", help="a question; may be given several times"
-    )
-    demo.add_argument(
-        "--packages",
-        nargs="+",
-        metavar="NAME",
-        help="installed packages to read (pandas dask distributed; all above 6,000 rows)",
-    )
-    demo.add_argument(
-        "--output",
-        type=Path,
-        default=Path("demo-output"),
-        help="folder of the Parquet files, replaced on every run (demo-output)",
-    )
-    return parser
-
-
-def _rows(text: str) -> int:
-    try:
-        rows = int(text)
-    except ValueError:
-        rows = 0
-    if rows < 1:
-        raise argparse.ArgumentTypeError(f"a positive number of rows is needed, got {text!r}")
-    return rows
 
 
 if __name__ == "__main__":

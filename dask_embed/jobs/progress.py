@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import io
 import sys
 import threading
 import time
@@ -20,6 +21,8 @@ from dask_embed.jobs.inspection import Process, answers, current_client, process
 
 _REFRESH_SECONDS = 0.2
 _REFRESH_SECONDS_IN_A_LOG = 10.0
+# Of the command, whose log is read the morning after: each is a line of its own.
+_SECONDS_BETWEEN_LINES = 30.0
 # Workers are asked so often, because one that goes takes along what it has not told.
 _ASKING_SECONDS = 1.0
 # Asking the workers takes at most one part in so many of the time.
@@ -65,14 +68,31 @@ def progress(
     schedulers, and those of the client's workers. Workers may come and go: what one ran counts,
     and what another runs again in its place counts again.
     """
-    from tqdm import tqdm
-
-    total = _expected(total)
     usable_text("description", description)
     text_file("file", file)
+    with _shown(_expected(total), description, file, client, lines=False):
+        yield
+
+
+@contextlib.contextmanager
+def showing(frame: Any, *, client: Any = None) -> Iterator[None]:
+    """Show a bar on a terminal, and elsewhere a line now and then; see `progress`."""
+    on_screen = sys.stderr.isatty()
+    with _shown(_expected(frame), "rows", None, client, lines=not on_screen):
+        yield
+
+
+@contextlib.contextmanager
+def _shown(
+    total: int | None, description: str, file: TextIO | None, client: Any, *, lines: bool
+) -> Iterator[None]:
+    from tqdm import tqdm
+
     _require_a_scheduler_that_tells()
-    on_screen = getattr(file or sys.stderr, "isatty", bool)()
+    target = file or sys.stderr
+    on_screen = getattr(target, "isatty", bool)()
     pause = _REFRESH_SECONDS if on_screen else _REFRESH_SECONDS_IN_A_LOG
+    pause = _SECONDS_BETWEEN_LINES if lines else pause
     counts = _Counts(_client(client))
     started = time.monotonic()
     finished, given_up = threading.Event(), threading.Event()
@@ -81,7 +101,10 @@ def progress(
         bar.n = rows
         rate = tokens / max(time.monotonic() - started, 1e-9)
         bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-        bar.refresh()
+        if lines:
+            print(bar, file=target, flush=True)
+        else:
+            bar.refresh()
 
     def watch() -> None:
         asking, drawn, last = 0.0, started, False
@@ -95,7 +118,8 @@ def progress(
                 draw(*found)
                 drawn = now
 
-    with tqdm(total=total, desc=description, unit=" rows", file=file) as bar:
+    hidden = io.StringIO() if lines else file
+    with tqdm(total=total, desc=description, unit=" rows", file=hidden) as bar:
         watcher = threading.Thread(target=watch, name="dask-embed-progress", daemon=True)
         watcher.start()
         try:

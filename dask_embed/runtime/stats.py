@@ -17,6 +17,7 @@ _lock = threading.Lock()
 _totals: Counter[str] = Counter()
 # Among the totals: rows of finished partitions that are not counted as `rows`.
 _REST = "rest"
+_FINISHED = "finished"
 _records: deque[PartitionStats] = deque(maxlen=_KEPT_RECORDS)
 
 
@@ -161,6 +162,7 @@ class Meter:
         """Keep the record, and tell a distributed worker the counts."""
         with _lock:
             _records.append(self.record)
+            _totals[_FINISHED] += 1
         for name in _COUNTS:
             context_meter.digest_metric(f"model-{name}", getattr(self.record, name), name)
 
@@ -186,6 +188,12 @@ def rows_done() -> int:
     """Return the rows that operators are done with in this process so far, nulls included."""
     with _lock:
         return _totals["rows"] + _totals[_REST]
+
+
+def finished() -> int:
+    """Return how many partitions have a record, those that are not kept any more included."""
+    with _lock:
+        return _totals[_FINISHED]
 
 
 def records() -> list[PartitionStats]:

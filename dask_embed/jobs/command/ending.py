@@ -1,0 +1,133 @@
+"""How the command ends: its exit codes, mistakes in one line, signals."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from types import FrameType, TracebackType
+from typing import Any
+
+import click
+
+from dask_embed._validation import shown_error
+
+DONE, FAILED, USAGE, INPUT, MODEL, INTERRUPTED = range(6)
+# Seconds after a signal in which the job may end by itself.
+_GRACE = 8.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# What was run when an error came, by the module of the innermost of our frames, first match first.
+_KINDS = (
+    ("dask_embed.jobs.command.reading", INPUT),
+    ("dask_embed.jobs.command.inputs", INPUT),
+    ("dask_embed.jobs.engine", INPUT),
+    ("dask_embed.operators", INPUT),  # a row that cannot be used
+    ("dask_embed.lazy", INPUT),  # a partition that is not as its files say
+    ("dask_embed.models", MODEL),
+    ("dask_embed.loading", MODEL),
+    ("dask_embed.inference", MODEL),
+    ("dask_embed.runtime", MODEL),
+)
+_NO_FAULT_OF_OURS = ("dask_embed._", "dask_embed.jobs.command.ending")
+
+
+class Ended(click.ClickException):
+    """The job ended before it was done; click shows the message and takes the exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # of a class in click, here of each
+
+    def show(self, file: Any = None) -> None:
+        with contextlib.suppress(OSError):
+            click.echo(f"dask-embed: {self.format_message()}", file=file, err=file is None)
+
+
+@contextlib.contextmanager
+def ends_with(code: int) -> Iterator[None]:
+    """Give errors of the block, which are of what somebody wrote or lacks, an exit code."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError, NotImplementedError) as error:
+        raise Ended(_line(error), code) from error
+
+
+def ended(error: BaseException) -> Ended:
+    """Return how a job ends because of an error that came while it ran."""
+    if isinstance(error, Ended):
+        return error
+    if isinstance(error, KeyboardInterrupt):
+        return Ended("interrupted", INTERRUPTED)
+    code = _code(error)
+    if code == FAILED:
+        return Ended(shown_error(error), code)
+    return Ended(_line(error), code)
+
+
+def _code(error: BaseException) -> int:
+    if _is_lost(error):
+        return INTERRUPTED
+    module = _home(error.__traceback__)
+    for start, code in _KINDS:
+        if module.startswith(start):
+            return code
+    # what cannot be written now may be written later: a full disk, a store that does not answer
+    return INTERRUPTED if isinstance(error, OSError) else FAILED
+
+
+def _is_lost(error: BaseException) -> bool:
+    """Return whether the cluster is to blame: its scheduler is gone, or workers die."""
+    import concurrent.futures
+
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+    from distributed.comm import CommClosedError
+
+    lost = (KilledWorker, FutureCancelledError, CommClosedError, concurrent.futures.CancelledError)
+    return isinstance(error, lost)
+
+
+def _home(traceback: TracebackType | None) -> str:
+    """Return the module of the innermost frame that says what was done."""
+    found = ""
+    while traceback is not None:
+        module = traceback.tb_frame.f_globals.get("__name__", "")
+        if module.startswith("dask_embed.") and not module.startswith(_NO_FAULT_OF_OURS):
+            found = module
+        traceback = traceback.tb_next
+    return found
+
+
+def _line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+@contextlib.contextmanager
+def ends_soon() -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP interrupt the block, and end the process soon after.
+
+    A second signal ends it at once. What a job has written is whole at any time, so nothing is
+    lost by that.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in _SIGNALS:
+            signal.signal(each, lambda number, frame: os._exit(INTERRUPTED))
+        last = threading.Timer(_GRACE, os._exit, (INTERRUPTED,))
+        last.daemon = True
+        last.start()
+        raise KeyboardInterrupt
+
+    before = {each: signal.signal(each, interrupt) for each in _SIGNALS}
+    try:
+        yield
+    finally:
+        for each, handler in before.items():
+            if signal.getsignal(each) is interrupt:
+                signal.signal(each, handler)

@@ -1,0 +1,293 @@
+"""One run of an operator from files to a folder: the steps, and what is said of them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import re
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import click
+
+from dask_embed._secrets import refuse_secrets
+from dask_embed._validation import meant, shown
+from dask_embed.jobs.command import ending
+from dask_embed.jobs.command.ending import Ended, ends_soon, ends_with
+
+_SHARE = re.compile(r"(\d+)/(\d+)")
+# Of a column that both an operator and an option of the command could name.
+_OUTPUT_HINT = "(--output names the column that is appended)"
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What the command was told besides its operator; a field for each option."""
+
+    input: tuple[str, ...] = ()
+    format: str = "auto"
+    where: str | None = None
+    columns: tuple[str, ...] = ()
+    partition_size: str | None = None
+    skip_bad_files: bool = False
+    to: str | None = None
+    overwrite: bool = False
+    append: bool = False
+    array: str | None = None
+    dry_run: bool = False
+    cluster: str | None = None
+    workers: int | None = None
+    threads: int | None = None
+    memory: str | None = None
+    log: str | None = None
+    as_json: bool = False
+    quiet: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.input:
+            raise ValueError("INPUT is missing: files, globs or a folder to read")
+        for field in dataclasses.fields(self):
+            refuse_secrets(field.name, getattr(self, field.name))
+        names = [name.strip() for each in self.columns for name in each.split(",")]
+        object.__setattr__(self, "columns", tuple(name for name in names if name))
+        if self.overwrite and self.append:
+            raise ValueError("overwrite replaces what append adds to: give one of them")
+        if self.cluster is None and (self.workers or self.memory):
+            raise ValueError("workers and memory are of a cluster: add --cluster local")
+        self.share()
+
+    def share(self) -> tuple[int, int] | None:
+        """Return which share of the partitions is wanted, and of how many."""
+        if self.array is None:
+            return None
+        found = _SHARE.fullmatch(self.array)
+        number, count = (int(found[1]), int(found[2])) if found else (0, 0)
+        if number >= count:
+            raise ValueError(
+                f"array must be I/N, as in 0/4 for the first of four shares, got {self.array!r}"
+            )
+        return number, count
+
+    def folder(self) -> str:
+        """Return where the rows go: a folder for each share, so that none waits for another."""
+        if not self.to:
+            raise ValueError(f"to is missing: the folder of the results {_OUTPUT_HINT}")
+        share = self.share()
+        return self.to if share is None else f"{self.to.rstrip('/')}/{share[0]}-of-{share[1]}"
+
+
+def run(
+    command: str,
+    operator: Any,
+    given: Mapping[str, Any],
+    model: Mapping[str, Any],
+    options: Mapping[str, Any],
+    places: Mapping[str, str],
+    *,
+    explains: bool,
+) -> None:
+    """Run a command with the options that it was given.
+
+    Parameters
+    ----------
+    command : str
+    operator : type
+    given, model : mapping
+        Arguments of the operator, and of the model that it runs.
+    options : mapping
+        Those of `Job`.
+    places : mapping
+        Where options stand that come from a file.
+    explains : bool
+        Only print the plan.
+
+    Raises
+    ------
+    Ended
+        If it does not get to its end; with the exit code.
+    """
+    with ends_soon(), _warnings_in_lines():
+        with _usage(places):
+            job = Job(**options)
+            if not explains:
+                job.folder()
+            made = _operator(operator, given, model)
+        from dask_embed.jobs.run_log import RunLog
+
+        log = RunLog(job.log, command, {**options, **given, **model})
+        try:
+            with ends_with(ending.USAGE):
+                log.begin()
+            told = _run(job, made, log, explains=explains or job.dry_run)
+        except BaseException as error:
+            end = ending.ended(error)
+            _tell(job, log.end(end.exit_code, {"error": end.message}))
+            raise end from error
+        _tell(job, log.end(ending.DONE, told))
+
+
+def _operator(operator: Any, given: Mapping[str, Any], model: Mapping[str, Any]) -> Any:
+    if not model:
+        return operator(**given)
+    from dask_embed.models.spec import Model
+
+    return operator(**{**given, "model": Model(given["model"], **model)})
+
+
+@contextlib.contextmanager
+def _usage(places: Mapping[str, str]) -> Iterator[None]:
+    """Give mistakes in options the exit code of usage, and the place of the option in its file."""
+    try:
+        yield
+    except (ValueError, TypeError) as error:
+        text = " ".join(str(error).split())
+        first = re.match(r"\w+", text)
+        place = places.get(first[0] if first else "", "")
+        raise Ended(f"{place}: {text}" if place else text, ending.USAGE) from error
+
+
+def _run(job: Job, operator: Any, log: Any, *, explains: bool) -> dict[str, Any]:
+    """Run, and return what the last line of json tells."""
+    with _scheduler(job) as client:
+        with ends_with(ending.INPUT):
+            rows, bad = _rows(job, operator)
+        for file, problem in bad.items():
+            click.echo(f"dask-embed: left out {file}: {problem}", err=True)
+            log.add("bad file", file=file, problem=problem)
+        out = _results(job, operator, rows)
+        told: dict[str, Any] = {"partitions": out.npartitions, "bad_files": [*bad]}
+        if explains:
+            _explain(job, out)
+            return told
+        folder = job.folder()
+        with log.watching(client):
+            _write(job, out, folder, client)
+        return {**told, "to": folder, **log.counts()}
+
+
+def _rows(job: Job, operator: Any) -> tuple[Any, dict[str, str]]:
+    """Return the rows of the inputs, and the files that are left out."""
+    from dask_embed.jobs.command.inputs import find_inputs
+    from dask_embed.jobs.command.reading import bad_files, open_inputs
+
+    inputs = find_inputs(job.input, job.format)
+    if job.skip_bad_files:
+        inputs = inputs.without(bad_files(inputs))
+    wanted = None
+    if job.columns and not job.where:
+        results = operator.output_columns
+        wanted = [name for name in job.columns if name not in results]
+        wanted += [name for name in operator.input_columns if name not in wanted]
+    return open_inputs(inputs, job.partition_size, wanted), inputs.bad
+
+
+def _results(job: Job, operator: Any, rows: Any) -> Any:
+    """Return the rows that are wanted with their results, lazily."""
+    from dask_embed.jobs.command.where import condition
+
+    with ends_with(ending.MODEL):
+        operator = operator.pinned()
+        operator.types()
+    with ends_with(ending.INPUT):
+        operator.check(rows._meta)
+    with ends_with(ending.MODEL):
+        out = operator(rows)
+    with ends_with(ending.USAGE):
+        if job.where:
+            out = out[condition(job.where, out)]
+        if job.columns:
+            out = out[_named_columns(job.columns, list(out.columns))]
+    share = job.share()
+    if share is not None:
+        number, count = share
+        out = out.partitions[list(range(number, out.npartitions, count))]
+    return out
+
+
+def _named_columns(names: tuple[str, ...], columns: list[str]) -> list[str]:
+    for name in names:
+        if name not in columns:
+            raise ValueError(
+                f"columns names {name!r}, which the rows have not{meant(name, columns)}; their "
+                f"columns are {shown(columns)}"
+            )
+    return list(dict.fromkeys(names))
+
+
+def _explain(job: Job, out: Any) -> None:
+    from dask_embed.lazy.explain import explain
+
+    explain(out, file=sys.stderr if job.as_json else None)
+    if job.to:
+        click.echo(f"Into {job.folder()}, a file for each partition", err=job.as_json)
+
+
+def _write(job: Job, out: Any, folder: str, client: Any) -> None:
+    from dask_embed.jobs.parquet import to_parquet
+    from dask_embed.jobs.progress import showing
+
+    with ends_with(ending.USAGE):
+        written = to_parquet(out, folder, overwrite=job.overwrite, append=job.append, compute=False)
+    del written
+    quiet = contextlib.nullcontext() if job.quiet else showing(out, client=client)
+    with quiet:
+        to_parquet(out, folder, overwrite=job.overwrite, append=job.append)
+
+
+@contextlib.contextmanager
+def _scheduler(job: Job) -> Iterator[Any]:
+    """Give the client of the cluster, None where the job runs in this process."""
+    import dask
+
+    if job.cluster is None:
+        with dask.config.set(scheduler="threads", num_workers=job.threads or dask.system.CPU_COUNT):
+            if job.threads:
+                import torch
+
+                torch.set_num_threads(job.threads)
+            yield None
+        return
+    from dask_embed.jobs.cluster import cluster
+
+    options: dict[str, Any] = {"workers": job.workers, "threads": job.threads, "memory": job.memory}
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(
+                cluster(job.cluster, **{name: each for name, each in options.items() if each})
+            )
+        except (ValueError, TypeError, ImportError) as error:
+            raise Ended(" ".join(str(error).split()), ending.USAGE) from error
+        except OSError as error:  # also a timeout: it may be there later
+            text = f"no scheduler answers at {job.cluster!r}: {' '.join(str(error).split())}"
+            raise Ended(text, ending.INTERRUPTED) from error
+        yield client
+
+
+@contextlib.contextmanager
+def _warnings_in_lines() -> Iterator[None]:
+    """Show warnings as lines of the command, without the place in code that they come from."""
+
+    def show(message: Any, *rest: Any, **options: Any) -> None:
+        with contextlib.suppress(OSError):
+            click.echo(f"dask-embed: {' '.join(str(message).split())}", err=True)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("default", UserWarning)
+        warnings.showwarning = show
+        yield
+
+
+def _tell(job: Job, told: dict[str, Any]) -> None:
+    """Print the last line; that nobody reads it any more is no failure of the job."""
+    try:
+        if job.as_json:
+            print(json.dumps(told), flush=True)
+        elif "to" in told:
+            line = "{rows:,} rows in {seconds:,.1f} s, written to {to}/"
+            print(line.format_map(told).replace("//", "/"), flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,111 @@
+"""The log of a run in lines of json: what ran where, how long, and what failed."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from dask_embed._version import __version__
+
+Told = tuple[tuple[str, int], tuple[int, list[dict[str, Any]]]]
+"""A process, how many partitions it has finished since it began, and the latest of them."""
+
+
+class RunLog:
+    """Collects what a run did, and adds it to a file line by line.
+
+    Parameters
+    ----------
+    file : str, optional
+        To append to; without one nothing is written.
+    command : str
+    options : mapping
+        What it was told; only what is set is written.
+    """
+
+    def __init__(self, file: str | None, command: str, options: Mapping[str, Any]) -> None:
+        self._file = file
+        self._command = command
+        self._options = {
+            name: each for name, each in options.items() if each not in (None, (), False)
+        }
+        self._run = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+        self._started = time.monotonic()
+        self._records: list[dict[str, Any]] = []
+
+    def begin(self) -> None:
+        """Write that the run begins.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be written.
+        """
+        self.add(
+            "begin",
+            command=self._command,
+            options=self._options,
+            version=__version__,
+            host=socket.gethostname(),
+            process=os.getpid(),
+        )
+
+    def add(self, event: str, **told: Any) -> None:
+        """Write a line."""
+        if self._file is None:
+            return
+        now = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
+        line = json.dumps({"time": now, "run": self._run, "event": event, **told}, default=str)
+        with open(self._file, "a", encoding="utf8") as file:
+            file.write(line + "\n")
+
+    @contextlib.contextmanager
+    def watching(self, client: Any) -> Iterator[None]:
+        """Note the partitions that operators finish within the block, here and on workers."""
+        before = {process: finished for process, (finished, _) in _asked(client).values()}
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # the cluster is gone, and took along what it knew
+                for worker, (process, (finished, records)) in _asked(client).items():
+                    new = finished - before.get(process, 0)
+                    self._records += [{"worker": worker, **each} for each in records[-new:] if new]
+            for record in self._records:
+                self.add("partition", **record)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of all partitions together."""
+        names = ("rows", "failed", "tokens", "padding", "splits", "truncated")
+        return {name: sum(each[name] for each in self._records) for name in names}
+
+    def end(self, exit_code: int, told: Mapping[str, Any]) -> dict[str, Any]:
+        """Write how the run ended, and return what was written."""
+        seconds = round(time.monotonic() - self._started, 3)
+        line = {"exit_code": exit_code, "seconds": seconds, **told}
+        with contextlib.suppress(OSError):
+            self.add("end", **line)
+        return {"command": self._command, **line}
+
+
+def _asked(client: Any) -> dict[str, Told]:
+    """Return what this process has finished, and the workers of a client, by address."""
+    found = {"": _told()}
+    if client is not None and client.status == "running":
+        for address, answer in client.run(_told, on_error="return").items():
+            if not isinstance(answer, BaseException) and answer[0] != found[""][0]:
+                found[address] = answer
+    return found
+
+
+def _told() -> Told:
+    from dask_embed.runtime.stats import finished, records
+
+    process = (socket.gethostname(), os.getpid())
+    return process, (finished(), [dataclasses.asdict(record) for record in records()])
