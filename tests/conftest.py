@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.util
 import os
+import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 # Every test computes anew what an earlier one computed, here and in the workers that it starts.
@@ -70,3 +75,36 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for need, there in present.items():
             if not there and item.get_closest_marker(need):
                 item.add_marker(pytest.mark.skip(reason=f"needs {need} and an NVIDIA GPU"))
+
+
+_TOKENS = """
+import base64, pickle, sys
+from dask.base import tokenize
+for line in sys.stdin:
+    print(*map(tokenize, pickle.loads(base64.b64decode(line))), flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def tokens_elsewhere() -> Iterator[Callable[[Any], list[str]]]:
+    """Return a function that gives the Dask tokens of objects in another process, one for all."""
+    tests = str(Path(__file__).parent)  # where an operator's class may come from
+    environment = {**os.environ, "PYTHONHASHSEED": "77"}
+    environment["PYTHONPATH"] = os.pathsep.join([tests, *filter(None, [os.getenv("PYTHONPATH")])])
+    with subprocess.Popen(
+        [sys.executable, "-c", _TOKENS],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+
+        def tokens(objects: Any) -> list[str]:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(base64.b64encode(pickle.dumps(objects)).decode() + "\n")
+            process.stdin.flush()
+            return process.stdout.readline().split()
+
+        yield tokens
+        process.kill()
