@@ -124,6 +124,12 @@ def describe_model(model: str | Path | Model, task: str | None = None) -> ModelD
     import_libraries()
     spec = Model.of(model)
     checkpoint = read_checkpoint(spec)
+    if checkpoint.static is not None:
+        raise ValueError(
+            f"model {spec.name!r} is a table of {checkpoint.static.tokens} vectors of dimension "
+            f"{checkpoint.static.dimension} (StaticEmbedding): it runs in no batches, and there is "
+            "nothing else to describe"
+        )
     resolved = pinned(spec, checkpoint)
     runner = _runner(resolved, checkpoint, task)
     loaded, verdict = runner.loaded, runner.verdict

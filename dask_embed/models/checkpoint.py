@@ -17,15 +17,17 @@ from dask_embed._validation import (
 )
 from dask_embed.models.bounds import require_generation, require_sizes, require_weights_for
 from dask_embed.models.classes import gives_one_vector, plain_class
-from dask_embed.models.dual import has_text_side, text_width
+from dask_embed.models.dual import TABLE, has_text_side, text_width
 from dask_embed.models.foreign import told_as
 from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
 from dask_embed.models.modules import (
     Dense,
     LayerNorm,
     Pooling,
+    StaticEmbedding,
     VectorModule,
     first_json,
+    has_table,
     read_json,
     read_modules,
 )
@@ -35,6 +37,7 @@ from dask_embed.models.sentence import SentenceSettings, read_sentence_settings
 from dask_embed.models.settings import model_settings
 from dask_embed.models.sources import TOKENIZER_FILES, tokenizer_folder
 from dask_embed.models.spec import Model
+from dask_embed.models.static import StaticTable, read_static_table, require_static
 from dask_embed.models.weights import Weights, find_weights
 from dask_embed.runtime.libraries import importing
 
@@ -76,6 +79,8 @@ class Checkpoint:
         What else a sentence-transformers folder says.
     own_tokenizer : Path or None
         Folder of the tokenizer where another one than the checkpoint's was asked for.
+    static : StaticTable or None
+        The table of token vectors that stands in place of a transformer.
     """
 
     folder: Path
@@ -86,6 +91,7 @@ class Checkpoint:
     modules: tuple[VectorModule, ...] = ()
     sentence: SentenceSettings = field(default_factory=SentenceSettings)
     own_tokenizer: Path | None = None
+    static: StaticTable | None = None
 
     @property
     def tokenizer_folder(self) -> Path:
@@ -171,6 +177,8 @@ class Checkpoint:
     @property
     def default_limit(self) -> int | None:
         """Most tokens of a sequence where nobody asks for another limit, None without one."""
+        if self.static is not None:
+            return None
         limits = (self.position_limit, self.sentence.max_seq_length or self.tokenizer_limit)
         return min((value for value in limits if value is not None), default=None)
 
@@ -205,6 +213,8 @@ def read_checkpoint(
     A local folder must hold weights, unless `needs_weights` is false: for its tokenizer alone.
     """
     root, revision = locate(model, weights=weights)
+    if not weights and has_table(root):  # whose size only the header of its weights tells
+        root, revision = locate(model, weights=True)
     tokenizer = None if model.tokenizer is None else tokenizer_folder(model)[0]
     known = model.factory is None
     checkpoint = _read(
@@ -217,6 +227,9 @@ def read_checkpoint(
         model.model_kwargs,
     )
     _require_tokenizer(checkpoint)
+    if checkpoint.static is not None:
+        require_static(model)
+        return checkpoint
     if weights or needs_weights:
         _require_named_adapter(checkpoint, model)
     if weights or (needs_weights and revision.startswith("local-")):
@@ -242,17 +255,21 @@ def _read(
         sentence = SentenceSettings()
         if listed is not None:  # without it sentence-transformers reads no other settings either
             sentence = read_sentence_settings(root, folder, classifies=pooling is None)
+        table = read_static_table(folder) if isinstance(pooling, StaticEmbedding) else None
         generation = first_json(folder, ("generation_config.json",))
         require_generation(generation, f"the generation_config.json of {str(folder)!r}")
         checkpoint = Checkpoint(
             folder=folder,
             root=root,
             revision=revision,
-            config=_read_config(folder, trust_remote_code, known, labels, dict(fields)),
-            pooling=pooling,
+            config=_read_config(folder, trust_remote_code, known, labels, dict(fields))
+            if table is None
+            else _config_of_table(table),
+            pooling=Pooling(("mean",)) if isinstance(pooling, StaticEmbedding) else pooling,
             modules=modules,
             sentence=sentence,
             own_tokenizer=tokenizer,
+            static=table,
         )
         _require_kinds(checkpoint)
     return checkpoint
@@ -301,6 +318,14 @@ def _read_config(
         raise ValueError(f"model folder {str(folder)!r} holds no config.json")
     with importing():
         return _config_of(file, trust_remote_code, known, labels, fields)
+
+
+def _config_of_table(table: StaticTable) -> PretrainedConfig:
+    """Return what the configuration of a model with the sizes of a table would be."""
+    with importing():
+        from transformers import PretrainedConfig
+    sizes = {"vocab_size": table.tokens, "hidden_size": table.dimension}
+    return PretrainedConfig.from_dict({"model_type": TABLE, **sizes})
 
 
 def _config_of(

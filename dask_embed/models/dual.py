@@ -25,6 +25,10 @@ _LAST_PLACE = ("siglip_text_model", "siglip2_text_model")
 _WIDTHS = ("projection_dim", "projection_size", "hidden_size")
 
 
+TABLE = "static-embedding"
+"""What is told as the type of a table of vectors in place of a transformer."""
+
+
 def has_text_side(config: PretrainedConfig) -> bool:
     """Return whether models of a configuration have vectors of texts beside others."""
     kind: Any = type(config)
@@ -51,7 +55,7 @@ def text_width(config: Any) -> int:
 
 def require_token_vectors(name: str, config: PretrainedConfig, wanted: str) -> None:
     """Raise ValueError if a model has no vectors of tokens, which is `wanted`."""
-    if has_text_side(config):
+    if has_text_side(config) or config.model_type == TABLE:
         raise ValueError(
             f"{wanted} needs token vectors, and model {name!r} ({config.model_type}) gives one "
             "vector of a text; use Embedder with pooling='auto'"

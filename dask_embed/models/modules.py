@@ -125,18 +125,28 @@ class Normalize:
         return dimension
 
 
+@dataclass(frozen=True)
+class StaticEmbedding:
+    """A vector of each token from a table, and their mean: in place of a transformer."""
+
+    path: str
+
+
 VectorModule = Dense | LayerNorm | Truncate | Normalize
 HeadModule = Pooling | VectorModule
 
 
-def read_modules(folder: Path) -> tuple[str, Pooling | None, tuple[VectorModule, ...]] | None:
+def read_modules(
+    folder: Path,
+) -> tuple[str, Pooling | StaticEmbedding | None, tuple[VectorModule, ...]] | None:
     """Read ``modules.json``.
 
     Returns
     -------
     tuple or None
         The transformer's subfolder, its pooling (None for a cross-encoder, whose transformer has
-        the head), and the modules after that; None if `folder` is a plain transformers checkpoint.
+        the head) or the table that stands in place of both, and the modules after that; None if
+        `folder` is a plain transformers checkpoint.
 
     Raises
     ------
@@ -150,21 +160,36 @@ def read_modules(folder: Path) -> tuple[str, Pooling | None, tuple[VectorModule,
     for entry in entries:
         _require_below(folder, entry.get("path", ""))
         require_known(entry, _ENTRY, f"modules.json of {str(folder)!r}")
-    if not entries or _kind(entries[0]) != "Transformer":
+    if not entries or _kind(entries[0]) not in ("Transformer", "StaticEmbedding"):
         given = entries[0]["type"] if entries else "nothing"
-        raise ValueError(f"modules.json must begin with a Transformer module, got {shown(given)}")
+        raise ValueError(
+            "modules.json must begin with a Transformer or StaticEmbedding module, got "
+            f"{shown(given)}"
+        )
+    if _kind(entries[0]) == "StaticEmbedding":
+        path = entries[0].get("path", "")
+        return path, StaticEmbedding(path), _after_pooling(folder, entries, pooled=True)[1]
     if len(entries) == 1 and _has_classifier(folder / entries[0].get("path", "")):
         return entries[0].get("path", ""), None, ()
+    pooling, after = _after_pooling(folder, entries)
+    return entries[0].get("path", ""), pooling, after
+
+
+def _after_pooling(
+    folder: Path, entries: list[dict[str, Any]], *, pooled: bool = False
+) -> tuple[Pooling | None, tuple[VectorModule, ...]]:
+    """Return the pooling, None where the first module has done that, and what follows it."""
     head = [_read_module(folder, entry) for entry in entries[1:]]
     kept = [module for module in head if module is not None]
-    pooling = kept[0] if kept else None
     after = tuple(module for module in kept if not isinstance(module, Pooling))
-    if not isinstance(pooling, Pooling) or len(after) != len(kept) - 1:
+    if pooled and len(after) == len(kept):
+        return None, after
+    if pooled or len(after) != len(kept) - 1 or not isinstance(kept[0], Pooling):
         raise ValueError(
-            "modules.json must have one Pooling module, right after the Transformer; got "
-            f"{[entry['type'] for entry in entries]}"
+            "modules.json must have one Pooling module, right after the Transformer, and none "
+            f"after a StaticEmbedding; got {[entry['type'] for entry in entries]}"
         )
-    return entries[0].get("path", ""), pooling, after
+    return kept[0], after
 
 
 def _require_below(folder: Path, path: Any) -> None:
@@ -229,9 +254,20 @@ def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:
         return None
     raise ValueError(
         f"modules.json names the module {entry['type']!r}, which cannot be run here; supported "
-        "are Transformer, Pooling, Dense, LayerNorm, Normalize and Dropout of "
+        "are Transformer, StaticEmbedding, Pooling, Dense, LayerNorm, Normalize and Dropout of "
         "sentence-transformers"
     )
+
+
+def has_table(folder: Path) -> bool:
+    """Return whether a folder's first module is a table in place of a transformer."""
+    listing = folder / "modules.json"
+    entries = read_json(listing, list) if listing.is_file() else []
+    return any(isinstance(each, dict) and _is_table(each) for each in entries)
+
+
+def _is_table(entry: dict[str, Any]) -> bool:
+    return isinstance(entry.get("type"), str) and _kind(entry) == "StaticEmbedding"
 
 
 def _has_classifier(folder: Path) -> bool:

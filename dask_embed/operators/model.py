@@ -105,6 +105,9 @@ class ModelOperator(ColumnOperator):
     task: ClassVar[str] = "embed"
     """Which head the model has: a name of `dask_embed.models.tasks.TASKS`."""
 
+    takes_tables: ClassVar[bool] = False
+    """Whether a table of token vectors in place of a transformer will do."""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", Model.of(self.model))
         super().__post_init__()
@@ -282,6 +285,11 @@ class ModelOperator(ColumnOperator):
 
     def types(self) -> dict[str, pa.DataType]:
         checkpoint = read_checkpoint(self.spec)
+        if checkpoint.static is not None and not self.takes_tables:
+            raise ValueError(
+                f"model {self.spec.name!r} is a table of vectors (StaticEmbedding) and no "
+                f"transformer, which {type(self).__name__} needs; Embedder runs it"
+            )
         require_head(self.task, checkpoint, self.spec)
         self.limit(checkpoint)
         types = self.output_types(checkpoint)

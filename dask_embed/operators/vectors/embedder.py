@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -17,8 +17,10 @@ from dask_embed.inference.encoding import encode_chats
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.dual import require_token_vectors
 from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
+from dask_embed.models.static import static_tokenizer
 from dask_embed.operators.base import Frame
 from dask_embed.operators.model import ModelOperator
+from dask_embed.operators.rehearsal import EXAMPLES
 from dask_embed.text.chats import ChatRules
 from dask_embed.tokens.encoded import Encoded, Row
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from dask_embed.inference.embedding import EmbeddingRequest
+    from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.runner import Runner
     from dask_embed.runtime.stats import Meter
 
@@ -40,7 +43,9 @@ class Embedder(ModelOperator):
         Hub id, local folder or specification. A sentence-transformers checkpoint is honoured in
         full (pooling, dense layers, normalization, prompts, limits). Any other encoder, decoder
         or encoder half of an encoder-decoder gives the mean, one that was made for writing
-        (``...ForCausalLM``) the vector of the last token, unless `pooling` says otherwise.
+        (``...ForCausalLM``) the vector of the last token, unless `pooling` says otherwise. A table
+        of token vectors in place of a transformer (``StaticEmbedding``, model2vec) gives their mean
+        without batches, on the CPU, as fast as texts are tokenized.
     column : str
         The text column.
     output : str
@@ -98,6 +103,7 @@ class Embedder(ModelOperator):
     """
 
     method: ClassVar[str] = "embed"
+    takes_tables: ClassVar[bool] = True
 
     column: str = "text"
     output: str = "embedding"
@@ -233,6 +239,27 @@ class Embedder(ModelOperator):
         prompt = self.prompt_text(checkpoint) or ""
         return super().encode(runner, [(prompt + text,) for text in texts])
 
+    def rehearse(self) -> None:
+        checkpoint = read_checkpoint(self.spec)
+        if checkpoint.static is None:
+            super().rehearse()
+        else:
+            static_tokenizer(checkpoint.static, checkpoint.revision)
+
+    def examples(self) -> Iterator[list[TextColumn]]:
+        if read_checkpoint(self.spec).static is None:
+            yield from super().examples()
+        else:
+            yield from ([TextColumn([text])] for text in EXAMPLES)
+
+    def footprint(self, threads: int, *, on_gpu: bool = False) -> Footprint | None:
+        if read_checkpoint(self.spec).static is not None:
+            return None  # of a table: little, and no batches
+        return super().footprint(threads, on_gpu=on_gpu)
+
+    def _special_tokens(self) -> int:
+        return 0 if read_checkpoint(self.spec).static is not None else super()._special_tokens()
+
     def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         chats = self.chat_rules(read_checkpoint(self.spec)) is not None
         return 0 if chats else super().special_tokens(tokenizer)  # a template writes its own
@@ -259,6 +286,8 @@ class Embedder(ModelOperator):
 
     def tokens_key(self) -> Hashable:
         checkpoint = read_checkpoint(self.spec)
+        if checkpoint.static is not None:
+            return None
         key, rules = super().tokens_key(), self.chat_rules(checkpoint)
         if rules is not None:
             return (key, rules, checkpoint.revision, self.max_chars)
@@ -279,6 +308,11 @@ class Embedder(ModelOperator):
 
     def modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """Return what follows the transformer, with what this operator says in its place."""
+        if checkpoint.static is not None and self.pooling not in ("auto", ("mean",)):
+            raise ValueError(
+                f"model {self.spec.name!r} is a table of vectors (StaticEmbedding), whose pooling "
+                f"is the mean; got pooling={shown(self.pooling)}"
+            )
         if self.pooling == ("none",):
             require_token_vectors(self.spec.name, checkpoint.config, "pooling='none'")
             if self.truncate_dim or self.normalize is True:
@@ -315,6 +349,12 @@ def embed_together(
     """Return the results of embedders with an equal `Embedder.forward_key`, from one pass."""
     from dask_embed.inference.embedding import embed_tokens, embed_vectors
 
+    checkpoint = read_checkpoint(embedders[0].spec)
+    if checkpoint.static is not None:
+        from dask_embed.inference.static import embed_static
+
+        asked = [embedder.request(checkpoint) for embedder in embedders]
+        return embed_static(asked, checkpoint, column, on_device=on_device, meter=meter)
     runner = embedders[0].runner()
     checkpoint = runner.loaded.checkpoint
     requests = [embedder.request(checkpoint) for embedder in embedders]
