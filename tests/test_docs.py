@@ -11,7 +11,7 @@ import pytest
 import dask_embed as de
 
 FOLDER = Path(__file__).parent.parent / "docs"
-PAGES = ("index.md", "how_do_i.md", "operators.md", "own_operators.md", "parquet.md")
+PAGES = ("index.md", "how_do_i.md", "operators.md", "own_operators.md", "parquet.md", "resume.md")
 
 
 def blocks(page: str) -> list[str]:

@@ -17,6 +17,11 @@ from dask_embed.jobs.engine import VectorEngine
 from dask_embed.jobs.folder import EXTENSIONS
 
 _LONGEST_NAME = 255  # bytes of the name of a file
+_WITHOUT_RESUME = {
+    "repeat": "which leaves rows that are there as they are; leave one of them out",
+    "name_function": "which names files by what they hold; leave one of them out",
+    "write_metadata_file": "which does not hold what partitions of before wrote; leave one out",
+}
 
 
 def folder_path(path: Any) -> str:
@@ -148,6 +153,9 @@ def _require_effect(given: Mapping[str, Any]) -> None:
     for name in ("repeat", "ignore_divisions"):
         if given.get(name) and not given["append"]:
             raise ValueError(f"{name}=True has no effect on what is not appended: add append=True")
+    for name in _WITHOUT_RESUME if given["resume"] else ():
+        if given.get(name) is not None and given[name] is not False:
+            raise ValueError(f"{name} does not go with resume=True, {_WITHOUT_RESUME[name]}")
     if given.get("compute_kwargs") and not given["compute"]:
         raise ValueError(
             f"compute_kwargs={shown(given['compute_kwargs'])} has no effect with compute=False: "

@@ -10,12 +10,12 @@ wrote them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import datetime
 import json
 import os
 import re
-import socket
+import shutil
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -24,15 +24,14 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._validation import shown_error
+from dask_embed.jobs.commit import write_file
 
 METADATA_KEY = "dask_embed"
 MARK = "_dask_embed_unfinished"
-# In the hidden name of a file on a local disk that is not whole.
-UNFINISHED = ".unfinished-"
 EXTENSIONS = (".parquet", ".parq", ".pq")
 # Footers of files that are read at a time.
 READERS = 16
-_SUMMARIES = ("_metadata", "_common_metadata")
+SUMMARIES = ("_metadata", "_common_metadata")
 _PART = re.compile(r"part\.(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.parquet")
 
 
@@ -48,17 +47,25 @@ class Run:
     frame : str
         Token of the frame, 8 hexadecimal digits.
     name : str
-        What no other write has, 8 hexadecimal digits.
+        What no other write has, 8 hexadecimal digits; of one that can be gone on with what its
+        identity decides.
+    resumes : bool
+        Whether it can be gone on with: each partition that is done gets a record.
     """
 
     fs: Any
     path: str
     frame: str
     name: str
+    resumes: bool = False
 
     def part_name(self, place: int) -> str:
         """Return the name of a file, from the place of its partition."""
         return f"part.{place}-{self.frame}-{self.name}.parquet"
+
+    def wrote(self, file: str) -> bool:
+        """Return whether the name of a file says that this run wrote it."""
+        return file.endswith(f"-{self.frame}-{self.name}.parquet")
 
     def holds(self) -> bool:
         """Return whether the folder's mark is this run's."""
@@ -79,167 +86,6 @@ class Run:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """What a run may find in the folder, and what is to be gone at its end.
-
-    Attributes
-    ----------
-    run : Run
-    before : frozenset of str
-        Data files that were there when the job was built, relative to the folder.
-    replaces : bool
-        Whether they are to be gone at its end.
-    names : tuple of str, optional
-        Names of the job's files, if they are not those of `Run.part_name`.
-    takes_over : str, optional
-        The run whose mark may be replaced: a dead job's, "" where its mark does not tell.
-    summarized : bool
-        Whether the job writes ``_metadata``.
-    """
-
-    run: Run
-    before: frozenset[str]
-    replaces: bool = False
-    names: tuple[str, ...] | None = None
-    takes_over: str | None = None
-    summarized: bool = False
-
-    def begin(self) -> None:
-        """Mark the folder as this job's; nothing where it is already.
-
-        Raises
-        ------
-        FileExistsError
-            If another job writes there, or the folder is no more what it was when this job was
-            built.
-        """
-        run = self.run
-        if run.holds():
-            return
-        self._mark()
-        changed = self._changed()
-        if changed:
-            self._unmark()
-            raise FileExistsError(
-                f"{run.path!r} is not what it was when this write was built: {changed}; build it "
-                "again"
-            )
-
-    def _mark(self) -> None:
-        run = self.run
-        content = {
-            "run": run.name,
-            "frame": run.frame,
-            "host": socket.gethostname(),
-            "process": os.getpid(),
-            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "names": self.names,
-        }
-        make_folder(run.fs, run.path)
-        found = read_mark(run.fs, run.path)
-        if found is None:
-            create_file(run.fs, mark_path(run.path), json.dumps(content).encode())
-        elif self.takes_over is not None and found.get("run", "") == self.takes_over:
-            write_mark(run.fs, run.path, {**content, "after": found})
-        found = read_mark(run.fs, run.path)
-        if found is None or found.get("run") != run.name:
-            raise FileExistsError(
-                f"{run.path!r} is being written by {told(found or {})}: two jobs in one folder "
-                "would lose rows"
-            )
-
-    def _unmark(self) -> None:
-        """Leave the folder as it was before: with the mark of a dead job, if there was one."""
-        run = self.run
-        before = (read_mark(run.fs, run.path) or {}).get("after")
-        if before is None:
-            run.fs.rm_file(mark_path(run.path))
-        else:
-            write_mark(run.fs, run.path, before)
-
-    def _changed(self) -> str:
-        """Return in words how the folder differs from when the job was built, "" if it does not."""
-        present = data_files(self.run.fs, self.run.path)
-        others = {file for file in present if not self._wrote(file)}
-        if new := sorted(others - self.before):
-            return f"{new[0]!r} is new"
-        # What it replaces is gone where the job is computed again.
-        gone = [] if self.replaces and others != present else sorted(self.before - others)
-        return f"{gone[0]!r} is gone" if gone else ""
-
-    def _is_own(self, file: str) -> bool:
-        name = file.rpartition("/")[2]
-        if self.names is not None:
-            return name in self.names
-        return name.endswith(f"-{self.run.frame}-{self.run.name}.parquet")
-
-    def _wrote(self, file: str) -> bool:
-        """Return whether a file is of an earlier time that this job was computed."""
-        if self.names is None or not self._is_own(file):
-            return self._is_own(file)
-        return read_origin(self.run.fs, f"{self.run.path}/{file}").get("run") == self.run.name
-
-    def end(self, written: Iterable[str]) -> None:
-        """Take away what the job replaces, then its mark.
-
-        Parameters
-        ----------
-        written : iterable of str
-            Names of the files that its tasks wrote.
-
-        Raises
-        ------
-        RuntimeError
-            If one of them is missing, or another job took the folder over.
-        """
-        run = self.run
-        present = data_files(run.fs, run.path)
-        lost = sorted(set(written) - {file.rpartition("/")[2] for file in present})
-        if lost:
-            raise RuntimeError(f"{len(lost)} files that this job wrote are gone: {lost[0]!r}, ...")
-        mark = read_mark(run.fs, run.path)
-        if mark is None:
-            return  # the task that ends the job runs a second time
-        run.require_held()
-        if self.replaces:
-            write_mark(run.fs, run.path, {**mark, "removes": True})
-            self._remove(sorted(self.before & present))
-        self._remove_unfinished()
-        run.fs.rm_file(mark_path(run.path))
-
-    def _remove(self, files: Sequence[str]) -> None:
-        run = self.run
-        for file in files:
-            run.fs.rm_file(f"{run.path}/{file}")
-        if not self.summarized:
-            for name in _SUMMARIES:
-                if run.fs.exists(f"{run.path}/{name}"):
-                    run.fs.rm_file(f"{run.path}/{name}")
-        remove_empty_folders(run.fs, run.path, files)
-
-    def _remove_unfinished(self) -> None:
-        """Remove what tasks left that were cut short and ran again."""
-        if not isinstance(self.run.fs, LocalFileSystem):
-            return
-        for name in os.listdir(self.run.path):
-            hidden, found, _ = name.partition(UNFINISHED)
-            meant = hidden[1:]
-            if found and (self._is_own(meant) or (self.replaces and is_part(meant))):
-                os.remove(f"{self.run.path}/{name}")
-
-    def give_up(self) -> None:
-        """Take the mark away where nothing was written; else it stays, and tells of the failure."""
-        run = self.run
-        mark = read_mark(run.fs, run.path)
-        if mark is None or mark.get("run") != run.name:
-            return
-        if any(map(self._is_own, data_files(run.fs, run.path))):
-            write_mark(run.fs, run.path, {**mark, "failed": True})
-        else:
-            self._unmark()
-
-
 def make_folder(fs: Any, path: str) -> None:
     """Make a folder unless there is one."""
     try:
@@ -248,13 +94,45 @@ def make_folder(fs: Any, path: str) -> None:
         raise OSError(f"the folder {path!r} cannot be made: {shown_error(error)}") from error
 
 
+def listed_files(fs: Any, path: str) -> dict[str, int]:
+    """Return the files at any depth of a folder, relative to it, with their sizes in bytes.
+
+    A folder that is not there has none; one that cannot be looked at is an error.
+    """
+    fs.invalidate_cache(path)
+    try:
+        found = fs.find(path, detail=True, on_error=_unless_gone)
+    except TypeError:  # a store that lists all at once, and raises by itself
+        found = fs.find(path, detail=True)
+    root = path.rstrip("/") + "/"
+    return {
+        file[len(root) :]: told["size"] for file, told in found.items() if file.startswith(root)
+    }
+
+
+def _unless_gone(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
 def data_files(fs: Any, path: str) -> set[str]:
     """Return the Parquet files at any depth of a folder, relative to it."""
-    fs.invalidate_cache(path)
-    if not fs.exists(path):
-        return set()
-    root = path.rstrip("/") + "/"
-    return {file[len(root) :] for file in fs.find(path) if file.endswith(EXTENSIONS)}
+    return {file for file in listed_files(fs, path) if file.endswith(EXTENSIONS)}
+
+
+def records_path(run: Run) -> str:
+    """Return the folder of the records of a run; readers skip it by its name."""
+    return f"{run.path.rstrip('/')}/{MARK}.{run.frame}-{run.name}"
+
+
+def remove_folder(fs: Any, path: str) -> None:
+    """Remove the files right in a folder, and on a disk the folder."""
+    paths = [f"{path}/{name}" for name in listed_files(fs, path)]
+    if isinstance(fs, LocalFileSystem):
+        shutil.rmtree(path, ignore_errors=not paths)
+    elif paths:
+        with contextlib.suppress(FileNotFoundError):
+            fs.rm(paths)
 
 
 def next_place(files: Iterable[str]) -> int:
@@ -299,7 +177,7 @@ def read_mark(fs: Any, path: str) -> dict[str, Any] | None:
 
 def write_mark(fs: Any, path: str, mark: dict[str, Any]) -> None:
     """Write what the mark of a folder, which has one, is to say."""
-    fs.pipe_file(mark_path(path), json.dumps(mark).encode())
+    write_file(fs, mark_path(path), json.dumps(mark).encode())
 
 
 def remove_empty_folders(fs: Any, path: str, files: Iterable[str]) -> None:
@@ -329,10 +207,11 @@ def told(mark: dict[str, Any]) -> str:
 
 def not_whole(path: str, mark: dict[str, Any]) -> str:
     """Return in words that a folder has a mark, and what to do that keeps what was there before."""
+    again = "start it again with resume=True, " if mark.get("identity") else ""
     return (
-        f"{path!r} is not whole: {told(mark)} is still writing it, or died; wait for it, or take "
-        "back what it wrote with dask_embed.discard_unfinished(folder), or replace all that the "
-        "folder holds with overwrite=True"
+        f"{path!r} is not whole: {told(mark)} is still writing it, or died; wait for it, {again}"
+        "or take back what it wrote with dask_embed.discard_unfinished(folder), or replace all "
+        "that the folder holds with overwrite=True"
     )
 
 
@@ -367,18 +246,3 @@ def _without_keys(path: str) -> str:
 
 def mark_path(path: str) -> str:
     return f"{path.rstrip('/')}/{MARK}"
-
-
-def create_file(fs: Any, path: str, content: bytes) -> None:
-    """Make a file unless there is one, atomically where the filesystem can."""
-    try:
-        if isinstance(fs, LocalFileSystem):
-            with fs.open(path, "xb") as file:
-                file.write(content)
-            return
-        try:
-            fs.pipe_file(path, content, mode="create")
-        except (TypeError, ValueError, NotImplementedError):  # it does not know of this mode
-            fs.pipe_file(path, content)
-    except FileExistsError:
-        return  # the caller reads whose it is

@@ -142,16 +142,22 @@ def require_same_origin(path: str, written: pa.Schema, made: dict[Any, Origin], 
     for name in written.names:
         if name not in frame.columns:
             continue
-        before, after = there.get(name, UNKNOWN), made.get(name, UNKNOWN)
-        if found := differing(before, after):
-            ways: list[tuple[str, ...]] = [(key,) for key in _ALWAYS]
-            if before.told and after.told:
-                ways = list(dict.fromkeys([*ways, *found]))
+        if said := differences_of(there.get(name, UNKNOWN), made.get(name, UNKNOWN)):
             raise ValueError(
                 f"append=True would mix values of different origin in column {name!r} of {path!r}: "
-                f"what made it is {_in_words(before, ways)} in the files, but "
-                f"{_in_words(after, ways)} in the frame"
+                f"what made it is {said[0]} in the files, but {said[1]} in the frame"
             )
+
+
+def differences_of(before: Origin, after: Origin) -> tuple[str, str] | None:
+    """Return both in words, with the settings in which they differ; None where they do not."""
+    found = differing(before, after)
+    if not found:
+        return None
+    ways: list[tuple[str, ...]] = [(key,) for key in _ALWAYS]
+    if before.told and after.told:
+        ways = list(dict.fromkeys([*ways, *found]))
+    return _in_words(before, ways), _in_words(after, ways)
 
 
 def _in_words(origin: Origin, ways: Iterable[tuple[str, ...]]) -> str:

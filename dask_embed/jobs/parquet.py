@@ -8,6 +8,7 @@ is ``object``, as for any nested column, and what made each vector column is wri
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import os
 from glob import has_magic
@@ -32,15 +33,20 @@ from dask_embed.jobs.arguments import (
 )
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
 from dask_embed.jobs.failures import Counts, warn_of_failures
-from dask_embed.jobs.folder import Job, Run, data_files, next_place, require_whole
+from dask_embed.jobs.folder import Run, data_files, next_place, require_whole
+from dask_embed.jobs.identity import Identity
+from dask_embed.jobs.job import Job
 from dask_embed.jobs.lineage import origins
+from dask_embed.jobs.manifest import Resumption, require_same_job, resuming_run, resumption
 from dask_embed.jobs.origin import Origin, provenance, require_same_origin
 from dask_embed.jobs.unfinished import under_way
 from dask_embed.jobs.write_expr import WriteParquet
 from dask_embed.jobs.writing import (
+    ResumingEngine,
     WritingEngine,
     file_metadata,
     last_schema,
+    layout,
     new_run,
     require_not_read,
     require_options,
@@ -59,6 +65,7 @@ def to_parquet(
     overwrite: bool = False,
     append: bool = False,
     repeat: bool = False,
+    resume: bool = False,
     write_index: bool | None = None,
     compute: bool = True,
     **options: Any,
@@ -80,6 +87,10 @@ def to_parquet(
         Add the rows to those in the folder. A partition without rows then writes no file.
     repeat : bool
         Append although the folder holds what this very frame gave, which is an error otherwise.
+    resume : bool
+        Go on with a job that died: only partitions that are missing are computed. A folder in which
+        this very job has finished is left as it is, and one that another job began is an error that
+        says what differs.
     write_index : bool, optional
         Whether the index becomes a column; by default where it has a name.
     compute : bool
@@ -103,7 +114,8 @@ def to_parquet(
     ------
     FileExistsError
         If the folder holds Parquet files and neither `overwrite` nor `append` is given, if it
-        holds some that this library did not write, or if another job is writing there.
+        holds some that this library did not write, or if another job is writing there, or was
+        begun that is not the one to `resume`.
     NotADirectoryError
         If there is a file where the folder is to be.
     ValueError
@@ -128,17 +140,25 @@ def to_parquet(
     if "engine" in options:
         raise TypeError("engine is no option: vectors are written by pyarrow; leave it out")
     switches = {"overwrite": overwrite, "append": append, "repeat": repeat, "compute": compute}
+    switches["resume"] = resume
     switches["write_index"] = write_index is None or write_index
     require_arguments(frame, switches, options)
     given = options.get("custom_metadata")
     refuse_secrets("custom_metadata", given)
     names, compute_kwargs = options.pop("name_function", None), options.pop("compute_kwargs", None)
     made = origins(frame)
-    run, present, dead = _checked(frame, made, path, switches, options)
-    append = append and bool(present)
+    fs, folder = place(path, options.get("filesystem"), options.get("storage_options"))
+    require_folder(fs, folder)
+    if resume:
+        identity = Identity.of(frame, made, layout(frame, write_index, options))
+        run = resuming_run(identity, fs, folder)
+    else:
+        identity, run = None, new_run(frame, fs, folder)
+    found = _checked(frame, made, path, run, identity, switches, options)
+    append = append and bool(found.before)
     if write_index is None:
-        write_index = writes_index(frame, run, present if append else set())
-    custom = file_metadata(run, provenance(made), options.pop("custom_metadata", None))
+        write_index = writes_index(frame, run, found.before if append else set())
+    custom = file_metadata(run, provenance(made), options.pop("custom_metadata", None), identity)
     if type(frame._meta).__module__.split(".")[0] == "cudf":
         frame = frame.map_partitions(to_host, meta=to_host(frame._meta))
     if options.get("partition_on"):
@@ -148,7 +168,7 @@ def to_parquet(
         planned = dd.to_parquet(
             frame,
             path,
-            engine=WritingEngine,
+            engine=ResumingEngine if resume else WritingEngine,
             append=append,
             compute=False,
             write_index=write_index,
@@ -157,13 +177,14 @@ def to_parquet(
             **options,
         )
     require_options(planned.expr.write_kwargs["schema"], _of_pyarrow(planned.expr), given)
-    job, node = _job(planned.expr, run, frozenset(present), overwrite, dead, names)
+    job, node = _job(planned.expr, run, found, overwrite, names)
     with contextlib.nullcontext() if _is_local_fs(run.fs) else _retries():
         written = new_collection(node)
     if not compute:
         return written
     # as at the line that called the accessor
-    warn_of_failures(_computed(written, job, compute_kwargs or {}), path, stacklevel=4)
+    if not job.finished:
+        warn_of_failures(_computed(written, job, compute_kwargs or {}), path, stacklevel=4)
     return None
 
 
@@ -184,29 +205,47 @@ def _of_pyarrow(planned: Any) -> dict[str, Any]:
     return {name: value for name, value in planned.write_kwargs.items() if name not in ours}
 
 
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    """What is in a folder before a job: its files, the dead run to take over, what is done."""
+
+    before: set[str]
+    dead: str | None
+    there: Resumption | None
+
+
 def _checked(
     frame: Any,
     made: dict[Any, Origin],
     path: str,
+    run: Run,
+    identity: Identity | None,
     switches: dict[str, bool],
     options: dict[str, Any],
-) -> tuple[Run, set[str], str | None]:
-    """Return a run for the folder, its files, and the dead run that it takes over."""
+) -> _Found:
+    """Return what is in the folder, if the job may be written there."""
     overwrite, append, repeat = (switches[name] for name in ("overwrite", "append", "repeat"))
     if overwrite and append:
         raise ValueError("overwrite=True replaces what append=True adds to: give one of them")
-    fs, folder = place(path, options.get("filesystem"), options.get("storage_options"))
-    require_folder(fs, folder)
-    run = new_run(frame, fs, folder)
     present = data_files(run.fs, run.path)
-    dead = require_room(run, present, overwrite=overwrite, append=append, repeat=repeat)
+    there = None
+    if identity is not None:
+        own = {file for file in present if run.wrote(file)}
+        present -= own
+        there = resumption(run, identity, own)
+        if not (overwrite or there.finished):
+            require_same_job(run, identity, present, append=append)
+    begun = there is not None and (there.finished or run.holds())
+    dead = None
+    if not begun or overwrite:
+        dead = require_room(run, present, overwrite=overwrite, append=append, repeat=repeat)
     if overwrite:
         require_not_read(frame, run)
     if append and present:
         require_same_origin(path, last_schema(run.fs, run.path, present), made, frame)
         if not options.get("ignore_divisions", False):
             require_order(frame, run, present)
-    return run, present, dead
+    return _Found(present, dead, there)
 
 
 def _retries() -> Any:
@@ -219,12 +258,12 @@ def _retries() -> Any:
 def _job(
     planned: Any,
     run: Run,
-    before: frozenset[str],
+    found: _Found,
     overwrite: bool,
-    dead: str | None,
     name_function: Any,
 ) -> tuple[Job, WriteParquet]:
     """Return the job, and the node that writes what Dask's node `planned` would."""
+    before = frozenset(found.before)
     arguments = dict(zip(planned._parameters, planned.operands, strict=True))
     append = arguments["append"]
     summarized = bool(arguments["write_metadata_file"])
@@ -241,7 +280,8 @@ def _job(
         places = range(first, first + planned.frame.npartitions)
         named, empty = checked_names(name_function, places, set(before)), "all"
         arguments["name_function"] = name_function
-    job = Job(run, before, overwrite, named, dead, summarized)
+    session = os.urandom(4).hex()
+    job = Job(run, before, overwrite, named, found.dead, summarized, session, found.there)
     return job, WriteParquet(*arguments.values(), job, empty)
 
 

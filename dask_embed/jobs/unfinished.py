@@ -16,14 +16,17 @@ from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._options import named_options
 from dask_embed.jobs.arguments import folder_path, place
+from dask_embed.jobs.commit import hidden_files
 from dask_embed.jobs.folder import (
     MARK,
-    UNFINISHED,
+    Run,
     data_files,
     mark_path,
     read_mark,
     read_origin,
+    records_path,
     remove_empty_folders,
+    remove_folder,
     told,
 )
 
@@ -103,6 +106,8 @@ def discard_unfinished(
     for file in hidden:
         os.remove(f"{folder}/{file}")
     remove_empty_folders(fs, folder, [*files, *hidden])
+    for job in jobs:
+        remove_folder(fs, records_path(Run(fs, folder, job["frame"], job["run"])))
     fs.rm_file(mark_path(folder))
     fs.invalidate_cache(folder)
     return files
@@ -165,13 +170,11 @@ def _hidden(fs: Any, folder: str, jobs: list[dict[str, Any]]) -> list[str]:
     """Return the files on a disk that tasks left unfinished."""
     if not isinstance(fs, LocalFileSystem):
         return []
-    found = []
-    for within, _, names in os.walk(folder):
-        for name in names:
-            meant, unfinished, _ = name.removeprefix(".").partition(UNFINISHED)
-            if unfinished and any(_names(job, meant) for job in jobs):
-                found.append(os.path.relpath(f"{within}/{name}", folder))
-    return found
+    return [
+        os.path.relpath(path, folder)
+        for path, meant in hidden_files(folder)
+        if any(_names(job, meant) for job in jobs)
+    ]
 
 
 def _names(job: dict[str, Any], name: str) -> bool:

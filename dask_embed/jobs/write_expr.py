@@ -7,7 +7,9 @@ import pickle
 from typing import Any
 
 from dask_embed.jobs.failures import Counts, counts_of, together
-from dask_embed.jobs.folder import Job, Run
+from dask_embed.jobs.folder import Run, read_mark
+from dask_embed.jobs.job import Job
+from dask_embed.jobs.manifest import record, require_complete
 from dask_embed.lazy._dask import (
     Expr,
     List,
@@ -36,9 +38,13 @@ class WriteParquet(ToParquet):
         counts = list(counts_of(self.frame))
         # Counted in the task that writes a partition, unless the operator has other partitions.
         number = self.frame.npartitions
+        if self.job.there is not None:
+            self.job.there.missing(number)  # or raise on the client
         here = [each for each in counts if each.npartitions == number]
         elsewhere = [each for each in counts if each.npartitions != number]
         parts = WriteParts(*self.operands, Begin(self.job), *here)
+        if self.job.there is not None and self.job.there.done:
+            elsewhere = []  # would run for rows that are there
         return End(parts, *self.operands[1:], *elsewhere)
 
     def _layer(self) -> dict[Any, Any]:
@@ -86,25 +92,33 @@ class WriteParts(ToParquetData):
             index,
             TaskRef((self.begun._name, 0)),
             List(*(TaskRef((count._name, index)) for count in _further(self))),
+            None if self.job.there is None else self.frame.npartitions,
         )
 
 
 class End(ToParquetBarrier):
     """Ends the job once all partitions are written, and gives its `Counts`.
 
-    Nodes behind its parameters count failed rows that `WriteParts` does not.
+    Nodes behind its parameters count failed rows that `WriteParts` does not. What nothing refers
+    to no scheduler computes: of a job that is gone on with, the partitions that are done. All
+    partitions keep their numbers, by which nodes such as Dask's samples look up what they need.
     """
 
     _parameters = WriteParquet._parameters
 
     def _layer(self) -> dict[Any, Any]:
         key = (self._name, 0)
-        written = List(*(TaskRef(part) for part in self.frame.__dask_keys__()))
+        parts = self.frame.__dask_keys__()
+        if self.job.there is not None:
+            parts = [parts[place] for place in self.job.there.missing(len(parts))]
+        written = List(*(TaskRef(part) for part in parts))
         summary = None
         if self.write_metadata_file:
             compression = self.write_kwargs.get("compression")
             summary = (self.engine, self.fmd, self.append, compression)
         counts = (TaskRef(part) for each in _further(self) for part in each.__dask_keys__())
+        if self.job.there is not None:
+            return {key: Task(key, resumed_end, self.job, written, List(*counts))}
         return {key: Task(key, end, self.job, summary, written, List(*counts))}
 
 
@@ -121,19 +135,27 @@ def write_part(
     place: int,
     begun: None,
     counts: list[Counts],
+    partitions: int | None,
 ) -> Written:
     """Write one partition by Dask's function `writer`, while the folder is the run's.
 
-    A second run of the task writes the same file again.
+    A second run of the task writes the same file again. Where a number of `partitions` is given, a
+    record says that this one is done.
     """
     run.require_held()
-    if skips_empty and not len(partition):
-        return [], [{"meta": None}], together(counts)
-    # Dask's engine sets the index in place, and the task may run again on the same partition.
-    told = writer(copy.copy(partition), (place,))
-    run.require_held()
+    told: list[dict[str, Any]] = [{"meta": None}]
+    skipped = skips_empty and not len(partition)
+    if not skipped:
+        # Dask's engine sets the index in place, and the task may run again on the same partition.
+        told = writer(copy.copy(partition), (place,))
+        run.require_held()
+    counted = together(counts)
+    if partitions is not None:
+        files = told[0].get("files", {})
+        record(run, place, partitions, files, counted)
+        return [path.rpartition("/")[2] for path in files], [], counted
     names = [writer.name_function(place + writer.i_offset)] if len(partition) else []
-    return names, told, together(counts)
+    return names, told, counted
 
 
 def end(job: Job, summary: Any, written: list[Written], counts: list[Counts]) -> Counts:
@@ -147,3 +169,15 @@ def end(job: Job, summary: Any, written: list[Written], counts: list[Counts]) ->
         )
     job.end(name for names, _, _ in written for name in names)
     return together([*(counted for _, _, counted in written), *counts])
+
+
+def resumed_end(job: Job, written: list[Written], counts: list[Counts]) -> Counts:
+    """End a job of which some partitions were done before; return how many rows of all failed."""
+    if job.finished:
+        return {}
+    run, counted = job.run, {}
+    ended = read_mark(run.fs, run.path) is None  # by the same job elsewhere
+    if job.there is not None and not (job.there.finished or ended):
+        counted = require_complete(run)
+    job.end(name for names, _, _ in written for name in names)
+    return together([counted, *counts])

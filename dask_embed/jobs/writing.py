@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
@@ -16,11 +16,11 @@ from dask.utils import natural_sort_key
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._validation import shown, shown_error
+from dask_embed.jobs.commit import Aside
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import (
     METADATA_KEY,
     READERS,
-    UNFINISHED,
     Run,
     data_files,
     frame_of,
@@ -30,6 +30,7 @@ from dask_embed.jobs.folder import (
     read_mark,
     read_origin,
 )
+from dask_embed.jobs.identity import rows_token
 from dask_embed.jobs.origin import require_same_types
 from dask_embed.lazy._dask import ReadParquet
 
@@ -39,6 +40,9 @@ _NO_NAME = "__null_dask_index__"
 
 class WritingEngine(VectorEngine):
     """The engine that checks what is appended against what is there."""
+
+    keeps_back: ClassVar[bool] = False
+    """Whether files in a store, too, get their names when all of a partition are there."""
 
     @classmethod
     def initialize_write(  # type: ignore[override]  # Dask names its arguments
@@ -80,15 +84,27 @@ class WritingEngine(VectorEngine):
         *rest: Any,
         **options: Any,
     ) -> Any:
-        """Write a file; on a local disk it gets its name when it is whole, as in a store."""
-        if partition_on or not isinstance(fs, LocalFileSystem):
+        """Write files; on a local disk they get their names when they are whole, as in a store."""
+        if not (cls.keeps_back or isinstance(fs, LocalFileSystem)):
             return super().write_partition(df, path, fs, filename, partition_on, *rest, **options)
-        hidden = f".{filename}{UNFINISHED}{os.urandom(4).hex()}"
-        written = super().write_partition(df, path, fs, hidden, partition_on, *rest, **options)
-        os.replace(f"{path}/{hidden}", f"{path}/{filename}")
-        for each in written:
-            each["meta"].set_file_path(filename)
-        return written
+        aside = Aside(fs)
+        try:
+            told = super().write_partition(
+                df, path, aside, filename, partition_on, *rest, **options
+            )
+            sizes = aside.commit()
+        finally:
+            aside.discard()
+        return [{"meta": None, "files": sizes}] if cls.keeps_back else told
+
+
+class ResumingEngine(WritingEngine):
+    """The engine of a job that can be gone on with, which says what files it wrote.
+
+    Two that do the same job give files the same names. In a store the first one stays.
+    """
+
+    keeps_back = True
 
 
 def _text_types(frame: Any, written: pa.Schema) -> dict[str, str]:
@@ -180,7 +196,17 @@ def require_options(
 
 def new_run(frame: Any, fs: Any, folder: str) -> Run:
     """Return a run of its own for a write of `frame`."""
-    return Run(fs, folder, tokenize(frame.expr._name)[:8], os.urandom(4).hex())
+    return Run(fs, folder, rows_token(frame.expr)[:8], os.urandom(4).hex())
+
+
+def layout(frame: Any, write_index: bool | None, options: dict[str, Any]) -> dict[str, Any]:
+    """Return the options that decide which file has which columns, as json values."""
+    schema = options.get("schema", "infer")
+    return {
+        "partition_on": list(options.get("partition_on") or ()),
+        "write_index": frame.index.name is not None if write_index is None else write_index,
+        "schema": schema if isinstance(schema, str | None) else tokenize(schema),
+    }
 
 
 def require_room(
@@ -283,9 +309,13 @@ def writes_index(frame: Any, run: Run, present: set[str]) -> bool:
     return frame.index.name is not None
 
 
-def file_metadata(run: Run, columns: dict[str, Any], custom: dict[str, str] | None) -> Any:
+def file_metadata(
+    run: Run, columns: dict[str, Any], custom: dict[str, str] | None, identity: Any = None
+) -> Any:
     """Return what files say beside their columns, as `custom_metadata` of Dask's writer."""
     told = {**columns, "frame": run.frame, "run": run.name}
+    if identity is not None:
+        told["identity"] = identity.in_short
     return {METADATA_KEY: json.dumps(told), **(custom or {})}
 
 

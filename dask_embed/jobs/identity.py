@@ -1,0 +1,157 @@
+"""What decides the rows of a job and the files that they go into, so that it can be gone on with.
+
+What cannot change a value, such as the size of batches or the device, does not count: a job that
+ran out of memory goes on with smaller batches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from dask.tokenize import tokenize
+
+from dask_embed._validation import shown
+from dask_embed._version import __version__
+from dask_embed.jobs.origin import UNKNOWN, Origin, differences_of, origins_in_file, provenance
+from dask_embed.lazy._dask import Expr, ReadParquet
+from dask_embed.lazy.append import OperatorRows
+from dask_embed.operators.base import FrameOperator
+from dask_embed.operators.fused import Together
+
+_COUNTING = ("version", "rows", "layout")
+# Names of files in a message.
+_MOST_NAMED = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Identity:
+    """What a job is known by when it is started again.
+
+    Attributes
+    ----------
+    said : dict
+        As json: `version` of this library, `rows` (a token of the plan and its input files),
+        `layout` (options that decide which file has which columns), and to tell what differs the
+        `columns` with what made them, and `sources` with the files that are read.
+    """
+
+    said: dict[str, Any]
+
+    @classmethod
+    def of(cls, frame: Any, made: dict[Any, Origin], layout: dict[str, Any]) -> Identity:
+        return cls(
+            {
+                "version": __version__,
+                "rows": rows_token(frame.expr),
+                "layout": layout,
+                "columns": provenance(made),
+                "sources": dict(_sources(frame.expr)),
+            }
+        )
+
+    @property
+    def token(self) -> str:
+        """32 hexadecimal digits."""
+        text = json.dumps([self.said[name] for name in _COUNTING], sort_keys=True)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    @property
+    def in_short(self) -> dict[str, Any]:
+        """What the metadata of each file says of it, beside the columns."""
+        return {**{name: self.said[name] for name in _COUNTING}, "token": self.token}
+
+    def differing(self, before: dict[str, Any]) -> str:
+        """Return in words how what a folder says differs from this."""
+        return "; ".join(_differences(before, self.said)) or (
+            "the frame is made of other rows or by other functions; give functions that have the "
+            "same Dask token in each process"
+        )
+
+
+def rows_token(plan: Expr) -> str:
+    """Return 32 hexadecimal digits that tell the rows of a plan, and how they are partitioned."""
+    return tokenize(_token(plan, {}))
+
+
+def _token(node: Expr, found: dict[str, Any]) -> Any:
+    if node._name not in found:
+        operands = [_operand(operand, found) for operand in node.operands]
+        inner = any(isinstance(operand, Expr) for operand in node.operands)
+        # a source has more to its name than its arguments: the size and time of files
+        found[node._name] = tokenize(type(node).__name__, operands) if inner else node._name
+    return found[node._name]
+
+
+def _operand(operand: Any, found: dict[str, Any]) -> Any:
+    if isinstance(operand, Expr):
+        return _token(operand, found)
+    if isinstance(operand, FrameOperator):
+        return [
+            (
+                sorted(Origin(part.provenance()).settings().items()),
+                part.input_columns,
+                part.output_columns,
+            )
+            for part in (operand.parts if isinstance(operand, Together) else (operand,))
+        ]
+    return operand
+
+
+def _sources(plan: Expr) -> Iterator[tuple[str, Any]]:
+    """Yield what a plan reads: the size and time of each file as a token, or a token alone."""
+    for node in {each._name: each for each in plan.walk()}.values():
+        if isinstance(node, ReadParquet):
+            yield node._name, _files(node)
+        elif not node.dependencies() and not isinstance(node, OperatorRows):
+            yield type(node).__name__, node._name
+
+
+def _files(node: ReadParquet) -> dict[str, str]:
+    info = node._dataset_info
+    if "ds" not in info:  # of Arrow's filesystems
+        return {fragment.fragment.path: info["checksum"] for fragment in info["fragments"]}
+    return {file: str(info["fs"].checksum(file)) for file in info["ds"].files}
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> Iterator[str]:
+    if before.get("version") != after["version"]:
+        yield (
+            f"dask_embed is {after['version']} here, and was {before.get('version', 'older')} there"
+        )
+    for name, was in (before.get("layout") or {}).items():
+        if (value := after["layout"].get(name)) != was:
+            yield f"{name} is {shown(value)} here, and was {shown(was)} there"
+    there, here = (origins_in_file(each.get("columns", {})) for each in (before, after))
+    for name in sorted({*there, *here}, key=str):
+        parts = (there.get(name, UNKNOWN), here.get(name, UNKNOWN))
+        if said := differences_of(*parts):
+            yield f"column {name!r} is made by {said[1]} here, and was by {said[0]} there"
+    if "sources" in before:
+        yield from _other_files(_flat(before["sources"]), _flat(after["sources"]))
+
+
+def _flat(sources: dict[str, Any]) -> dict[str, str]:
+    """Return the token of each file that is read."""
+    files: dict[str, str] = {}
+    for each in sources.values():
+        files |= each if isinstance(each, dict) else {}
+    return files
+
+
+def _other_files(before: dict[str, str], after: dict[str, str]) -> Iterator[str]:
+    changed = {
+        "is new": sorted(after.keys() - before.keys()),
+        "is gone": sorted(before.keys() - after.keys()),
+        "has another size or time": sorted(
+            name for name in before.keys() & after.keys() if before[name] != after[name]
+        ),
+    }
+    for what, names in changed.items():
+        more = f" (and {len(names) - _MOST_NAMED} more)" if len(names) > _MOST_NAMED else ""
+        if names:
+            files = ", ".join(map(repr, names[:_MOST_NAMED]))
+            yield f"the input file {files} {what}{more}"

@@ -1,0 +1,230 @@
+"""The job that writes a folder: it begins with a mark there, and ends when all is in its place."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import os
+import socket
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from fsspec.implementations.local import LocalFileSystem
+
+from dask_embed.jobs.commit import create_file, hidden_files
+from dask_embed.jobs.folder import (
+    SUMMARIES,
+    Run,
+    data_files,
+    is_part,
+    make_folder,
+    mark_path,
+    read_mark,
+    read_origin,
+    records_path,
+    remove_empty_folders,
+    remove_folder,
+    told,
+    write_mark,
+)
+from dask_embed.jobs.manifest import Resumption, begin_records
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What a run may find in the folder, and what is to be gone at its end.
+
+    Attributes
+    ----------
+    run : Run
+    before : frozenset of str
+        Data files that were there when the job was built, relative to the folder.
+    replaces : bool
+        Whether they are to be gone at its end.
+    names : tuple of str, optional
+        Names of the job's files, if they are not those of `Run.part_name`.
+    takes_over : str, optional
+        The run whose mark may be replaced: a dead job's, "" where its mark does not tell.
+    summarized : bool
+        Whether the job writes ``_metadata``.
+    session : str
+        What no other start of the same job has.
+    there : Resumption, optional
+        What is there of a job that can be gone on with.
+    """
+
+    run: Run
+    before: frozenset[str]
+    replaces: bool = False
+    names: tuple[str, ...] | None = None
+    takes_over: str | None = None
+    summarized: bool = False
+    session: str = ""
+    there: Resumption | None = None
+
+    @property
+    def finished(self) -> bool:
+        """Whether the job has ended before, and nothing is left to do."""
+        ended = self.there is not None and self.there.finished
+        return ended and not (self.replaces and self.before) and not self.run.holds()
+
+    def begin(self) -> None:
+        """Mark the folder as this job's; nothing where it is already.
+
+        Raises
+        ------
+        FileExistsError
+            If another job writes there, or the folder is no more what it was when this job was
+            built.
+        """
+        run = self.run
+        found = read_mark(run.fs, run.path) or {}
+        if found.get("run") == run.name:
+            if self.there is not None and found.get("session") != self.session:
+                kept: dict[str, Any] = {k: found[k] for k in ("after", "removes") if k in found}
+                write_mark(run.fs, run.path, {**self._content(), **kept, "joined": True})
+                begin_records(run, self.there.identity)
+            return
+        self._mark()
+        if self.there is not None:
+            begin_records(run, self.there.identity)
+        changed = self._changed()
+        if changed:
+            self._unmark()
+            raise FileExistsError(
+                f"{run.path!r} is not what it was when this write was built: {changed}; build it "
+                "again"
+            )
+
+    def _content(self) -> dict[str, Any]:
+        told = {
+            "run": self.run.name,
+            "frame": self.run.frame,
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "names": self.names,
+        }
+        if self.there is not None:
+            told |= {"identity": self.there.identity.token, "session": self.session}
+            told |= {"removes": True} if self.there.finished else {}
+        return told
+
+    def _mark(self) -> None:
+        run, content = self.run, self._content()
+        make_folder(run.fs, run.path)
+        found = read_mark(run.fs, run.path)
+        if found is None:
+            create_file(run.fs, mark_path(run.path), json.dumps(content).encode())
+        elif self.takes_over is not None and found.get("run", "") == self.takes_over:
+            write_mark(run.fs, run.path, {**content, "after": found})
+        found = read_mark(run.fs, run.path)
+        if found is None or found.get("run") != run.name:
+            raise FileExistsError(
+                f"{run.path!r} is being written by {told(found or {})}: two jobs in one folder "
+                "would lose rows"
+            )
+
+    def _unmark(self) -> None:
+        """Leave the folder as it was before: with the mark of a dead job, if there was one."""
+        run = self.run
+        before = (read_mark(run.fs, run.path) or {}).get("after")
+        if before is None:
+            run.fs.rm_file(mark_path(run.path))
+        else:
+            write_mark(run.fs, run.path, before)
+
+    def _changed(self) -> str:
+        """Return in words how the folder differs from when the job was built, "" if it does not."""
+        present = data_files(self.run.fs, self.run.path)
+        others = {file for file in present if not self._wrote(file)}
+        if new := sorted(others - self.before):
+            return f"{new[0]!r} is new"
+        # What it replaces is gone where the job is computed again.
+        gone = [] if self.replaces and others != present else sorted(self.before - others)
+        return f"{gone[0]!r} is gone" if gone else ""
+
+    def _is_own(self, file: str) -> bool:
+        name = file.rpartition("/")[2]
+        if self.names is not None:
+            return name in self.names
+        return self.run.wrote(name)
+
+    def _wrote(self, file: str) -> bool:
+        """Return whether a file is of an earlier time that this job was computed."""
+        if self.names is None or not self._is_own(file):
+            return self._is_own(file)
+        return read_origin(self.run.fs, f"{self.run.path}/{file}").get("run") == self.run.name
+
+    def end(self, written: Iterable[str]) -> None:
+        """Take away what the job replaces, then its mark.
+
+        Parameters
+        ----------
+        written : iterable of str
+            Names of the files that its tasks wrote.
+
+        Raises
+        ------
+        RuntimeError
+            If one of them is missing, or another job took the folder over.
+        """
+        run = self.run
+        present = data_files(run.fs, run.path)
+        lost = sorted(set(written) - {file.rpartition("/")[2] for file in present})
+        if lost:
+            raise RuntimeError(f"{len(lost)} files that this job wrote are gone: {lost[0]!r}, ...")
+        mark = read_mark(run.fs, run.path)
+        if mark is None:
+            return  # the task that ends the job runs a second time
+        run.require_held()
+        if self.replaces or run.resumes:
+            write_mark(run.fs, run.path, {**mark, "removes": True})
+        if self.replaces:
+            self._remove(sorted(self.before & present))
+        self._remove_unfinished()
+        if run.resumes:
+            remove_folder(run.fs, records_path(run))
+        self._remove_mark()
+
+    def _remove_mark(self) -> None:
+        try:
+            self.run.fs.rm_file(mark_path(self.run.path))
+        except FileNotFoundError:
+            if not self.run.resumes:  # of two that do the same job the other one ended it
+                raise
+
+    def _remove(self, files: Sequence[str]) -> None:
+        run = self.run
+        for file in files:
+            run.fs.rm_file(f"{run.path}/{file}")
+        if not self.summarized:
+            for name in SUMMARIES:
+                if run.fs.exists(f"{run.path}/{name}"):
+                    run.fs.rm_file(f"{run.path}/{name}")
+        remove_empty_folders(run.fs, run.path, files)
+
+    def _remove_unfinished(self) -> None:
+        """Remove what tasks left that were cut short and ran again."""
+        if not isinstance(self.run.fs, LocalFileSystem):
+            return
+        for path, meant in list(hidden_files(self.run.path)):
+            if self._is_own(meant) or (self.replaces and is_part(meant)):
+                with contextlib.suppress(FileNotFoundError):
+                    os.remove(path)
+
+    def give_up(self) -> None:
+        """Take the mark away where nothing was written; else it stays, and tells of the failure."""
+        run = self.run
+        mark = read_mark(run.fs, run.path)
+        if mark is None or mark.get("run") != run.name:
+            return
+        others = mark.get("joined") or mark.get("session", self.session) != self.session
+        if others or any(map(self._is_own, data_files(run.fs, run.path))):
+            write_mark(run.fs, run.path, {**mark, "failed": True})
+            return
+        if run.resumes:
+            remove_folder(run.fs, records_path(run))
+        self._unmark()
