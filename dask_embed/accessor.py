@@ -138,7 +138,9 @@ class DaskAccessor(FrameAccessor):
     """Model operators on a Dask DataFrame, which are lazy, and steps that need all of it."""
 
     drop_exact_duplicates = Step("dask_embed.curation.exact")
+    drop_fuzzy_duplicates = Step("dask_embed.curation.fuzzy")
     mark_exact_duplicates = Step("dask_embed.curation.exact")
+    mark_fuzzy_duplicates = Step("dask_embed.curation.fuzzy")
     to_parquet = Step("dask_embed.jobs.parquet")
 
 

@@ -67,7 +67,7 @@ def test_decisions_are_those_of_a_walk(rule: str, seed: int) -> None:
         if want[row] is not None:
             of, similarity = want[row]
             assert got.duplicate_of[row] == of + 1000
-            assert got.similarity[row] == np.float32(similarity)
+            assert got.similarity[row] == similarity
             assert got.reason[row] == "duplicate"
         else:
             best = got.group[row] == row + 1000
@@ -77,14 +77,14 @@ def test_decisions_are_those_of_a_walk(rule: str, seed: int) -> None:
 def test_a_chain_keeps_what_nothing_that_is_kept_is_like() -> None:
     """1 is like 2, 2 like 3: 2 goes because of 1, and then 3 stays; for SemDeDup it goes."""
     members = pd.DataFrame({"row": [1, 2, 3], "group": 0})
-    pairs = pd.DataFrame({"row": [1, 2], "other": [2, 3], "similarity": np.float32([0.9, 0.95])})
+    pairs = pd.DataFrame({"row": [1, 2], "other": [2, 3], "similarity": [0.9, 0.95]})
     assert decide(members, pairs, ["row"]).kept.tolist() == [True, False, True]
     assert decide(members, pairs, ["row"], "semdedup").kept.tolist() == [True, False, False]
 
 
 def test_older_rows_are_kept_and_come_first() -> None:
     members = pd.DataFrame({"row": [-1, -2, 0, 1], "group": 0, "id": [7, 8, 0, 1]})
-    pairs = pd.DataFrame({"row": [-1, 0, 1], "other": [-2, 1, -2], "similarity": np.float32(1)})
+    pairs = pd.DataFrame({"row": [-1, 0, 1], "other": [-2, 1, -2], "similarity": 1.0})
     got = decide(members, pairs, ["id"])
     assert got.row.tolist() == [0, 1]
     assert got.kept.tolist() == [True, False]
@@ -151,7 +151,7 @@ def _paired(known: pd.DataFrame, pairs: tuple[tuple[int, int, float], ...]) -> p
     frame = pd.DataFrame(list(pairs), columns=["row", "other", "similarity"])
     frame = frame.assign(row=numbers[frame["row"]].to_numpy())
     frame = frame.assign(other=numbers[frame["other"]].to_numpy())
-    return frame.astype({"similarity": "float32"})
+    return frame.astype({"similarity": "float64"})
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ PAIRS = pd.DataFrame(
     {
         "row": pd.Series([], dtype="int64"),
         "other": pd.Series([], dtype="int64"),
-        "similarity": pd.Series([], dtype="float32"),
+        "similarity": pd.Series([], dtype="float64"),
     }
 )
 """The form of pairs that are alike: numbers of two rows, any way round, and how alike."""

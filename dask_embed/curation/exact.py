@@ -15,7 +15,7 @@ from dask_embed._validation import boolean
 from dask_embed.columns.frames import require_frame
 from dask_embed.curation.greedy import decide
 from dask_embed.curation.hashing import Normalize, hashable, hashes_of, normalizers
-from dask_embed.curation.marks import DROPPED, Finding, dropped, marked, older_frame
+from dask_embed.curation.marks import Finding, dropping, marked, older_frame
 from dask_embed.curation.ranking import Ranking, ranking_of, require_column
 from dask_embed.curation.source import Source, together
 from dask_embed.lazy._dask import Blockwise, new_collection
@@ -101,18 +101,8 @@ def mark_exact_duplicates(
     return marked(frame, finding)
 
 
-@named_options
-def drop_exact_duplicates(
-    frame: Any,
-    column: Any,
-    *,
-    normalize: Any = None,
-    nulls_equal: bool = False,
-    id: Any = None,
-    keep: Any = "lowest id",
-    seed: int | None = None,
-    against: Any = None,
-) -> Any:
+drop_exact_duplicates = dropping(
+    mark_exact_duplicates,
     """Leave out rows that repeat the text of another one; lazy.
 
     The rows that `mark_exact_duplicates` says are kept, whose parameters these are; asking for
@@ -131,19 +121,8 @@ def drop_exact_duplicates(
     >>> ddf = dd.from_pandas(pd.DataFrame({"text": ["one", "two", "one"]}), npartitions=2)
     >>> ddf.ml.drop_exact_duplicates("text").text.compute().tolist()
     ['one', 'two']
-    """
-    marks = mark_exact_duplicates(
-        frame,
-        column,
-        normalize=normalize,
-        nulls_equal=nulls_equal,
-        id=id,
-        keep=keep,
-        seed=seed,
-        against=against,
-        prefix=DROPPED,
-    )
-    return dropped(frame, marks)
+    """,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +189,7 @@ def decide_equal(keyed: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     rows = members["row"].to_numpy()
     first = np.flatnonzero(~members.duplicated("group"))
     pairs = pd.DataFrame({"row": rows[first[members["group"]]], "other": rows})
-    pairs = pairs[pairs["row"] != pairs["other"]].assign(similarity=np.float32(1))
+    pairs = pairs[pairs["row"] != pairs["other"]].assign(similarity=1.0)
     return decide(members.drop(columns="new"), pairs, keys)
 
 

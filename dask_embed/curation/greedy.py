@@ -84,7 +84,7 @@ def decide(
     first_new = int(old.sum())
     judged = np.maximum(left, right) >= first_new
     left, right = left[judged], right[judged]
-    similarity = pairs["similarity"].to_numpy(np.float32)[judged]
+    similarity = pairs["similarity"].to_numpy(np.float64)[judged]
     later, earlier = later_and_earlier(left, right)
     kept = kept_rows(len(rows), later, earlier, rule)
     best, likeness = _most_alike(len(rows), left, right, similarity, kept, rule)
@@ -104,7 +104,7 @@ def _most_alike(
     takes = ~kept[later] & (kept[earlier] | (rule == "semdedup"))
     later, earlier, similarity = later[takes], earlier[takes], similarity[takes]
     order = np.lexsort((-earlier, similarity, later))  # the last of a row is the one
-    best, likeness = np.full(count, -1), np.full(count, np.nan, np.float32)
+    best, likeness = np.full(count, -1), np.full(count, np.nan)
     best[later[order]] = earlier[order]
     likeness[later[order]] = similarity[order]
     return best, likeness

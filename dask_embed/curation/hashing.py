@@ -87,6 +87,13 @@ def hashable(series: Any) -> None:
             ) from None
 
 
+def mixed(values: np.ndarray) -> np.ndarray:
+    """Return a mixture of all bits of each number, uint64 (the last step of splitmix64)."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
 def hashes_of(
     partition: pd.DataFrame, columns: Sequence[Any], ways: Sequence[Normalize] = ()
 ) -> tuple[np.ndarray, np.ndarray]:

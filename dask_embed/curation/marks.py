@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from dask_embed._options import known_options
 from dask_embed._validation import shown, usable_text
 from dask_embed.columns import append_columns, empty_columns
 from dask_embed.columns.frames import require_frame
@@ -70,7 +72,7 @@ class Finding:
             known = pa.array(meta[self.ranking.id].iloc[:0].array, from_pandas=True).type
             if pa.types.is_large_string(known) or pa.types.is_null(known):
                 known = pa.string()
-        kinds = [known, known, pa.float32(), pa.bool_(), pa.string()]
+        kinds = [known, known, pa.float64(), pa.bool_(), pa.string()]
         if self.ranking.id is None:
             kinds = [pa.int64(), *kinds]
         return dict(zip(self.made, kinds, strict=True))
@@ -82,9 +84,21 @@ def marked(frame: Any, finding: Finding) -> Any:
     return new_collection(MarkDuplicates(frame.expr, finding, None))
 
 
-def dropped(frame: Any, marks: Any) -> Any:
-    """Return the rows that are kept, by marks that begin with `DROPPED`, with their own columns."""
-    return marks[marks[f"{DROPPED}kept"]][list(frame.columns)]
+def dropping(mark: Callable[..., Any], documentation: str) -> Callable[..., Any]:
+    """Return the function that leaves out what `mark` says is a duplicate, with its parameters."""
+    signature = inspect.signature(mark)
+    allowed = {name: each for name, each in signature.parameters.items() if name != "prefix"}
+    name = mark.__name__.replace("mark_", "drop_")
+
+    def drop(frame: Any, *args: Any, **options: Any) -> Any:
+        known_options(name, options, [*allowed])
+        marks = mark(frame, *args, **options, prefix=DROPPED)
+        return marks[marks[f"{DROPPED}kept"]][list(frame.columns)]
+
+    drop.__name__ = drop.__qualname__ = name
+    drop.__doc__, drop.__module__ = documentation, mark.__module__
+    drop.__signature__ = signature.replace(parameters=[*allowed.values()])  # type: ignore[attr-defined]
+    return drop
 
 
 def older_frame(frame: Any, against: Any, columns: Sequence[Any], ranking: Ranking) -> Any:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from dask_embed._validation import column_name, integer_from_zero, meant, shown
 from dask_embed.columns.frames import row_label
+from dask_embed.curation.hashing import mixed
 
 PLACES = 32
 """Bits of a row's number that tell its place in the partition; those above tell the partition."""
@@ -195,16 +196,9 @@ def _hashed(values: Any, seed: int) -> np.ndarray:
     """Return a number for each value, which it has in every process and partition."""
     plain = np.asarray(values)
     hashes = pd.util.hash_array(plain, categorize=False)
-    return _mixed(hashes ^ _key(seed)).view(np.int64)
+    return mixed(hashes ^ _key(seed)).view(np.int64)
 
 
 @functools.lru_cache(16)
 def _key(seed: int) -> np.uint64:
     return np.uint64(int.from_bytes(hashlib.blake2b(b"%d" % seed, digest_size=8).digest(), "big"))
-
-
-def _mixed(hashes: np.ndarray) -> np.ndarray:
-    """Return a mixture of all bits of each number (the last step of splitmix64)."""
-    hashes = (hashes ^ (hashes >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    hashes = (hashes ^ (hashes >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return hashes ^ (hashes >> np.uint64(31))

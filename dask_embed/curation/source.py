@@ -93,7 +93,8 @@ class Source:
         meta : pandas.DataFrame
             The result for no rows.
         *arguments : object
-            Of these Dask collections of one partition are given whole to each call.
+            Of these Dask frames in the same partitions give one to each call; lazy values that
+            are no frames, such as forests, are given to all.
         use : str
             See `columns`.
         """
@@ -113,6 +114,8 @@ class Source:
 
     def back(self, frame: Any) -> Any:
         """Return rows with a column ``row`` in the partitions that these are from.
+
+        Numbers of an older corpus, ``-1 - number``, are taken for those of this source.
 
         Parameters
         ----------
@@ -134,7 +137,8 @@ def moved(frame: Any, npartitions: int, target: Callable[..., np.ndarray], *argu
 
 
 def _partition_of(frame: pd.DataFrame, places: int) -> np.ndarray:
-    return frame["row"].to_numpy() >> places
+    rows = frame["row"].to_numpy()
+    return np.where(rows < 0, -1 - rows, rows) >> places
 
 
 def _bucket_of(frame: pd.DataFrame, by: str, npartitions: int) -> np.ndarray:
@@ -185,7 +189,7 @@ class EachPartition(Blockwise):
         return (None,) * (self.frame.npartitions + 1)
 
     def _broadcast_dep(self, dep: Expr) -> bool:
-        return dep._name not in (self.frame._name, self.numbers._name)
+        return dep.ndim == 0
 
 
 class PartitionNumbers(PartitionsFiltered, BlockwiseIO):

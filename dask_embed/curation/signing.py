@@ -1,0 +1,89 @@
+"""How a column becomes signatures and sets of n-grams: the same for all partitions."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from dask_embed.curation.hashing import Normalize, normalized, texts_of
+from dask_embed.curation.minhash import Banding, band_hashes, signatures
+from dask_embed.curation.ngrams import Lists, jaccard, ngrams, offsets_of, sets, token_ngrams
+
+SEED = 1
+"""Of the permutations: stored signatures of all corpora are comparable."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Signing:
+    """What of a column is compared.
+
+    Attributes
+    ----------
+    column : str
+    unit : {"word", "char", "token"}
+    ngram : int
+    normalize : tuple
+    num_perm : int
+    banding : Banding
+    verify : bool
+        Compare the n-grams of candidates, not their signatures.
+    """
+
+    column: Any
+    unit: str
+    ngram: int
+    normalize: tuple[Normalize, ...]
+    num_perm: int
+    banding: Banding
+    verify: bool
+
+    def bands(self, partition: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Return a hash for each band of each row, and which rows have an n-gram at all."""
+        lists = self._ngrams(partition)
+        signed = signatures(lists, self.num_perm, SEED)
+        return band_hashes(signed, self.banding.bands, self.banding.rows), lists.lengths > 0
+
+    def compared(self, partition: pd.DataFrame) -> Lists:
+        """Return what of each row is compared: its set of n-grams, or its signature."""
+        lists = self._ngrams(partition)
+        if self.verify:
+            return sets(lists)
+        signed = signatures(lists, self.num_perm, SEED).astype(np.uint64)
+        return Lists(signed.ravel(), offsets_of(np.full(len(signed), self.num_perm)))
+
+    def similarity(self, left: Lists, right: Lists, pairs: tuple[Any, Any]) -> np.ndarray:
+        """Return how alike pairs are: Jaccard of their n-grams, or its estimate."""
+        if self.verify:
+            return jaccard(left, right, pairs)
+        ones, others = (
+            each.values.reshape(-1, self.num_perm)[rows]
+            for each, rows in zip((left, right), pairs, strict=True)
+        )
+        return (ones == others).mean(axis=1)
+
+    def _ngrams(self, partition: pd.DataFrame) -> Lists:
+        if self.unit == "token":
+            return token_ngrams(_tokens(partition[self.column]), self.ngram)
+        texts = texts_of(partition, self.column)
+        if self.normalize:
+            texts = [t if t is None else normalized(t, self.normalize) for t in texts]
+        return ngrams(texts, self.ngram, self.unit)
+
+
+def _tokens(series: pd.Series) -> Lists:
+    """Return the lists of a column of token ids, nulls as empty ones."""
+    array = pa.array(series.array, from_pandas=True)
+    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+    return Lists(array.flatten().to_numpy(zero_copy_only=False), offsets_of(lengths))
+
+
+def is_token_column(series: Any) -> bool:
+    """Return whether a column holds lists of token ids."""
+    dtype = getattr(series.dtype, "pyarrow_dtype", pa.null())
+    lists = pa.types.is_list(dtype) or pa.types.is_large_list(dtype)
+    return lists and pa.types.is_integer(dtype.value_type)
