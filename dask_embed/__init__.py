@@ -14,6 +14,7 @@ from dask_embed._version import __version__ as __version__
 if TYPE_CHECKING:
     from dask_embed import datasets
     from dask_embed.accessor import register_operator
+    from dask_embed.curation.clustering import FittedKMeans, KMeans
     from dask_embed.jobs.cluster import cluster
     from dask_embed.jobs.inspection import describe_model, stats
     from dask_embed.jobs.parquet import read_parquet
@@ -55,7 +56,9 @@ _HOMES = {
     "Classifier": "dask_embed.operators",
     "ColumnOperator": "dask_embed.operators",
     "Embedder": "dask_embed.operators",
+    "FittedKMeans": "dask_embed.curation.clustering",
     "Generator": "dask_embed.operators",
+    "KMeans": "dask_embed.curation.clustering",
     "LanguageDetector": "dask_embed.operators",
     "LateChunkEmbedder": "dask_embed.operators",
     "LinearHead": "dask_embed.operators",
@@ -94,7 +97,9 @@ __all__ = [
     "Classifier",
     "ColumnOperator",
     "Embedder",
+    "FittedKMeans",
     "Generator",
+    "KMeans",
     "LanguageDetector",
     "LateChunkEmbedder",
     "LinearHead",

@@ -137,10 +137,12 @@ class Step:
 class DaskAccessor(FrameAccessor):
     """Model operators on a Dask DataFrame, which are lazy, and steps that need all of it."""
 
+    cluster = Step("dask_embed.curation.clustering")
     drop_exact_duplicates = Step("dask_embed.curation.exact")
     drop_fuzzy_duplicates = Step("dask_embed.curation.fuzzy")
     mark_exact_duplicates = Step("dask_embed.curation.exact")
     mark_fuzzy_duplicates = Step("dask_embed.curation.fuzzy")
+    nearest = Step("dask_embed.curation.nearest")
     to_parquet = Step("dask_embed.jobs.parquet")
 
 

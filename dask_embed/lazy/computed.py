@@ -13,6 +13,8 @@ from dask_embed.lazy._dask import (
     Filter,
     Fused,
     Index,
+    Len,
+    Lengths,
     Projection,
     Repartition,
     SetIndexBlockwise,
@@ -200,6 +202,33 @@ class SameRows(ComputedRows, Elemwise):
             and bool(readers)
             and all(isinstance(reader, Index) for reader in readers)
         )
+
+
+class OfAllRows(ComputedRows):
+    """One row for each of the frame, computed from all of them: no filter may pass below.
+
+    Not element-wise, but what needs none of the results needs no other rows.
+    """
+
+    @property
+    def index(self) -> Expr:
+        return self.frame.index  # as for `SameRows`
+
+    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
+        return False  # else Dask waits for it, and keeps column selections above the filter
+
+    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
+        if isinstance(parent, Index):
+            return Index(self.frame)
+        if isinstance(parent, Len | Lengths):
+            return type(parent)(self.frame, *parent.operands[1:])
+        if not isinstance(parent, Projection):
+            return None
+        wanted = wanted_columns(self, parent, dependents)
+        if not wanted & self.made:
+            return type(parent)(self.frame, *parent.operands[1:])
+        narrowed = self.narrowed(wanted)
+        return None if narrowed is self else type(parent)(narrowed, *parent.operands[1:])
 
 
 class SelectResult(Projection):

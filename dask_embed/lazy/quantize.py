@@ -23,15 +23,12 @@ from dask_embed.inference.calibration import (
 from dask_embed.lazy._dask import (
     Blockwise,
     Expr,
-    Filter,
-    Index,
-    Projection,
     TreeReduce,
     new_collection,
 )
 from dask_embed.lazy.append import append_lazily
 from dask_embed.lazy.arrays import lazy_dimension, to_array
-from dask_embed.lazy.computed import ComputedRows, SameRows, wanted_columns
+from dask_embed.lazy.computed import ComputedRows, OfAllRows, SameRows
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.vectors.embedder import Embedder
 
@@ -224,26 +221,5 @@ class QuantizeEach(SameRows, Quantize):
     """With ranges that are known, or none: each row for itself."""
 
 
-class QuantizeCalibrated(Quantize):
-    """With ranges over all rows.
-
-    Not element-wise: every row depends on all of them, so no filter may pass below.
-    """
-
-    @property
-    def index(self) -> Expr:
-        return self.frame.index  # as for `SameRows`
-
-    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
-        return False  # else Dask waits for it, and keeps column selections above the filter
-
-    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
-        if isinstance(parent, Index):
-            return Index(self.frame)
-        if not isinstance(parent, Projection):
-            return None
-        wanted = wanted_columns(self, parent, dependents)
-        if self.column not in wanted:
-            return type(parent)(self.frame, *parent.operands[1:])
-        narrowed = self.narrowed(wanted)
-        return None if narrowed is self else type(parent)(narrowed, *parent.operands[1:])
+class QuantizeCalibrated(OfAllRows, Quantize):
+    """With ranges over all rows."""

@@ -1,0 +1,314 @@
+"""Clusters of a vector column: what users call."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dask_embed._options import NamedOptions, named_options
+from dask_embed._reprs import ShortRepr
+from dask_embed._validation import column_name, local_path, one_of, shown
+from dask_embed.columns.frames import require_frame, require_series
+from dask_embed.curation.clusters import Settings, fitted, with_clusters
+from dask_embed.curation.kmeans import METRICS, Centres
+from dask_embed.curation.measures import unit
+from dask_embed.curation.spaces import (
+    PACKED,
+    require_one_space,
+    require_same_space,
+    require_vector_column,
+)
+from dask_embed.jobs.origin import FORMAT, Origin
+from dask_embed.lazy._dask import new_collection
+from dask_embed.lazy.arrays import lazy_dimension
+
+_TENSOR = "centres"
+_METADATA = "dask_embed"
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedKMeans:
+    """Centres of clusters, as `KMeans.fit` returns them.
+
+    Attributes
+    ----------
+    centres : numpy.ndarray
+        float32, shape (clusters, dimension); of length one where `metric` is ``"cosine"``.
+    metric : {"cosine", "euclidean"}
+    inertia : float
+        Squared distances of the rows to their centres before the last step, summed; for
+        ``"cosine"`` those of vectors of length one. NaN where no step ran over all rows.
+    steps : int
+        Lloyd steps over all rows.
+    converged : bool
+        Whether the centres had all but stopped moving.
+    origin : dict
+        What made the vectors, as far as it is known.
+    """
+
+    centres: np.ndarray
+    metric: str
+    inertia: float = float("nan")
+    steps: int = 0
+    converged: bool = False
+    origin: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        clusters, dimension = self.centres.shape
+        return f"FittedKMeans({clusters} clusters x {dimension}, metric={self.metric!r})"
+
+    def save(self, path: Any) -> None:
+        """Write the centres to a safetensors file, with the metric and what made the vectors.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file whose name ends with ``.safetensors``.
+        """
+        from safetensors.numpy import save_file
+
+        file = local_path("path", path)
+        if file.suffix != ".safetensors":
+            raise ValueError(f"path must end with .safetensors, got {shown(str(path))}")
+        told = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name != _TENSOR
+        }
+        save_file({_TENSOR: self.centres}, file, {_METADATA: json.dumps(told)})
+
+    @classmethod
+    def load(cls, path: Any) -> FittedKMeans:
+        """Read what `save` wrote.
+
+        Raises
+        ------
+        ValueError
+            If the file is none of these.
+        """
+        from dask_embed.operators.vectors.base import read_header, read_tensors, safetensors_file
+
+        file = safetensors_file("path", path)
+        shapes, metadata = read_header(file)
+        if set(shapes) != {_TENSOR} or _METADATA not in metadata:
+            raise ValueError(f"{str(file)!r} was not written by FittedKMeans.save")
+        return cls(read_tensors(file)[_TENSOR], **json.loads(metadata[_METADATA]))
+
+    def plain(self) -> Centres:
+        """Return the centres as the kernels take them."""
+        values = self.centres.astype(np.float32)
+        return Centres(unit(values) if self.metric == "cosine" else values, self.metric)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KMeans(ShortRepr, NamedOptions, Settings):
+    """k-means of vectors that need not fit into memory.
+
+    k-means++ and Lloyd's steps on a sample give the first centres; a few steps over all rows
+    follow, each a reduction over partitions.
+
+    Parameters
+    ----------
+    n_clusters : int
+        Fewer clusters come of fewer different rows.
+    metric : {"cosine", "euclidean"}
+        ``"cosine"`` is spherical k-means: vectors and centres are scaled to length one.
+    init : {"k-means++", "random"}
+        Rows of the sample to begin with.
+    max_iter : int
+        Lloyd steps over all rows, at most; 0 keeps the centres of the sample.
+    tol : float
+        Squared movement of the centres, in mean variances of a dimension, at which they have
+        converged, as in scikit-learn.
+    seed : int
+        The same seed gives the same sample and the same first centres, however rows are ordered
+        and cut into partitions.
+    sample : int, optional
+        Rows of the sample, by default 50,000, or 20 for each cluster where that is more.
+    fit_data_fraction : float
+        Share of the rows that count at all, chosen by a hash of their vectors.
+
+    Examples
+    --------
+    >>> import numpy as np, pandas as pd
+    >>> import dask_embed as de
+    >>> frame = de.Embedder(de.datasets.minilm())(pd.DataFrame({"text": ["rain", "snow", "rows"]}))
+    >>> de.KMeans(2).fit(frame["embedding"])
+    FittedKMeans(2 clusters x 384, metric='cosine')
+
+    Notes
+    -----
+    Memory: the sample on one worker, and on each the vectors of its partitions while steps run
+    over them. Clusters without rows keep their centre. Vectors stored as float16, int8 or uint8
+    are taken as the numbers that they are stored as.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.n_clusters == "auto":
+            raise TypeError("n_clusters must be a positive integer, got 'auto'")
+
+    def settings(self) -> Settings:
+        """Return the same as the lazy nodes take it."""
+        return Settings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(self)})
+
+    def fit(self, series: Any, *, check: bool = True) -> FittedKMeans:
+        """Return the centres of a vector column; computes.
+
+        Parameters
+        ----------
+        series : dask.dataframe.Series, pandas.Series or cudf.Series
+        check : bool
+            Refuse a column of vectors that different models made.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If the column does not hold vectors, or none.
+        """
+        require_series("KMeans.fit", series)
+        frame = _lazy(series).to_frame()
+        require_vector_column(frame, series.name)
+        origin = _numbers_of_one_space(frame, series.name, check)
+        centres = new_collection(fitted(frame, series.name, self.settings())).compute()
+        if not len(centres.values):
+            raise ValueError(f"column {series.name!r} has no vectors to fit centres to")
+        told = origin.to_json() if origin.told else {}
+        return FittedKMeans(
+            centres.values, self.metric, centres.inertia, centres.steps, centres.converged, told
+        )
+
+
+@named_options
+def cluster(
+    frame: Any,
+    column: str = "embedding",
+    *,
+    n_clusters: int | None = None,
+    centres: Any = None,
+    metric: str = "cosine",
+    init: str = "k-means++",
+    max_iter: int = 5,
+    tol: float = 1e-4,
+    seed: int = 0,
+    sample: int | None = None,
+    fit_data_fraction: float = 1.0,
+    output: str = "cluster",
+    distance: str | None = None,
+    check: bool = True,
+) -> Any:
+    """Append the k-means cluster of each vector, and its distance to the centre; lazy.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame
+    column : str
+        The vector column: float32, float16, int8 or uint8.
+    n_clusters : int
+        Number of clusters to find.
+    centres : FittedKMeans, str, Path or array, optional
+        Centres that are known, in place of `n_clusters`: what `dask_embed.KMeans` fitted, a file
+        that it was saved to, or an array of shape (clusters, dimension). Each row is then
+        clustered for itself, partitions stream, and filters pass below.
+    metric, init, max_iter, tol, seed, sample, fit_data_fraction
+        See `dask_embed.KMeans`. With `centres` only `metric` counts, and only for an array.
+    output : str
+        The column with the number of the cluster, int32.
+    distance : str, optional
+        The column with the distance, float32: one minus the cosine, or Euclidean. By default
+        ``<output>_distance``.
+    check : bool
+        Refuse a column of vectors that different models made, and centres of another model.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        Rows without a vector have null in both columns.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Before any work, if the arguments do not fit each other or the frame.
+
+    Notes
+    -----
+    Centres are found anew each time that the result is computed; what reads them together in one
+    computation shares them. To keep them, fit with `dask_embed.KMeans` and give `centres`.
+    """
+    require_frame("cluster", frame, lazy=True)
+    column_name("column", column)
+    require_vector_column(frame, column)
+    origin = _numbers_of_one_space(frame, column, check)
+    names = (output, f"{output}_distance" if distance is None else distance)
+    if centres is not None and n_clusters is not None:
+        raise TypeError("cluster takes n_clusters, or centres that are known; got both")
+    if centres is not None:
+        known = _known(centres, metric, frame, column)
+        require_same_space(
+            column, origin, "the centres are", Origin.from_json(known.origin, FORMAT), check
+        )
+        return with_clusters(frame, known.plain(), column, names)
+    if n_clusters is None:
+        raise TypeError("cluster takes n_clusters, or centres that are known; got neither")
+    settings = KMeans(
+        n_clusters,
+        metric=metric,
+        init=init,
+        max_iter=max_iter,
+        tol=tol,
+        seed=seed,
+        sample=sample,
+        fit_data_fraction=fit_data_fraction,
+    ).settings()
+    return with_clusters(frame, fitted(frame, column, settings), column, names)
+
+
+def _numbers_of_one_space(frame: Any, column: Any, check: bool) -> Origin:
+    """Return what made a column of vectors that are numbers."""
+    origin = require_one_space(frame, column, check)
+    precision = origin.told.get("precision")
+    if precision in PACKED:
+        raise ValueError(
+            f"column {column!r} holds packed signs (precision {precision!r}), which have no "
+            "centre; cluster vectors of numbers"
+        )
+    return origin
+
+
+def _known(centres: Any, metric: str, frame: Any, column: Any) -> FittedKMeans:
+    """Return centres that were given, which have to fit a vector column."""
+    if isinstance(centres, str | Path):
+        centres = FittedKMeans.load(centres)
+    if not isinstance(centres, FittedKMeans):
+        one_of("metric", metric, METRICS)
+        centres = FittedKMeans(_array(centres), metric)
+    dimension = lazy_dimension(frame[column])
+    if centres.centres.shape[1] != dimension:
+        raise ValueError(
+            f"centres are of dimension {centres.centres.shape[1]}, the vectors of column "
+            f"{column!r} of {dimension}"
+        )
+    return centres
+
+
+def _array(centres: Any) -> np.ndarray:
+    try:
+        array = np.asarray(centres, np.float32)
+    except (TypeError, ValueError):
+        array = np.empty(0, np.float32)
+    if array.ndim != 2 or not array.size or not np.isfinite(array).all():
+        raise TypeError(
+            "centres must be a FittedKMeans, a file that it was saved to, or finite numbers of "
+            f"shape (clusters, dimension); got {shown(centres)}"
+        )
+    return array
+
+
+def _lazy(series: Any) -> Any:
+    import dask.dataframe as dd
+
+    return series if hasattr(series, "expr") else dd.from_pandas(series, npartitions=1, sort=False)
