@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +140,61 @@ def test_a_model_without_token_vectors_says_so(tmp_path: Path) -> None:
         frame.ml.embed("text", model=model, pooling="none")
     with pytest.raises(ValueError, match="late chunking needs token vectors"):
         de.LateChunkEmbedder(model)(frame)
+
+
+def saved_by_sentence_transformers(kind: str, folder: Path, *after: Any) -> Path:
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Transformer
+
+    base = save(kind, folder / "base")
+    file = base / "tokenizer_config.json"
+    limit = {"model_max_length": limit_of(kind)}
+    file.write_text(json.dumps(json.loads(file.read_text()) | limit))
+    if kind == "clap":
+        transformers.ClapFeatureExtractor().save_pretrained(base)
+    else:
+        size = {"size": {"shortest_edge": 16}, "crop_size": {"height": 16, "width": 16}}
+        transformers.CLIPImageProcessor(**size).save_pretrained(base)
+    model = SentenceTransformer(modules=[Transformer(str(base)), *after], device="cpu")
+    model.save(str(folder / "saved"), create_model_card=False)
+    return folder / "saved"
+
+
+@pytest.mark.parametrize(
+    "kind", ["clip", *(pytest.param(k, marks=pytest.mark.slow) for k in ("clap", "xclip"))]
+)
+def test_a_folder_that_sentence_transformers_saved(kind: str, tmp_path: Path) -> None:
+    """With what it puts behind the model, and without."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.modules import Dense, Normalize
+
+    torch.manual_seed(0)
+    for number, after in enumerate([(), (Dense(24, 10), Normalize())]):
+        folder = saved_by_sentence_transformers(kind, tmp_path / str(number), *after)
+        reference = SentenceTransformer(str(folder), device="cpu")
+        expected = np.stack([reference.encode(text) for text in texts() if text])
+        frame = pd.DataFrame({"text": [text for text in texts() if text]})
+        given = de.to_array(de.Embedder(str(folder))(frame)["embedding"])
+        np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5)
+
+
+def test_saved_folders_whose_vectors_depend_on_their_batch_are_refused(tmp_path: Path) -> None:
+    folder = saved_by_sentence_transformers("siglip", tmp_path)
+    with pytest.raises(ValueError, match="'siglip' depends on the texts of its batch; take the"):
+        de.Embedder(str(folder)).types()
+
+
+def test_a_saved_folder_that_names_what_its_model_does_not_have(tmp_path: Path) -> None:
+    folder = saved_by_sentence_transformers("clip", tmp_path)
+    settings = folder / "sentence_bert_config.json"
+    written = json.loads(settings.read_text())
+    for method, told in (("get_image_features", "method="), ("forward", "method=")):
+        text = {"method": method, "method_output_name": "pooler_output"}
+        settings.write_text(json.dumps(written | {"modality_config": {"text": text}}))
+        with pytest.raises(ValueError, match=told):
+            de.Embedder(str(folder)).types()
+    settings.write_text(json.dumps(written))
+    tiny.save("bert", tmp_path / "bert")
+    (folder / "config.json").write_text((tmp_path / "bert" / "config.json").read_text())
+    with pytest.raises(ValueError, match="get_text_features, which 'bert' does not have"):
+        de.Embedder(str(folder)).types()

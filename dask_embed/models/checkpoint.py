@@ -17,7 +17,12 @@ from dask_embed._validation import (
 )
 from dask_embed.models.bounds import require_generation, require_sizes, require_weights_for
 from dask_embed.models.classes import gives_one_vector, plain_class
-from dask_embed.models.dual import TABLE, has_text_side, text_width
+from dask_embed.models.dual import (
+    TABLE,
+    has_text_side,
+    require_saved_text_side,
+    text_width,
+)
 from dask_embed.models.foreign import told_as
 from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
 from dask_embed.models.modules import (
@@ -27,6 +32,7 @@ from dask_embed.models.modules import (
     StaticEmbedding,
     VectorModule,
     first_json,
+    gives_text_vectors,
     has_table,
     read_json,
     read_modules,
@@ -272,6 +278,8 @@ def _read(
             static=table,
         )
         _require_kinds(checkpoint)
+    if listed is not None and gives_text_vectors(folder):
+        require_saved_text_side(root, checkpoint.config)
     return checkpoint
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 from dataclasses import dataclass
+from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,21 @@ def require_token_vectors(name: str, config: PretrainedConfig, wanted: str) -> N
         raise ValueError(
             f"{wanted} needs token vectors, and model {name!r} ({config.model_type}) gives one "
             "vector of a text; use Embedder with pooling='auto'"
+        )
+
+
+def require_saved_text_side(root: Path, config: PretrainedConfig) -> None:
+    """Raise ValueError unless a sentence-transformers folder says what the vector of a text is."""
+    if not has_text_side(config):
+        raise ValueError(
+            f"the sentence-transformers configuration of {str(root)!r} takes vectors of texts from "
+            f"the model's get_text_features, which {config.model_type!r} does not have"
+        )
+    if config.get_text_config().model_type in _LAST_PLACE:
+        raise ValueError(
+            f"{str(root)!r} was saved by sentence-transformers, where a text's vector of "
+            f"{config.model_type!r} depends on the texts of its batch; take the plain checkpoint "
+            "(its config.json, weights and tokenizer), whose texts are filled up to one length"
         )
 
 

@@ -145,8 +145,9 @@ def read_modules(
     -------
     tuple or None
         The transformer's subfolder, its pooling (None for a cross-encoder, whose transformer has
-        the head) or the table that stands in place of both, and the modules after that; None if
-        `folder` is a plain transformers checkpoint.
+        the head, and for a dual encoder, which gives a vector of a text by itself) or the table
+        that stands in place of both, and the modules after that; None if `folder` is a plain
+        transformers checkpoint.
 
     Raises
     ------
@@ -171,8 +172,8 @@ def read_modules(
         return path, StaticEmbedding(path), _after_pooling(folder, entries, pooled=True)[1]
     if len(entries) == 1 and _has_classifier(folder / entries[0].get("path", "")):
         return entries[0].get("path", ""), None, ()
-    pooling, after = _after_pooling(folder, entries)
-    return entries[0].get("path", ""), pooling, after
+    path = entries[0].get("path", "")
+    return path, *_after_pooling(folder, entries, pooled=gives_text_vectors(folder / path))
 
 
 def _after_pooling(
@@ -274,6 +275,12 @@ def _has_classifier(folder: Path) -> bool:
     """Return whether a Transformer module was saved with a head for classification."""
     file = folder / "sentence_bert_config.json"
     return file.is_file() and read_json(file).get("transformer_task") == "sequence-classification"
+
+
+def gives_text_vectors(folder: Path) -> bool:
+    """Return whether a Transformer module was saved that needs no pooling: of a dual encoder."""
+    settings = first_json(folder, ("sentence_bert_config.json",))
+    return bool(settings.get("module_output_name") == "sentence_embedding")
 
 
 def _kind(entry: dict[str, Any]) -> str:

@@ -22,7 +22,7 @@ from dask_embed.models.known import (
     among,
     require_known,
 )
-from dask_embed.models.modules import first_json
+from dask_embed.models.modules import first_json, gives_text_vectors
 
 _KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _TRANSFORMER_CONFIGS = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
@@ -61,11 +61,24 @@ _PROMPTS = Rule(
     ),
     "an object of texts",
 )
-# Feature that the transformer gives, by what it is for: of the model's output, and of the module.
-_OUTPUTS = {
-    "feature-extraction": ("last_hidden_state", "token_embeddings"),
-    "sequence-classification": ("logits", "scores"),
-}
+
+
+@dataclass(frozen=True)
+class _Use:
+    """What a Transformer module does: its task, a method of the model, and what that gives."""
+
+    task: str
+    output: str
+    feature: str
+    method: str = "forward"
+
+
+_EMBEDS = _Use("feature-extraction", "last_hidden_state", "token_embeddings")
+_CLASSIFIES = _Use("sequence-classification", "logits", "scores")
+# Of dual encoders, such as CLIP.
+_GIVES_VECTORS = _Use(
+    "feature-extraction", "pooler_output", "sentence_embedding", "get_text_features"
+)
 _MODEL: Rules = {
     "__version__": ANY,
     "activation_fn": ANY,  # a Reranker judges it
@@ -138,7 +151,8 @@ def read_sentence_settings(root: Path, folder: Path, *, classifies: bool) -> Sen
     root, folder : Path
         Of the whole, and of its transformer.
     classifies : bool
-        It is a cross-encoder, whose transformer has the head.
+        It is a cross-encoder, whose transformer has the head, unless its transformer gives vectors
+        of texts.
 
     Raises
     ------
@@ -148,7 +162,9 @@ def read_sentence_settings(root: Path, folder: Path, *, classifies: bool) -> Sen
     given = first_json(folder, _TRANSFORMER_CONFIGS)
     model = first_json(root, ("config_sentence_transformers.json",))
     source = f"the sentence-transformers configuration of {str(root)!r}"
-    require_known(given, _transformer_rules(given, classifies), source)
+    use = _CLASSIFIES if classifies else _EMBEDS
+    use = _GIVES_VECTORS if gives_text_vectors(folder) else use
+    require_known(given, _transformer_rules(given, use), source)
     inputs = given.get("modality_config")
     if inputs is not None and not {"message", "text"} & set(inputs):
         raise ValueError(f"{source} takes no text: its modality_config has {list(inputs)}")
@@ -179,10 +195,9 @@ def _joined(given: dict[str, Any], old: str, new: str) -> dict[str, Any]:
     return (given.get(new) if found is None else found) or {}
 
 
-def _transformer_rules(given: dict[str, Any], classifies: bool) -> Rules:
-    task = "sequence-classification" if classifies else "feature-extraction"
-    output, feature = _OUTPUTS[task]
-    told = {"method": among("forward"), "method_output_name": among(output, [output])}
+def _transformer_rules(given: dict[str, Any], use: _Use) -> Rules:
+    outputs = among(use.output, [use.output])
+    told = {"method": among(use.method), "method_output_name": outputs}
     inputs = given.get("modality_config")
     inputs = inputs if isinstance(inputs, dict) else {}
     known = [name for name in inputs if set(name.split("+")) <= _MODALITIES]
@@ -200,13 +215,13 @@ def _transformer_rules(given: dict[str, Any], classifies: bool) -> Rules:
         },
         "model_args": _OF_MODELS,
         "model_kwargs": _OF_MODELS,
-        "module_output_name": among(feature),
+        "module_output_name": among(use.feature),
         "processing_kwargs": _CALLS,
         "processor_kwargs": _OF_TOKENIZERS,
         "query_expansion": OFF,
         "query_length": OFF,
         "tokenizer_args": _OF_TOKENIZERS,
         "tokenizer_name_or_path": _ELSEWHERE,
-        "transformer_task": among(task),
+        "transformer_task": among(use.task),
         "unpad_inputs": FLAG,
     }
