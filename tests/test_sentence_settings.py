@@ -6,8 +6,11 @@ version adds fails here until somebody decides, and is refused meanwhile.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
+import pkgutil
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import sentence_transformers
 import tiny
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -305,3 +309,51 @@ def test_settings_without_modules_are_not_read(tmp_path: Path) -> None:
     prompts = {"prompts": {"q": "query: "}, "default_prompt_name": "q"}
     (plain / WHOLE).write_text(json.dumps(prompts))
     np.testing.assert_allclose(embed(plain), encode(plain), rtol=0, atol=1e-5)
+
+
+# ------------------------------------------------------------- classes that are written elsewhere
+TRIED = {"Transformer", "StaticEmbedding", *(kind.__name__ for kind in MODULES)}
+
+
+def module_classes() -> list[type]:
+    """Return every class of sentence-transformers that a folder may name as a module."""
+    found: dict[str, type] = {}
+    for each in pkgutil.walk_packages(sentence_transformers.__path__, "sentence_transformers."):
+        if ".modules" not in each.name:
+            continue
+        for value in vars(importlib.import_module(each.name)).values():
+            there = (getattr(value, "__module__", None) or "").startswith("sentence_transformers.")
+            if there and isinstance(value, type) and hasattr(value, "config_keys"):
+                found[f"{value.__module__}.{value.__name__}"] = value
+    return [found[name] for name in sorted(found)]
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_modules_that_are_not_run_are_refused(folder: Path, tmp_path: Path, place: int) -> None:
+    """All there are, so one of a version to come too."""
+    kinds = [kind for kind in module_classes() if kind.__name__ not in TRIED]
+    assert {"BoW", "LSTM", "Router", "SpladePooling"} <= {kind.__name__ for kind in kinds}
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    listing = json.loads((copy / "modules.json").read_text())
+    for kind in kinds:
+        changed = [dict(each) for each in listing]
+        changed[place]["type"] = f"{kind.__module__}.{kind.__name__}"
+        settings = dict.fromkeys(kind.config_keys, 3)
+        if place:
+            (copy / "1_Pooling" / "config.json").write_text(json.dumps(settings))
+        (copy / "modules.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=kind.__name__) as raised:
+            de.Embedder(str(copy)).types()
+        assert "\n" not in str(raised.value)
+
+
+def test_settings_of_other_models_are_known_or_refused(edited: Any) -> None:
+    """What classes of models write beside `SentenceTransformer`."""
+    for kind, known in (
+        (CrossEncoder, {"activation_fn", "keep_in_fp32_modules"}),
+        (SparseEncoder, {"max_active_dims"}),
+    ):
+        written = set(re.findall(r'"(\w+)"', inspect.getsource(kind._get_model_config)))
+        assert written - set(MODEL) == known
+    with pytest.raises(ValueError, match="max_active_dims"):
+        de.Embedder(str(edited(WHOLE, {"max_active_dims": 0}))).types()
