@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from dask_embed import datasets
     from dask_embed.accessor import register_operator
     from dask_embed.curation.clustering import FittedKMeans, KMeans
+    from dask_embed.curation.report import curation_report
+    from dask_embed.curation.thresholds import duplicates_by_threshold
     from dask_embed.jobs.cluster import cluster
     from dask_embed.jobs.inspection import describe_model, stats
     from dask_embed.jobs.parquet import read_parquet
@@ -78,9 +80,11 @@ _HOMES = {
     "ZeroShotClassifier": "dask_embed.operators",
     "calibration_ranges": "dask_embed.lazy.quantize",
     "cluster": "dask_embed.jobs.cluster",
+    "curation_report": "dask_embed.curation.report",
     "datasets": "dask_embed",
     "describe_model": "dask_embed.jobs.inspection",
     "discard_unfinished": "dask_embed.jobs.unfinished",
+    "duplicates_by_threshold": "dask_embed.curation.thresholds",
     "explain": "dask_embed.lazy.explain",
     "progress": "dask_embed.jobs.progress",
     "quantize": "dask_embed.lazy.quantize",
@@ -119,9 +123,11 @@ __all__ = [
     "ZeroShotClassifier",
     "calibration_ranges",
     "cluster",
+    "curation_report",
     "datasets",
     "describe_model",
     "discard_unfinished",
+    "duplicates_by_threshold",
     "explain",
     "progress",
     "quantize",

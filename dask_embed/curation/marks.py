@@ -21,9 +21,8 @@ from dask_embed.curation.source import Expanding, PartitionNumbers, Source
 from dask_embed.lazy._dask import Blockwise, Expr, Index, Len, Lengths, Projection, new_collection
 from dask_embed.lazy.computed import wanted_columns
 
+_UNSEEN = "of dropped rows: "
 _MADE = ("group", "duplicate_of", "similarity", "kept", "reason")
-DROPPED = "dropped by "
-"""What the names of marks begin with that nobody sees."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Finding:
         raise NotImplementedError
 
     def told(self) -> str:
-        """Return what the step does, for `dask_embed.explain`."""
+        """Return what it finds, in words."""
         raise NotImplementedError
 
     @property
@@ -92,8 +91,8 @@ def dropping(mark: Callable[..., Any], documentation: str) -> Callable[..., Any]
 
     def drop(frame: Any, *args: Any, **options: Any) -> Any:
         known_options(name, options, [*allowed])
-        marks = mark(frame, *args, **options, prefix=DROPPED)
-        return marks[marks[f"{DROPPED}kept"]][list(frame.columns)]
+        marks = mark(frame, *args, **options, prefix=_UNSEEN)
+        return new_collection(DropDuplicates(*marks.expr.operands))
 
     drop.__name__ = drop.__qualname__ = name
     drop.__doc__, drop.__module__ = documentation, mark.__module__
@@ -132,8 +131,8 @@ def _require_new(frame: Any, finding: Finding) -> None:
         )
 
 
-class MarkDuplicates(Expanding):
-    """`frame` with the columns of a `Finding`; of the frame's own only `columns`, if any are named.
+class Duplicates(Expanding):
+    """What a `Finding` makes of a frame; of its columns only `kept_columns`, if any are named.
 
     For the optimizer it is one node, through which no filter may pass. When the plan is tuned or
     lowered it becomes the steps that it stands for: only then it is known in which partitions the
@@ -142,25 +141,63 @@ class MarkDuplicates(Expanding):
 
     _parameters = ["frame", "finding", "kept_columns"]  # noqa: RUF012 - the form of expressions
 
-    @functools.cached_property
-    def _meta(self) -> Any:
-        meta = self.frame._meta
-        return empty_columns(meta[self._own], self.finding.types(meta))
-
     @property
-    def _own(self) -> list[Any]:
+    def own(self) -> list[Any]:
+        """The columns of the frame that are kept."""
         named = self.operand("kept_columns")
         return list(self.frame.columns) if named is None else list(named)
 
-    @functools.cached_property
-    def _name(self) -> str:
-        return f"mark-{type(self.finding).__name__.lower()}-{self.deterministic_token}"
+    @property
+    def marks(self) -> MarkDuplicates:
+        """The node that marks what this one finds."""
+        return MarkDuplicates(self.frame, self.finding, None)
 
     def __str__(self) -> str:
-        return f"mark({self.finding.told()})"
+        return self.told
+
+    @property
+    def told(self) -> str:
+        """What the step does, for `dask_embed.explain`."""
+        way = type(self).__name__.removesuffix("Duplicates").lower()
+        return f"{way} {self.finding.told()}, keep {self.finding.ranking.told()}"
+
+    @functools.cached_property
+    def _name(self) -> str:
+        way = type(self).__name__.removesuffix("Duplicates").lower()
+        return f"{way}-{type(self.finding).__name__.lower()}-{self.deterministic_token}"
 
     def _divisions(self) -> Any:
         return self.frame.divisions
+
+    def narrowed(self, parent: Expr, wanted: set[Any]) -> Expr | None:
+        """Return a selection of columns of the same node on no more columns than are needed."""
+        own = [name for name in self.own if name in wanted] or self._least()
+        read = {*own, *self.finding.reads, *self.finding.ranking.reads}
+        needed = [name for name in self.frame.columns if name in read]
+        if own == self.own and needed == list(self.frame.columns):
+            return None
+        narrowed = type(self)(Projection(self.frame, needed), self.finding, own)
+        return type(parent)(narrowed, *parent.operands[1:])
+
+    def _least(self) -> list[Any]:
+        """Return a column to have rows by: of none, Dask cannot put frames together."""
+        types = self.frame._meta.dtypes
+        small = [name for name in self.own if pd.api.types.is_numeric_dtype(types[name])]
+        return (small or self.own)[:1]
+
+    def decided(self, use: str) -> tuple[Expr, Expr]:
+        """Return the rows and the decisions about them, in the same partitions."""
+        source = Source(self.frame)
+        return source.columns(self.own, use).expr, self.finding.decisions(source).expr
+
+
+class MarkDuplicates(Duplicates):
+    """All rows, with the columns of the finding."""
+
+    @functools.cached_property
+    def _meta(self) -> Any:
+        meta = self.frame._meta
+        return _with_types(meta[self.own], self.finding.types(meta))
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Index | Len | Lengths):
@@ -170,20 +207,54 @@ class MarkDuplicates(Expanding):
         wanted = wanted_columns(self, parent, dependents)
         if not wanted.intersection(self.finding.made):
             return type(parent)(self.frame, *parent.operands[1:])
-        own = [name for name in self._own if name in wanted]
-        read = {*own, *self.finding.reads, *self.finding.ranking.reads}
-        needed = [name for name in self.frame.columns if name in read]
-        if own == self._own and needed == list(self.frame.columns):
-            return None
-        narrowed = MarkDuplicates(Projection(self.frame, needed), self.finding, own)
-        return type(parent)(narrowed, *parent.operands[1:])
+        return self.narrowed(parent, wanted)
 
     def expanded(self, use: str = "") -> Expr:
-        source = Source(self.frame)
-        rows = source.columns(self._own, use)
-        decisions = self.finding.decisions(source)
-        numbers = PartitionNumbers(source.npartitions)
-        return Mark(rows.expr, decisions.expr, numbers, self.finding.types(self.frame._meta))
+        rows, decisions = self.decided(use)
+        numbers = PartitionNumbers(self.frame.npartitions)
+        return Mark(rows, decisions, numbers, self.finding.types(self.frame._meta))
+
+
+class DropDuplicates(Duplicates):
+    """The rows that are kept.
+
+    No filter of Dask's: where two meet that it cannot push down it joins them, and the second may
+    be of rows that the first has left.
+    """
+
+    @functools.cached_property
+    def _meta(self) -> Any:
+        return self.frame._meta[self.own]
+
+    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
+        if not isinstance(parent, Projection):
+            return None
+        return self.narrowed(parent, wanted_columns(self, parent, dependents))
+
+    def expanded(self, use: str = "") -> Expr:
+        return Keep(*self.decided(use))
+
+
+class Keep(Blockwise):
+    """The rows of each partition that no decision takes away."""
+
+    _parameters = ["frame", "decisions"]  # noqa: RUF012 - the form of every Dask expression
+
+    @staticmethod
+    def operation(partition: Any, decisions: pd.DataFrame) -> Any:
+        kept = np.ones(len(partition), bool)
+        kept[places(decisions["row"])] = decisions["kept"].to_numpy(bool)
+        return partition[kept]
+
+    @functools.cached_property
+    def _meta(self) -> Any:
+        return self.frame._meta
+
+    def _divisions(self) -> Any:
+        return self.frame.divisions
+
+    def _broadcast_dep(self, dep: Expr) -> bool:
+        return False
 
 
 class Mark(Blockwise):
@@ -208,17 +279,27 @@ class Mark(Blockwise):
         if own:
             made[names[0]] = pa.array(row_numbers(number, len(partition)))
         columns = whole_columns(len(partition), decisions, list(types.values())[own:])
-        return append_columns(partition, {**made, **dict(zip(names[own:], columns, strict=True))})
+        made |= dict(zip(names[own:], columns, strict=True))
+        return _with_plain_kept(append_columns(partition, made), names)
 
     @functools.cached_property
     def _meta(self) -> Any:
-        return empty_columns(self.frame._meta, self.operand("types"))
+        return _with_types(self.frame._meta, self.operand("types"))
 
     def _divisions(self) -> Any:
         return self.frame.divisions
 
     def _broadcast_dep(self, dep: Expr) -> bool:
         return False
+
+
+def _with_types(meta: Any, types: dict[str, pa.DataType]) -> Any:
+    return _with_plain_kept(empty_columns(meta, types), list(types))
+
+
+def _with_plain_kept(frame: Any, names: list[str]) -> Any:
+    """Return a frame whose ``kept`` is of plain booleans, which pandas aligns with any others."""
+    return frame.astype({names[-len(_MADE) + _MADE.index("kept")]: bool})
 
 
 def whole_columns(rows: int, decisions: pd.DataFrame, types: list[pa.DataType]) -> list[pa.Array]:

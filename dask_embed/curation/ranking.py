@@ -65,6 +65,15 @@ class Ranking:
         ranks = len(self.columns) + (self.seed is not None)
         return [*(f"rank{i}" for i in range(ranks)), "row" if self.id is None else "id"]
 
+    def told(self) -> str:
+        """Return which row is kept, in words."""
+        first = [f"{best} {name}" for name, best in self.columns]
+        if self.named is not None:
+            first.append(self.named)
+        if self.seed is not None:
+            first.append(f"random of seed {self.seed}")
+        return ", then ".join([*first, "first row" if self.id is None else f"lowest {self.id}"])
+
     def ranked(self, partition: pd.DataFrame, numbers: np.ndarray) -> pd.DataFrame:
         """Return for rows of a partition what orders them, as columns ``row`` and `keys`.
 

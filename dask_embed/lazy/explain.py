@@ -60,7 +60,7 @@ def explain(frame: Any, file: TextIO | None = None) -> None:
 def _lines(written: Expr, plan: Expr) -> Iterator[str]:
     steps = list(_steps(plan, set()))
     for number, node in enumerate(steps, 1):
-        yield f"  {number}. {_describe(node)}"
+        yield f"  {number}. {described(node)}"
         if isinstance(node, OperatorRows):
             yield from (f"       {line}" for line in _model_lines(node))
     known = {part for node in steps for part in _parts(node)}
@@ -126,7 +126,8 @@ def _reads_more(node: Filter, selection: Expr) -> bool:
     )
 
 
-def _describe(node: Expr) -> str:
+def described(node: Expr) -> str:
+    """Return what a node of a plan does, in a line."""
     if isinstance(node, OperatorRows):
         rows = ", a row for each chunk" if isinstance(node, ChunkRows) else ""
         return f"run {_operators(node.operator)}{rows}"
@@ -138,6 +139,8 @@ def _describe(node: Expr) -> str:
         return "keep the index"
     if isinstance(node, End):
         return f"keep the {'last' if node.last else 'first'} {node.n} rows of each partition"
+    if (told := getattr(node, "told", None)) is not None:  # of a step that reads the whole corpus
+        return told
     if isinstance(node, IO):
         return f"read {_source(node)}: columns {', '.join(map(str, node.columns))}"
     scalars = [
