@@ -11,7 +11,10 @@ import pytest
 import dask_embed as de
 
 FOLDER = Path(__file__).parent.parent / "docs"
-PAGES = ("index.md", "how_do_i.md", "operators.md", "own_operators.md", "parquet.md", "resume.md")
+PAGES = (
+    *("index.md", "how_do_i.md", "operators.md", "own_operators.md", "parquet.md", "resume.md"),
+    "curation.md",
+)
 
 
 def blocks(page: str) -> list[str]:
