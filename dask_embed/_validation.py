@@ -168,6 +168,14 @@ def text_or_none(name: str, value: Any) -> None:
         usable_text(name, value)
 
 
+def require_one_prompt(prompt: str | None, prompt_name: str | None) -> None:
+    """Raise ValueError where a prompt is given twice: itself, and by its name."""
+    if prompt is not None and prompt_name is not None:
+        raise ValueError(
+            f"give prompt or prompt_name, not both: {shown(prompt)}, {shown(prompt_name)}"
+        )
+
+
 def non_empty_string(name: str, value: Any, *, allow_none: bool = False) -> None:
     """Raise unless `value` is a string of more than spaces, or None where that is allowed."""
     if value is None and allow_none:

@@ -35,7 +35,7 @@ NAMES = {
     "ZeroShotClassifier": "classify",
     "TokenClassifier": "classify-tokens",
     "QuestionAnswerer": "answer",
-    "MaskFiller": "fill-mask",
+    **dict.fromkeys(("MaskFiller", "SparseEmbedder"), "fill-mask"),
     "Generator": "causal-lm",
     "CandidateScorer": "causal-lm",
     "NextTokenScorer": "causal-lm",

@@ -29,6 +29,7 @@ from dask_embed.models.modules import (
     Dense,
     LayerNorm,
     Pooling,
+    SpladePooling,
     StaticEmbedding,
     VectorModule,
     first_json,
@@ -85,6 +86,8 @@ class Checkpoint:
         What else a sentence-transformers folder says.
     own_tokenizer : Path or None
         Folder of the tokenizer where another one than the checkpoint's was asked for.
+    splade : SpladePooling or None
+        How a sparse encoder makes weights of scores of its vocabulary.
     static : StaticTable or None
         The table of token vectors that stands in place of a transformer.
     """
@@ -97,6 +100,7 @@ class Checkpoint:
     modules: tuple[VectorModule, ...] = ()
     sentence: SentenceSettings = field(default_factory=SentenceSettings)
     own_tokenizer: Path | None = None
+    splade: SpladePooling | None = None
     static: StaticTable | None = None
 
     @property
@@ -260,7 +264,10 @@ def _read(
         folder = root / subfolder
         sentence = SentenceSettings()
         if listed is not None:  # without it sentence-transformers reads no other settings either
-            sentence = read_sentence_settings(root, folder, classifies=pooling is None)
+            sparse = isinstance(pooling, SpladePooling)
+            sentence = read_sentence_settings(
+                root, folder, classifies=pooling is None, sparse=sparse
+            )
         table = read_static_table(folder) if isinstance(pooling, StaticEmbedding) else None
         generation = first_json(folder, ("generation_config.json",))
         require_generation(generation, f"the generation_config.json of {str(folder)!r}")
@@ -271,7 +278,8 @@ def _read(
             config=_read_config(folder, trust_remote_code, known, labels, dict(fields))
             if table is None
             else _config_of_table(table),
-            pooling=Pooling(("mean",)) if isinstance(pooling, StaticEmbedding) else pooling,
+            pooling=_of_vectors(pooling),
+            splade=pooling if isinstance(pooling, SpladePooling) else None,
             modules=modules,
             sentence=sentence,
             own_tokenizer=tokenizer,
@@ -281,6 +289,13 @@ def _read(
     if listed is not None and gives_text_vectors(folder):
         require_saved_text_side(root, checkpoint.config)
     return checkpoint
+
+
+def _of_vectors(pooling: Pooling | StaticEmbedding | SpladePooling | None) -> Pooling | None:
+    """Return how vectors of tokens become one, None where a folder does not say."""
+    if isinstance(pooling, StaticEmbedding):
+        return Pooling(("mean",))
+    return pooling if isinstance(pooling, Pooling) else None
 
 
 def _require_kinds(checkpoint: Checkpoint) -> None:

@@ -24,6 +24,8 @@ SENTENCE_TRANSFORMERS_MODES = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+SPLADE_STRATEGIES, SPLADE_ACTIVATIONS = ("max", "sum"), ("relu", "log1p_relu")
+_FIRST = ("Transformer", "MLMTransformer", "StaticEmbedding")
 _REQUIRED_KEYS = {"Dense": ("in_features", "out_features"), "LayerNorm": ("dimension",)}
 _FEATURE = among("sentence_embedding")
 _FEATURES: Rules = {"module_input_name": _FEATURE, "module_output_name": _FEATURE}
@@ -47,6 +49,13 @@ _SETTINGS: dict[str, Rules] = {
     "LayerNorm": {"dimension": COUNT},
     "Normalize": _FEATURES,
     "Dropout": {"dropout": ANY},
+    "SpladePooling": {
+        "pooling_strategy": among(*SPLADE_STRATEGIES),
+        "activation_function": among(*SPLADE_ACTIVATIONS),
+        "embedding_dimension": COUNT,
+        "word_embedding_dimension": COUNT,
+        "chunk_size": ANY,  # what is held at a time
+    },
 }
 # Of an entry of modules.json; arguments of a call would be passed on to the module.
 _ENTRY: Rules = {"idx": ANY, "name": ANY, "path": TEXT, "type": TEXT, "kwargs": OFF}
@@ -132,13 +141,21 @@ class StaticEmbedding:
     path: str
 
 
+@dataclass(frozen=True)
+class SpladePooling:
+    """Scores of the vocabulary for each token of a text to one weight of each of its words."""
+
+    strategy: str = "max"
+    activation: str = "relu"
+
+
 VectorModule = Dense | LayerNorm | Truncate | Normalize
 HeadModule = Pooling | VectorModule
 
 
 def read_modules(
     folder: Path,
-) -> tuple[str, Pooling | StaticEmbedding | None, tuple[VectorModule, ...]] | None:
+) -> tuple[str, Pooling | StaticEmbedding | SpladePooling | None, tuple[VectorModule, ...]] | None:
     """Read ``modules.json``.
 
     Returns
@@ -147,7 +164,7 @@ def read_modules(
         The transformer's subfolder, its pooling (None for a cross-encoder, whose transformer has
         the head, and for a dual encoder, which gives a vector of a text by itself) or the table
         that stands in place of both, and the modules after that; None if `folder` is a plain
-        transformers checkpoint.
+        transformers checkpoint. A sparse encoder has its own kind of pooling.
 
     Raises
     ------
@@ -161,18 +178,24 @@ def read_modules(
     for entry in entries:
         _require_below(folder, entry.get("path", ""))
         require_known(entry, _ENTRY, f"modules.json of {str(folder)!r}")
-    if not entries or _kind(entries[0]) not in ("Transformer", "StaticEmbedding"):
+    if not entries or _kind(entries[0]) not in _FIRST:
         given = entries[0]["type"] if entries else "nothing"
         raise ValueError(
             "modules.json must begin with a Transformer or StaticEmbedding module, got "
             f"{shown(given)}"
         )
-    if _kind(entries[0]) == "StaticEmbedding":
-        path = entries[0].get("path", "")
+    kind, path = _kind(entries[0]), entries[0].get("path", "")
+    if kind == "StaticEmbedding":
         return path, StaticEmbedding(path), _after_pooling(folder, entries, pooled=True)[1]
-    if len(entries) == 1 and _has_classifier(folder / entries[0].get("path", "")):
-        return entries[0].get("path", ""), None, ()
-    path = entries[0].get("path", "")
+    if len(entries) == 2 and _kind(entries[1]) == "SpladePooling":
+        return path, _read_splade(folder, entries[1]), ()
+    if len(entries) == 1 and _has_classifier(folder / path):
+        return path, None, ()
+    if kind == "MLMTransformer":
+        raise ValueError(
+            "modules.json must have one SpladePooling module after an MLMTransformer and nothing "
+            f"else; got {[entry['type'] for entry in entries]}"
+        )
     return path, *_after_pooling(folder, entries, pooled=gives_text_vectors(folder / path))
 
 
@@ -232,6 +255,19 @@ def first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
     return {}
 
 
+def _read_splade(folder: Path, entry: dict[str, Any]) -> SpladePooling:
+    path = entry.get("path", "")
+    file = folder / path / "config.json"
+    if not path or not file.is_file():
+        raise ValueError(f"module {path!r} (SpladePooling) needs its settings in {str(file)!r}")
+    config = read_json(file)
+    require_known(config, _SETTINGS["SpladePooling"], f"module {path!r} (SpladePooling)")
+    named = {"strategy": "pooling_strategy", "activation": "activation_function"}
+    return SpladePooling(
+        **{ours: config[theirs] for ours, theirs in named.items() if config.get(theirs)}
+    )
+
+
 def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:
     path, kind = entry.get("path", ""), _kind(entry)
     file = folder / path / "config.json"
@@ -255,8 +291,8 @@ def _read_module(folder: Path, entry: dict[str, Any]) -> HeadModule | None:
         return None
     raise ValueError(
         f"modules.json names the module {entry['type']!r}, which cannot be run here; supported "
-        "are Transformer, StaticEmbedding, Pooling, Dense, LayerNorm, Normalize and Dropout of "
-        "sentence-transformers"
+        "are Transformer, StaticEmbedding, SpladePooling, Pooling, Dense, LayerNorm, Normalize and "
+        "Dropout of sentence-transformers"
     )
 
 

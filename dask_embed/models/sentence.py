@@ -79,12 +79,15 @@ _CLASSIFIES = _Use("sequence-classification", "logits", "scores")
 _GIVES_VECTORS = _Use(
     "feature-extraction", "pooler_output", "sentence_embedding", "get_text_features"
 )
+_SCORES_WORDS = _Use("fill-mask", "logits", "token_embeddings")
+# Of the model's configuration, beside what all have.
+_OF_DENSE: Rules = {"model_type": among("SentenceTransformer", "CrossEncoder")}
+_OF_SPARSE: Rules = {"model_type": among("SparseEncoder"), "max_active_dims": COUNT}
 _MODEL: Rules = {
     "__version__": ANY,
     "activation_fn": ANY,  # a Reranker judges it
     "default_prompt_name": TEXT,
     "keep_in_fp32_modules": OFF,
-    "model_type": among("SentenceTransformer", "CrossEncoder"),
     "prompts": _PROMPTS,
     "requirements": ANY,
     "similarity_fn_name": TEXT,
@@ -111,6 +114,8 @@ class SentenceSettings:
         Number of leading values to keep.
     message_format : {None, "auto", "flat", "structured"}
         How a message of a chat holds a text; None where texts are read as they are.
+    max_active_dims : int or None
+        How many values of a sparse vector are kept.
     """
 
     max_seq_length: int | None = None
@@ -120,6 +125,7 @@ class SentenceSettings:
     default_prompt_name: str | None = None
     truncate_dim: int | None = None
     message_format: str | None = None
+    max_active_dims: int | None = None
 
     def prompt(self, name: str | None) -> str | None:
         """Return the prompt of a name, by default the folder's own; None where there is none.
@@ -143,7 +149,9 @@ class SentenceSettings:
         )
 
 
-def read_sentence_settings(root: Path, folder: Path, *, classifies: bool) -> SentenceSettings:
+def read_sentence_settings(
+    root: Path, folder: Path, *, classifies: bool, sparse: bool = False
+) -> SentenceSettings:
     """Return the settings of a folder that has a modules.json.
 
     Parameters
@@ -153,6 +161,8 @@ def read_sentence_settings(root: Path, folder: Path, *, classifies: bool) -> Sen
     classifies : bool
         It is a cross-encoder, whose transformer has the head, unless its transformer gives vectors
         of texts.
+    sparse : bool
+        It is a sparse encoder, whose transformer scores words.
 
     Raises
     ------
@@ -163,12 +173,13 @@ def read_sentence_settings(root: Path, folder: Path, *, classifies: bool) -> Sen
     model = first_json(root, ("config_sentence_transformers.json",))
     source = f"the sentence-transformers configuration of {str(root)!r}"
     use = _CLASSIFIES if classifies else _EMBEDS
+    use = _SCORES_WORDS if sparse else use
     use = _GIVES_VECTORS if gives_text_vectors(folder) else use
     require_known(given, _transformer_rules(given, use), source)
     inputs = given.get("modality_config")
     if inputs is not None and not {"message", "text"} & set(inputs):
         raise ValueError(f"{source} takes no text: its modality_config has {list(inputs)}")
-    require_known(model, _MODEL, source)
+    require_known(model, {**_MODEL, **(_OF_SPARSE if sparse else _OF_DENSE)}, source)
     loading = _joined(given, "model_args", "model_kwargs")
     dtype = loading.get("dtype") or loading.get("torch_dtype")
     processor = _joined(given, "tokenizer_args", "processor_kwargs")
@@ -180,6 +191,7 @@ def read_sentence_settings(root: Path, folder: Path, *, classifies: bool) -> Sen
         default_prompt_name=model.get("default_prompt_name"),
         truncate_dim=model.get("truncate_dim"),
         message_format=_message_format(inputs or {}),
+        max_active_dims=model.get("max_active_dims"),
     )
 
 

@@ -20,6 +20,7 @@ from dask_embed.operators.tokens.tokenizer import Tokenizer
 from dask_embed.operators.vectors.embedder import Embedder
 from dask_embed.operators.vectors.linear_head import LinearHead
 from dask_embed.operators.vectors.similarity import Similarity
+from dask_embed.operators.vectors.sparse import SparseEmbedder
 
 __all__ = [
     "CandidateScorer",
@@ -38,6 +39,7 @@ __all__ = [
     "QuestionAnswerer",
     "Reranker",
     "Similarity",
+    "SparseEmbedder",
     "TextQuality",
     "TextStatistics",
     "TokenClassifier",

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer, shown, text_or_none
+from dask_embed._validation import (
+    one_of,
+    positive_integer,
+    require_one_prompt,
+    shown,
+    text_or_none,
+)
 from dask_embed.columns import Result, TextColumn
 from dask_embed.columns.frames import is_dask_frame
 from dask_embed.columns.ranges import CALIBRATED, checked_ranges
@@ -131,11 +137,7 @@ class Embedder(ModelOperator):
             one_of("chat", self.chat, ("auto", True, False))
         for name in ("prompt", "prompt_name"):
             text_or_none(name, getattr(self, name))
-        if self.prompt is not None and self.prompt_name is not None:
-            raise ValueError(
-                f"give prompt or prompt_name, not both: {shown(self.prompt)}, "
-                f"{shown(self.prompt_name)}"
-            )
+        require_one_prompt(self.prompt, self.prompt_name)
         if not isinstance(self.pooling, str) or self.pooling != "auto":
             object.__setattr__(self, "pooling", _pooling_modes(self.pooling))
         one_of("precision", self.precision, tuple(PRECISIONS))
@@ -308,6 +310,10 @@ class Embedder(ModelOperator):
 
     def modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """Return what follows the transformer, with what this operator says in its place."""
+        if checkpoint.splade is not None:
+            raise ValueError(
+                f"model {self.spec.name!r} gives sparse vectors (SpladePooling); use SparseEmbedder"
+            )
         if checkpoint.static is not None and self.pooling not in ("auto", ("mean",)):
             raise ValueError(
                 f"model {self.spec.name!r} is a table of vectors (StaticEmbedding), whose pooling "
