@@ -16,6 +16,8 @@ import torch
 import transformers
 from transformers.models.auto import tokenization_auto
 
+from dask_embed.models.dual import has_text_side
+
 LONGEST = 100  # tokens
 _ROOM = 8  # positions left for tokens that a model writes
 _MOST_WEIGHTS = 6_000_000
@@ -122,14 +124,23 @@ def line(error: Any) -> str:
 
 
 def encoder(model: Any) -> Any:
-    """Return the encoder of one with a decoder, unless it has a head."""
+    """Return the encoder of one with a decoder, unless it has a head, or the text side of one."""
+    if has_text_side(model.config) and hasattr(model, "get_text_features"):
+        return model.get_text_features
     plain = model.config.is_encoder_decoder and hasattr(model, "get_encoder")
     bare = type(model).__name__.endswith("Model")
     return model.get_encoder() if plain and bare else model
 
 
-def inputs(tokens: Any, text: str) -> Any:
-    return tokens(text, truncation=True, return_tensors="pt")
+def fills_up(config: Any) -> bool:
+    """Return whether a model was trained on texts that are filled up to one length."""
+    return str(config.model_type).startswith("siglip")
+
+
+def inputs(tokens: Any, text: str, model: Any = None) -> Any:
+    """Return what a model is called with."""
+    padding = "max_length" if model is not None and fills_up(model.config) else False
+    return tokens(text, truncation=True, padding=padding, return_tensors="pt")
 
 
 def _fitting(model_class: Any, config: Any) -> Any:
@@ -165,7 +176,7 @@ def _first_inputs(model: Any, tokens: Any) -> dict[str, Any]:
     begin = {}
     if model.config.is_encoder_decoder and model.can_generate():
         begin["decoder_input_ids"] = torch.tensor([[2]])
-    return {**inputs(tokens, texts()[0]), **begin}
+    return {**inputs(tokens, texts()[0], model), **begin}
 
 
 def _first_tensor(output: Any) -> torch.Tensor:

@@ -17,10 +17,11 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
-from built import NotBuiltError, encoder, inputs, texts
+from built import NotBuiltError, encoder, fills_up, inputs, texts
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
+from dask_embed.models.dual import has_text_side
 from dask_embed.runtime import lanes
 from dask_embed.tokens.lists import TokenLists
 
@@ -37,9 +38,17 @@ def vectors(model_class: Any, folder: Path) -> np.ndarray:
     missing = [each for each in info["missing_keys"] if "pooler" not in each]
     if missing:
         raise NotBuiltError(f"transformers does not find its own weights again ({missing[0]})")
-    model, given = encoder(model.eval()), []
+    given = []
     for text in [texts()[0], *texts()]:
-        hidden = getattr(_alone(model, folder, text), "last_hidden_state", None)
+        output = _alone(encoder(model.eval()), folder, text, model)
+        if has_text_side(model.config):
+            vector = getattr(output, "pooler_output", None)
+            if vector is None:
+                raise NotBuiltError("its get_text_features gives no vector of a text")
+            # FLAVA and SAM 3 have one for each token
+            given.append((vector[0] if vector.ndim == 2 else vector[0].mean(0)).numpy())
+            continue
+        hidden = getattr(output, "last_hidden_state", None)
         if hidden is None or hidden.ndim != 3:
             raise NotBuiltError("gives no vectors of tokens")
         given.append(hidden[0].mean(0).numpy())
@@ -107,9 +116,9 @@ def _require_same(one: np.ndarray, again: np.ndarray) -> None:
         raise NotBuiltError("transformers gives a text other numbers each time")
 
 
-def _alone(model: Any, folder: Path, text: str, **more: Any) -> Any:
+def _alone(call: Any, folder: Path, text: str, model: Any = None, **more: Any) -> Any:
     with torch.inference_mode():
-        return copy.deepcopy(model)(**inputs(_tokens(folder), text), **more)
+        return copy.deepcopy(call)(**inputs(_tokens(folder), text, model), **more)
 
 
 @functools.lru_cache(maxsize=1)
@@ -125,6 +134,8 @@ def embedding_paths(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
     yield "three partitions", embedded(folder, partitions=3)
     for each in _in_two_threads(folder):
         yield "two threads", each
+    if fills_up(transformers.AutoConfig.from_pretrained(folder)):
+        return  # there the side is part of what the model reads
     left = folder.parent / f"{folder.name}-left"
     shutil.copytree(folder, left)
     file = left / "tokenizer_config.json"

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import built
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -198,3 +199,11 @@ def test_a_saved_folder_that_names_what_its_model_does_not_have(tmp_path: Path) 
     (folder / "config.json").write_text((tmp_path / "bert" / "config.json").read_text())
     with pytest.raises(ValueError, match="get_text_features, which 'bert' does not have"):
         de.Embedder(str(folder)).types()
+
+
+@pytest.mark.filterwarnings("ignore:.*deprecated.*")
+def test_features_that_are_no_vector_of_a_text_are_told(tmp_path: Path) -> None:
+    built.save("blip-2", transformers.Blip2Model, tmp_path)
+    told = "get_text_features of Blip2Model gives no vector of a text"
+    with pytest.raises(ValueError, match=told):
+        de.Embedder(str(tmp_path))(pd.DataFrame({"text": ["x"]}))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import built
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
@@ -159,6 +160,26 @@ def test_a_saved_folder_gives_what_it_gives_in_sentence_transformers(
     assert_close(embedded(folder, batch_size=1), expected)
     if kind in DECODED:  # of the plain checkpoint the encoder's states are taken
         assert not np.allclose(embedded(base), expected, atol=1e-2)
+
+
+def test_vectors_that_are_wider_than_hidden_states(tmp_path: Path) -> None:
+    """EmbeddingGemma 2 projects each token, 512 values to 768."""
+    kind = transformers.CONFIG_MAPPING["embedding_gemma2"]
+    tokens = built.tokenizer("embedding_gemma2", kind(), False)
+    config = shrunk.shrunk(kind, tokens, shrunk.ATTEMPTS[0])
+    config.get_text_config().embedding_dim = 48
+    torch.manual_seed(0)
+    model = plain_class(kind)(config).eval()
+    tiny.enlarge(model, 0.1)
+    model.save_pretrained(tmp_path)
+    tokens.save_pretrained(tmp_path)
+    with torch.inference_mode():
+        outputs = [model(**built.inputs(tokens, text)) for text in built.texts()]
+    expected = np.stack([output.last_hidden_state[0].mean(0).numpy() for output in outputs])
+    assert expected.shape == (len(built.texts()), 48)
+    assert_close(embedded(tmp_path, pooling="mean"), expected)
+    lazy = de.Embedder(str(tmp_path))(dd.from_pandas(pd.DataFrame({"text": ["x"]}), npartitions=1))
+    assert "48" in str(lazy.dtypes["embedding"])
 
 
 def test_weights_that_the_part_needs_must_be_there(tmp_path: Path) -> None:

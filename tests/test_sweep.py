@@ -32,6 +32,10 @@ SAMPLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "t5": ("padded", ("seq2seq-lm",)),
     "funnel": ("alone", ("classify",)),  # its classifier stands on fewer vectors than tokens
     "rwkv": ("padded", ("causal-lm",)),  # its first forward pass divides weights
+    "clip": ("padded", ()),  # by get_text_features, as the next two
+    "siglip2": ("padded up to 63 tokens", ()),  # texts are filled up to the length of training
+    "flava": ("padded", ()),  # projects each token
+    "embedding_gemma2": ("packed", ()),  # its vectors are wider than its hidden states
     "got_ocr2": ("packed", ("causal-lm",)),  # attention is set on a part of it
 }
 

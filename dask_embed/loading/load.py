@@ -267,7 +267,7 @@ def _load_model(
                 **arguments,
             )
             model = whole
-            if task == "embed":
+            if task == "embed" and not checkpoint.has_text_side:
                 model = token_part(whole, encoder=_embeds_by_encoder(checkpoint, whole))
     except pickle.UnpicklingError as error:
         raise ValueError(not_tensors(weights.files[0], error)) from None

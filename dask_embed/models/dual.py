@@ -154,6 +154,8 @@ def _features(model: Any, ids: torch.Tensor, mask: torch.Tensor, **given: torch.
 
     vectors = model.get_text_features(**model.text_rows.of(ids, mask), **given)
     vectors = getattr(vectors, "pooler_output", vectors)
+    if getattr(vectors, "ndim", 0) not in (2, 3):  # BLIP-2
+        raise ValueError(f"get_text_features of {type(model).__name__} gives no vector of a text")
     if vectors.ndim == 2:  # FLAVA has one for each token
         vectors = vectors[:, None].expand(-1, ids.shape[1], -1)
     return BaseModelOutput(last_hidden_state=vectors)
