@@ -140,8 +140,10 @@ class DaskAccessor(FrameAccessor):
     cluster = Step("dask_embed.curation.clustering")
     drop_exact_duplicates = Step("dask_embed.curation.exact")
     drop_fuzzy_duplicates = Step("dask_embed.curation.fuzzy")
+    drop_semantic_duplicates = Step("dask_embed.curation.semantic")
     mark_exact_duplicates = Step("dask_embed.curation.exact")
     mark_fuzzy_duplicates = Step("dask_embed.curation.fuzzy")
+    mark_semantic_duplicates = Step("dask_embed.curation.semantic")
     nearest = Step("dask_embed.curation.nearest")
     to_parquet = Step("dask_embed.jobs.parquet")
 

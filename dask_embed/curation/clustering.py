@@ -173,7 +173,7 @@ class KMeans(ShortRepr, NamedOptions, Settings):
         require_series("KMeans.fit", series)
         frame = _lazy(series).to_frame()
         require_vector_column(frame, series.name)
-        origin = _numbers_of_one_space(frame, series.name, check)
+        origin = numbers_of_one_space(frame, series.name, check)
         centres = new_collection(fitted(frame, series.name, self.settings())).compute()
         if not len(centres.values):
             raise ValueError(f"column {series.name!r} has no vectors to fit centres to")
@@ -242,7 +242,7 @@ def cluster(
     require_frame("cluster", frame, lazy=True)
     column_name("column", column)
     require_vector_column(frame, column)
-    origin = _numbers_of_one_space(frame, column, check)
+    origin = numbers_of_one_space(frame, column, check)
     names = (output, f"{output}_distance" if distance is None else distance)
     if centres is not None and n_clusters is not None:
         raise TypeError("cluster takes n_clusters, or centres that are known; got both")
@@ -267,7 +267,7 @@ def cluster(
     return with_clusters(frame, fitted(frame, column, settings), column, names)
 
 
-def _numbers_of_one_space(frame: Any, column: Any, check: bool) -> Origin:
+def numbers_of_one_space(frame: Any, column: Any, check: bool) -> Origin:
     """Return what made a column of vectors that are numbers."""
     origin = require_one_space(frame, column, check)
     precision = origin.told.get("precision")
