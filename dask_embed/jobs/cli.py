@@ -129,11 +129,9 @@ def demo(rows: int, query: tuple[str, ...], packages: tuple[str, ...], output: P
     from dask_embed.jobs.command import ending
     from dask_embed.jobs.demo import run_demo
 
-    try:
-        with ending.ends_soon(), ending.ends_with(ending.USAGE):
-            run_demo(rows=rows, queries=query, packages=packages or None, output=output)
-    except KeyboardInterrupt as error:
-        raise ending.ended(error) from error
+    with ending.ends_soon() as last_words, ending.ends_with(ending.USAGE):
+        last_words.append(ending.ended(KeyboardInterrupt()).show)
+        run_demo(rows=rows, queries=query, packages=packages or None, output=output)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

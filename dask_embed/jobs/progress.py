@@ -89,7 +89,7 @@ def _shown(
     from tqdm import tqdm
 
     _require_a_scheduler_that_tells()
-    target = file or sys.stderr
+    target: Any = _Unread(file or sys.stderr)
     on_screen = getattr(target, "isatty", bool)()
     pause = _REFRESH_SECONDS if on_screen else _REFRESH_SECONDS_IN_A_LOG
     pause = _SECONDS_BETWEEN_LINES if lines else pause
@@ -118,7 +118,7 @@ def _shown(
                 draw(*found)
                 drawn = now
 
-    hidden = io.StringIO() if lines else file
+    hidden = io.StringIO() if lines else target
     with tqdm(total=total, desc=description, unit=" rows", file=hidden) as bar:
         watcher = threading.Thread(target=watch, name="dask-embed-progress", daemon=True)
         watcher.start()
@@ -128,6 +128,24 @@ def _shown(
             finished.set()
             watcher.join(_PATIENCE_SECONDS)
             given_up.set()
+
+
+class _Unread:
+    """A file whose reader may go, as that of a pipe does: then nothing is written any more."""
+
+    def __init__(self, file: TextIO) -> None:
+        self._file = file
+
+    def write(self, text: str) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._file.write(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            self._file.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 def _client(given: Any) -> Any:

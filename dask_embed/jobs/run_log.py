@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import datetime
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dask_embed._version import __version__
 
+# Seconds in which workers tell at the end what they ran.
+_PATIENCE = 3.0
 Told = tuple[tuple[str, int], tuple[int, list[dict[str, Any]]]]
 """A process, how many partitions it has finished since it began, and the latest of them."""
 
@@ -39,6 +43,17 @@ class RunLog:
         self._run = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
         self._started = time.monotonic()
         self._records: list[dict[str, Any]] = []
+        self._exit_code: int | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is written how the run ended."""
+        return self._exit_code is not None
+
+    @property
+    def done(self) -> bool:
+        """Whether it is written that the run got to its end."""
+        return self._exit_code == 0
 
     def begin(self) -> None:
         """Write that the run begins.
@@ -73,10 +88,9 @@ class RunLog:
         try:
             yield
         finally:
-            with contextlib.suppress(OSError):  # the cluster is gone, and took along what it knew
-                for worker, (process, (finished, records)) in _asked(client).items():
-                    new = finished - before.get(process, 0)
-                    self._records += [{"worker": worker, **each} for each in records[-new:] if new]
+            for worker, (process, (finished, records)) in _within_patience(client).items():
+                new = finished - before.get(process, 0)
+                self._records += [{"worker": worker, **each} for each in records[-new:] if new]
             for record in self._records:
                 self.add("partition", **record)
 
@@ -87,11 +101,27 @@ class RunLog:
 
     def end(self, exit_code: int, told: Mapping[str, Any]) -> dict[str, Any]:
         """Write how the run ended, and return what was written."""
+        self._exit_code = exit_code
         seconds = round(time.monotonic() - self._started, 3)
         line = {"exit_code": exit_code, "seconds": seconds, **told}
         with contextlib.suppress(OSError):
             self.add("end", **line)
         return {"command": self._command, **line}
+
+
+def _within_patience(client: Any) -> dict[str, Told]:
+    """Return what is `_asked`, of this process alone where workers do not answer any more."""
+    found: list[dict[str, Told]] = []
+
+    def ask() -> None:
+        # the cluster closes, or is gone and took along what it knew
+        with contextlib.suppress(OSError, RuntimeError, concurrent.futures.CancelledError):
+            found.append(_asked(client))
+
+    asking = threading.Thread(target=ask, name="dask-embed-log", daemon=True)
+    asking.start()
+    asking.join(_PATIENCE)
+    return found[0] if found else {"": _told()}
 
 
 def _asked(client: Any) -> dict[str, Told]:

@@ -23,7 +23,8 @@ def describe(model: str, task: str | None, *, as_json: bool) -> None:
     """
     from dask_embed.jobs.command.ending import ends_soon, ends_with
 
-    with ends_soon(), ends_with(ending.MODEL):
+    with ends_soon() as last_words, ends_with(ending.MODEL):
+        last_words.append(ending.ended(KeyboardInterrupt()).show)
         from dask_embed.jobs.inspection import describe_model
 
         found = describe_model(model, task)

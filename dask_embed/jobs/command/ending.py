@@ -6,7 +6,7 @@ import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -16,7 +16,7 @@ from dask_embed._validation import shown_error
 
 DONE, FAILED, USAGE, INPUT, MODEL, INTERRUPTED = range(6)
 # Seconds after a signal in which the job may end by itself.
-_GRACE = 8.0
+_GRACE = 5.0
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # What was run when an error came, by the module of the innermost of our frames, first match first.
 _KINDS = (
@@ -38,9 +38,13 @@ class Ended(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
+        self._shown = False
         self.exit_code = exit_code  # type: ignore[misc]  # of a class in click, here of each
 
     def show(self, file: Any = None) -> None:
+        if self._shown:
+            return
+        self._shown = True
         with contextlib.suppress(OSError):
             click.echo(f"dask-embed: {self.format_message()}", file=file, err=file is None)
 
@@ -106,28 +110,42 @@ def _line(error: BaseException) -> str:
 
 
 @contextlib.contextmanager
-def ends_soon() -> Iterator[None]:
-    """Let Ctrl-C, SIGTERM and SIGHUP interrupt the block, and end the process soon after.
+def ends_soon() -> Iterator[list[Callable[[], Any]]]:
+    """Let Ctrl-C, SIGTERM and SIGHUP interrupt the block, and end the process after it.
 
-    A second signal ends it at once. What a job has written is whole at any time, so nothing is
-    lost by that.
+    What is in the list that it gives is called first. The process ends without the libraries' own
+    farewell, which takes seconds; where the block does not end soon, or a second signal comes, the
+    process does. What a job has written is whole at any time, so nothing is lost by that.
     """
+    last_words: list[Callable[[], Any]] = []
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield last_words
         return
+    timers: list[threading.Timer] = []
+
+    def end() -> None:
+        for say in last_words:
+            with contextlib.suppress(OSError):
+                say()
+        os._exit(INTERRUPTED)
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in _SIGNALS:
             signal.signal(each, lambda number, frame: os._exit(INTERRUPTED))
-        last = threading.Timer(_GRACE, os._exit, (INTERRUPTED,))
-        last.daemon = True
-        last.start()
+        timers.append(threading.Timer(_GRACE, end))
+        timers[0].daemon = True
+        timers[0].start()
         raise KeyboardInterrupt
 
     before = {each: signal.signal(each, interrupt) for each in _SIGNALS}
     try:
-        yield
+        yield last_words
+    except BaseException:
+        if timers:
+            end()
+        raise
     finally:
+        for timer in timers:
+            timer.cancel()
         for each, handler in before.items():
-            if signal.getsignal(each) is interrupt:
-                signal.signal(each, handler)
+            signal.signal(each, handler)

@@ -110,7 +110,7 @@ def run(
     Ended
         If it does not get to its end; with the exit code.
     """
-    with ends_soon(), _warnings_in_lines():
+    with ends_soon() as last_words, _warnings_in_lines():
         with _usage(places):
             job = Job(**options)
             if not explains:
@@ -119,15 +119,30 @@ def run(
         from dask_embed.jobs.run_log import RunLog
 
         log = RunLog(job.log, command, {**options, **given, **model})
+        explains = explains or job.dry_run
+        last_words.append(lambda: _failed(job, log, KeyboardInterrupt()))
         try:
             with ends_with(ending.USAGE):
                 log.begin()
-            told = _run(job, made, log, explains=explains or job.dry_run)
+            with _scheduler(job) as client:
+                try:
+                    told = _run(job, made, log, client, explains=explains)
+                except BaseException as error:
+                    # before a cluster takes its time to close
+                    raise _failed(job, log, error) from error
+                _tell(job, log.end(ending.DONE, told))
         except BaseException as error:
-            end = ending.ended(error)
-            _tell(job, log.end(end.exit_code, {"error": end.message}))
-            raise end from error
-        _tell(job, log.end(ending.DONE, told))
+            if not log.done:
+                raise _failed(job, log, error) from error
+
+
+def _failed(job: Job, log: Any, error: BaseException) -> Ended:
+    """Say, once, how a job failed."""
+    end = ending.ended(error)
+    if not log.ended:
+        end.show()
+        _tell(job, log.end(end.exit_code, {"error": end.message}))
+    return end
 
 
 def _operator(operator: Any, given: Mapping[str, Any], model: Mapping[str, Any]) -> Any:
@@ -150,23 +165,22 @@ def _usage(places: Mapping[str, str]) -> Iterator[None]:
         raise Ended(f"{place}: {text}" if place else text, ending.USAGE) from error
 
 
-def _run(job: Job, operator: Any, log: Any, *, explains: bool) -> dict[str, Any]:
+def _run(job: Job, operator: Any, log: Any, client: Any, *, explains: bool) -> dict[str, Any]:
     """Run, and return what the last line of json tells."""
-    with _scheduler(job) as client:
-        with ends_with(ending.INPUT):
-            rows, bad = _rows(job, operator)
-        for file, problem in bad.items():
-            click.echo(f"dask-embed: left out {file}: {problem}", err=True)
-            log.add("bad file", file=file, problem=problem)
-        out = _results(job, operator, rows)
-        told: dict[str, Any] = {"partitions": out.npartitions, "bad_files": [*bad]}
-        if explains:
-            _explain(job, out)
-            return told
-        folder = job.folder()
-        with log.watching(client):
-            _write(job, out, folder, client)
-        return {**told, "to": folder, **log.counts()}
+    with ends_with(ending.INPUT):
+        rows, bad = _rows(job, operator)
+    for file, problem in bad.items():
+        click.echo(f"dask-embed: left out {file}: {problem}", err=True)
+        log.add("bad file", file=file, problem=problem)
+    out = _results(job, operator, rows)
+    told: dict[str, Any] = {"partitions": out.npartitions, "bad_files": [*bad]}
+    if explains:
+        _explain(job, out)
+        return told
+    folder = job.folder()
+    with log.watching(client):
+        _write(job, out, folder, client)
+    return {**told, "to": folder, **log.counts()}
 
 
 def _rows(job: Job, operator: Any) -> tuple[Any, dict[str, str]]:
