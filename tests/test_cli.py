@@ -10,6 +10,7 @@ import subprocess
 import sys
 from configparser import ConfigParser
 from pathlib import Path
+from typing import Any
 
 import click
 import numpy as np
@@ -22,6 +23,7 @@ from dask_embed import operators
 from dask_embed.jobs.cli import command, main
 from dask_embed.jobs.command.job import Job
 from dask_embed.jobs.command.operators import COMMANDS, OperatorCommand
+from dask_embed.jobs.command.reading import _bytes
 from dask_embed.jobs.demo import _closest_pairs
 
 ROWS = pd.DataFrame(
@@ -198,17 +200,52 @@ def test_appends_and_replaces(bert: str, folder: Path, capsys: pytest.CaptureFix
     arguments = ["tokenize", "--model", bert, "--to", "out", "--quiet"]
     assert main([*arguments, "rows-0.jsonl"]) == 0
     assert main([*arguments, "rows-1.jsonl"]) == 2
-    assert "already holds" in capsys.readouterr().err
+    assert "another job" in capsys.readouterr().err
     assert main([*arguments, "rows-1.jsonl", "--append"]) == 0
     assert sorted(pd.read_parquet("out").id) == list(range(20))
     assert main([*arguments, "rows-1.jsonl", "--overwrite"]) == 0
     assert sorted(pd.read_parquet("out").id) == list(range(12, 20))
 
 
+def test_started_again_it_does_only_what_is_missing(
+    bert: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After an error midway, at which partitions were done; and nothing once all are there."""
+    arguments = ["tokenize", "rows-*.jsonl", "--model", bert, "--to", "out", "--quiet", "--json"]
+    arguments += ["--partition-size", "300", "--threads", "1"]
+    with monkeypatch.context() as broken:
+        broken.setattr("dask_embed.jobs.command.reading._bytes", _fails_after(2, _bytes))
+        assert main(arguments) == 3
+    assert json.loads(capsys.readouterr().out)["exit_code"] == 3
+    done = {file.name for file in Path("out").glob("*.parquet")}
+    assert done
+    assert main(arguments) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert 0 < first["rows"] < 20
+    found = de.read_parquet("out").compute()
+    assert sorted(found["id"]) == list(range(20))
+    assert done < {file.name for file in Path("out").glob("*.parquet")}
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["rows"] == 0
+
+
+def _fails_after(count: int, function: Any) -> Any:
+    """Return a function that works so many times, then the disk is gone."""
+    left = iter(range(count))
+
+    def failing(*arguments: Any) -> Any:
+        if next(left, None) is None:
+            raise OSError(5, "Input/output error")
+        return function(*arguments)
+
+    return failing
+
+
 def test_logs_what_ran_in_lines_of_json(bert: str, folder: Path) -> None:
     arguments = ["tokenize", "rows-*.jsonl", "--model", bert, "--to", "out", "--quiet"]
     assert main([*arguments, "--log", "log.jsonl"]) == 0
-    assert main([*arguments, "--log", "log.jsonl"]) == 2  # the folder has rows now
+    others = [*arguments, "--max-length", "9"]
+    assert main([*others, "--log", "log.jsonl"]) == 2  # the folder is of another job
     lines = [json.loads(line) for line in Path("log.jsonl").read_text().splitlines()]
     first = [line["event"] for line in lines[:-2]]
     assert first == ["begin", "partition", "partition", "end"]
@@ -216,7 +253,7 @@ def test_logs_what_ran_in_lines_of_json(bert: str, folder: Path) -> None:
     assert lines[0]["options"]["to"] == "out"
     assert [line["event"] for line in lines[-2:]] == ["begin", "end"]
     assert lines[-1]["exit_code"] == 2
-    assert "already holds" in lines[-1]["error"]
+    assert "another job" in lines[-1]["error"]
     assert len({line["run"] for line in lines}) == 2
 
 

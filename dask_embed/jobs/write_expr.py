@@ -19,6 +19,7 @@ from dask_embed.lazy._dask import (
     ToParquetBarrier,
     ToParquetData,
 )
+from dask_embed.runtime.stats import writing
 
 # What a task gives: the names of its files, for ``_metadata`` what Dask's engine gave, and how many
 # rows of its partition failed.
@@ -147,7 +148,8 @@ def write_part(
     skipped = skips_empty and not len(partition)
     if not skipped:
         # Dask's engine sets the index in place, and the task may run again on the same partition.
-        told = writer(copy.copy(partition), (place,))
+        with writing():
+            told = writer(copy.copy(partition), (place,))
         run.require_held()
     counted = together(counts)
     if partitions is not None:

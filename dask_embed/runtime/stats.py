@@ -12,6 +12,8 @@ from typing import Any
 
 from distributed.metrics import context_meter
 
+from dask_embed.runtime import prometheus
+
 _KEPT_RECORDS = 10_000
 _lock = threading.Lock()
 _totals: Counter[str] = Counter()
@@ -73,6 +75,7 @@ class PartitionStats:
     waiting_seconds: float = 0.0
 
 
+_PHASES = ("tokenize", "forward", "convert", "waiting")
 _COUNTS = tuple(f.name for f in dataclasses.fields(PartitionStats) if f.type == "int")
 
 
@@ -165,6 +168,22 @@ class Meter:
             _totals[_FINISHED] += 1
         for name in _COUNTS:
             context_meter.digest_metric(f"model-{name}", getattr(self.record, name), name)
+        record = self.record
+        amounts = {name: getattr(record, name) for name in _COUNTS}
+        seconds = {phase: getattr(record, f"{phase}_seconds") for phase in _PHASES}
+        prometheus.count(record.operator, amounts, seconds)
+
+
+@contextlib.contextmanager
+def writing() -> Iterator[None]:
+    """Tell a distributed worker, and Prometheus, how long a partition took to write."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        spent = time.perf_counter() - start
+        context_meter.digest_metric("model-write", spent, "seconds")
+        prometheus.count("to_parquet", {}, {"write": spent})
 
 
 @contextlib.contextmanager

@@ -37,6 +37,7 @@ class Job:
     to: str | None = None
     overwrite: bool = False
     append: bool = False
+    resume: bool = True
     array: str | None = None
     dry_run: bool = False
     cluster: str | None = None
@@ -244,12 +245,12 @@ def _write(job: Job, out: Any, folder: str, client: Any) -> None:
     from dask_embed.jobs.parquet import to_parquet
     from dask_embed.jobs.progress import showing
 
+    options = {"overwrite": job.overwrite, "append": job.append, "resume": job.resume}
     with ends_with(ending.USAGE):
-        written = to_parquet(out, folder, overwrite=job.overwrite, append=job.append, compute=False)
-    del written
+        to_parquet(out, folder, **options, compute=False)
     quiet = contextlib.nullcontext() if job.quiet else showing(out, client=client)
     with quiet:
-        to_parquet(out, folder, overwrite=job.overwrite, append=job.append)
+        to_parquet(out, folder, **options)
 
 
 @contextlib.contextmanager

@@ -233,6 +233,12 @@ def _writing() -> list[click.Parameter]:
         click.Option(["--overwrite"], is_flag=True, help="Replace the rows that the folder has."),
         click.Option(["--append"], is_flag=True, help="Add to the rows that the folder has."),
         click.Option(
+            ["--resume/--no-resume"],
+            default=True,
+            show_default="resume",
+            help="Started again, do only what is missing; a folder that is done stays as it is.",
+        ),
+        click.Option(
             ["--array"],
             metavar="I/N",
             help="Run share I (0 to N-1) of the partitions, into a folder of its own below --to: "
