@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from clusters import cluster
 
-import dask_embed as de
 from dask_embed.curation.ranking import PLACES
 
 ROWS = 400
@@ -247,16 +246,6 @@ def test_workers_of_a_cluster_agree(frame: pd.DataFrame) -> None:
     here = ddf.ml.mark_exact_duplicates("text", id="id").compute()
     pd.testing.assert_frame_equal(got, here)
     assert sorted(got.id[got.exact_kept]) == survivors(frame)
-
-
-@pytest.mark.slow
-def test_docstrings_are_those_of_pandas() -> None:
-    docs = de.datasets.docstrings(npartitions=8).compute(scheduler="threads").head(50_000)
-    docs["id"] = np.random.default_rng(0).permutation(len(docs))
-    ddf = dd.from_pandas(docs.reset_index(drop=True), npartitions=8)
-    got = ddf.ml.drop_exact_duplicates("text", id="id").id.compute()
-    assert sorted(got) == sorted(docs.sort_values("id").drop_duplicates("text").id)
-    assert len(docs) == 50_000 > len(got)
 
 
 @pytest.mark.parametrize(

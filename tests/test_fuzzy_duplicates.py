@@ -300,23 +300,6 @@ def test_workers_of_a_cluster_agree(frame: pd.DataFrame, pairs: Pairs) -> None:
     assert set(got.id) == kept(frame.id.tolist(), pairs)
 
 
-@pytest.mark.slow
-def test_recall_and_precision_on_20_000_docstrings() -> None:
-    docs = de.datasets.docstrings(npartitions=8).compute(scheduler="threads")
-    docs = docs.head(20_000).reset_index(drop=True)
-    true = alike(word_ngrams(docs.text, 5), 0.8)
-    expected = kept(docs.index.tolist(), true)
-    got = dd.from_pandas(docs, npartitions=8).ml.mark_fuzzy_duplicates("text")
-    got = got.compute(scheduler="threads").reset_index(drop=True)
-    dropped, wanted = set(got.index[~got.fuzzy_kept]), set(docs.index) - expected
-    assert len(dropped & wanted) >= 0.99 * len(wanted)
-    assert len(dropped & wanted) >= 0.99 * len(dropped)
-    together = [got.fuzzy_group[one] == got.fuzzy_group[other] for one, other in true]
-    assert np.mean(together) >= 0.99
-    assert len(docs) == 20_000
-    assert len(wanted) > 1000
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

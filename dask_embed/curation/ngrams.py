@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -118,13 +118,9 @@ def _words(texts: Sequence[str | None]) -> Lists:
     real = pc.not_equal(words, "").to_numpy(zero_copy_only=False)
     rows = np.repeat(np.arange(len(texts)), lengths)[real]
     encoded = words.filter(pa.array(real)).dictionary_encode()
-    known = np.fromiter(map(_hash, encoded.dictionary.to_pylist()), np.uint64)
+    known = pd.util.hash_array(encoded.dictionary.to_numpy(zero_copy_only=False), categorize=False)
     values = known[encoded.indices.to_numpy()] if len(known) else known
     return Lists(values, offsets_of(np.bincount(rows, minlength=len(texts))))
-
-
-def _hash(word: str) -> int:
-    return int.from_bytes(hashlib.blake2b(word.encode(), digest_size=8).digest(), "little")
 
 
 def _characters(texts: Sequence[str | None]) -> Lists:
@@ -175,38 +171,26 @@ def jaccard(left: Lists, right: Lists, pairs: tuple[np.ndarray, np.ndarray]) -> 
         float64; 0 where both are empty.
     """
     shared = np.zeros(len(pairs[0]), np.int64)
-    lookup = _Lookup(right)
+    rows = np.repeat(np.arange(len(right)), right.lengths)
+    known = np.sort(_keys(rows, right.values))
     for start, stop in _shares(left.lengths[pairs[0]]):
         ones, others = pairs[0][start:stop], pairs[1][start:stop]
         lengths = left.lengths[ones]
         where = np.repeat(np.arange(len(ones)), lengths)
         inside = np.arange(len(where)) - np.repeat(offsets_of(lengths)[:-1], lengths)
         values = left.values[left.offsets[:-1][ones][where] + inside]
-        found = lookup.contains(others[where], values)
+        keys = _keys(others[where], values)
+        places = np.searchsorted(known, keys)
+        found = places < len(known)
+        found[found] = known[places[found]] == keys[found]
         shared[start:stop] = np.bincount(where[found], minlength=len(ones))
     total = left.lengths[pairs[0]] + right.lengths[pairs[1]] - shared
     return shared / np.maximum(total, 1)
 
 
-class _Lookup:
-    """Which hashes are in which of some sets."""
-
-    def __init__(self, lists: Lists) -> None:
-        self._known = np.unique(lists.values)
-        codes = np.searchsorted(self._known, lists.values)
-        rows = np.repeat(np.arange(len(lists)), lists.lengths)
-        self._keys = rows * (len(self._known) + 1) + codes  # ascending, as the sets are
-
-    def contains(self, rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-        """Return which values are in the set of the row beside them."""
-        codes = np.searchsorted(self._known, values)
-        known = codes < len(self._known)
-        known[known] = self._known[codes[known]] == values[known]
-        keys = rows * (len(self._known) + 1) + codes
-        places = np.searchsorted(self._keys, keys)
-        known &= places < len(self._keys)
-        known[known] = self._keys[places[known]] == keys[known]
-        return known
+def _keys(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Return a hash of each value and the row that it is of."""
+    return mixed(values ^ mixed(rows.astype(np.uint64) + np.uint64(1)))
 
 
 def _shares(costs: np.ndarray) -> Iterator[tuple[int, int]]:

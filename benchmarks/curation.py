@@ -1,0 +1,222 @@
+"""Time exact and fuzzy duplicates of synthetic texts, and how time and memory grow with rows.
+
+Each run is a fresh process that reads Parquet files of 20,000 rows; its peak memory is the largest
+resident set. A tenth of the texts are copies, another tenth copies with some words changed::
+
+    python benchmarks/curation.py --sizes 100000 300000 1000000 --output results/curation-cpu.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+FILE_ROWS = 20_000
+WORDS = 50_000
+THRESHOLD = 0.8
+NGRAM = 5
+Kept = tuple[int, dict[str, Any]]
+
+
+def main() -> None:
+    """Measure, print a table, write JSON."""
+    arguments = parse()
+    if arguments.run:
+        task, contender, folder = arguments.run
+        print(json.dumps(one_run(task, contender, Path(folder))))
+        return
+    from machine import describe
+
+    runs = []
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        for rows in arguments.sizes:
+            folder = Path(scratch) / str(rows)
+            write_corpus(folder, rows)
+            for task, contenders in CONTENDERS.items():
+                runs += [measured(task, each, rows, folder, arguments) for each in contenders]
+    report = {"runs": runs, "growth": growth(runs), "machine": describe("cpu")}
+    report["settings"] = {k: v for k, v in vars(arguments).items() if k not in ("output", "run")}
+    report["versions"] = versions()
+    show(runs, report["growth"])
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps(report, indent=2))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 300_000, 1_000_000])
+    parser.add_argument("--peer-rows", type=int, default=100_000, help="most rows of slow peers")
+    parser.add_argument("--scratch", help="folder for the corpora, by default that of the system")
+    parser.add_argument("--output", help="file for all figures, JSON")
+    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def write_corpus(folder: Path, rows: int) -> None:
+    """Write texts of 20 to 200 words, some of them again, some of those changed, in any order."""
+    folder.mkdir()
+    random = np.random.default_rng(rows)
+    words = np.array([f"word{i}" for i in range(WORDS)])
+    for start in range(0, rows, FILE_ROWS):
+        count = min(FILE_ROWS, rows - start)
+        texts: list[str] = []
+        for length in random.integers(20, 200, size=count).tolist():
+            chance = random.random() if texts else 1.0
+            if chance < 0.2:
+                copied = texts[int(random.integers(len(texts)))].split()
+                for place in random.integers(len(copied), size=2 if chance < 0.1 else 0).tolist():
+                    copied[place] = "changed"
+                texts.append(" ".join(copied))
+            else:
+                # a few words are frequent, as in any language
+                ranks = (WORDS ** random.random(length)).astype(int) - 1
+                texts.append(" ".join(words[ranks]))
+        frame = pd.DataFrame({"id": np.arange(start, start + count), "text": texts})
+        frame.to_parquet(folder / f"part.{start // FILE_ROWS:05}.parquet")
+
+
+def measured(
+    task: str, contender: str, rows: int, folder: Path, arguments: argparse.Namespace
+) -> dict[str, Any]:
+    """Return what a run in a process of its own tells, or why there is none."""
+    told = {"task": task, "contender": contender, "rows": rows}
+    package = PACKAGES.get(contender)
+    if package and importlib.util.find_spec(package) is None:
+        return told | {"left_out": f"{package} is not installed"}
+    if package and rows > arguments.peer_rows:
+        return told | {"left_out": f"more than --peer-rows={arguments.peer_rows}"}
+    command = [sys.executable, __file__, "--run", task, contender, str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return told | {"left_out": done.stderr.strip().splitlines()[-1]}
+    return told | json.loads(done.stdout.splitlines()[-1])
+
+
+def one_run(task: str, contender: str, folder: Path) -> dict[str, Any]:
+    """Run a contender in this process, and tell time, memory and the rows that are kept."""
+    run = CONTENDERS[task][contender]
+    before = memory_mib()
+    start = time.perf_counter()
+    kept, more = run(folder)
+    seconds = time.perf_counter() - start
+    figures = {"seconds": seconds, "peak_mib": memory_mib(), "before_mib": before, "kept": kept}
+    return figures | more
+
+
+def memory_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def with_dask_embed(method: str, **options: Any) -> Callable[[Path], Kept]:
+    def run(folder: Path) -> Kept:
+        import dask.dataframe as dd
+
+        import dask_embed  # noqa: F401 - registers .ml
+
+        ddf = dd.read_parquet(folder)
+        kept = getattr(ddf.ml, method)("text", id="id", **options)
+        return len(kept), {"partitions": ddf.npartitions}
+
+    return run
+
+
+def with_pandas(folder: Path) -> Kept:
+    return len(pd.read_parquet(folder).drop_duplicates("text")), {}
+
+
+def with_datasketch(folder: Path) -> Kept:
+    """Keep each row that the index has no candidate for, as the documentation of MinHashLSH."""
+    from datasketch import MinHash, MinHashLSH
+
+    index = MinHashLSH(threshold=THRESHOLD, num_perm=128)
+    kept = 0
+    for number, text in enumerate(pd.read_parquet(folder)["text"]):
+        words = text.split()
+        minhash = MinHash(128)
+        grams = {" ".join(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
+        minhash.update_batch([gram.encode() for gram in grams])
+        if not index.query(minhash):
+            index.insert(number, minhash)
+            kept += 1
+    return kept, {}
+
+
+def with_semhash(folder: Path) -> Kept:
+    from semhash import SemHash
+
+    texts = pd.read_parquet(folder)["text"].tolist()
+    selected = SemHash.from_records(texts).self_deduplicate(threshold=THRESHOLD)
+    return len(selected.selected), {}
+
+
+CONTENDERS: dict[str, dict[str, Callable[[Path], Kept]]] = {
+    "exact": {
+        "dask-embed": with_dask_embed("drop_exact_duplicates"),
+        "pandas": with_pandas,
+    },
+    "fuzzy": {
+        "dask-embed": with_dask_embed("drop_fuzzy_duplicates", threshold=THRESHOLD, ngram=NGRAM),
+        "datasketch": with_datasketch,
+        "semhash": with_semhash,  # by vectors of its own, not by n-grams
+    },
+}
+PACKAGES = {"datasketch": "datasketch", "semhash": "semhash"}
+"""What a contender needs, of those that are too slow for the largest corpus."""
+
+
+def growth(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return how time grows with rows, as the exponent between the least and the most of them."""
+    found = {}
+    for task in CONTENDERS:
+        own = [r for r in runs if (r["task"], r["contender"]) == (task, "dask-embed")]
+        own = [r for r in own if "seconds" in r]
+        if len(own) < 2:
+            continue
+        first, last = own[0], own[-1]
+        ratio = np.log(last["rows"] / first["rows"])
+        found[task] = {
+            "exponent": float(np.log(last["seconds"] / first["seconds"]) / ratio),
+            "peak_mib": [each["peak_mib"] for each in own],
+        }
+    return found
+
+
+def versions() -> dict[str, str]:
+    import dask
+    import datasketch
+
+    import dask_embed as de
+
+    return {each.__name__: each.__version__ for each in (dask, datasketch, de, np, pd)}
+
+
+def show(runs: list[dict[str, Any]], grows: dict[str, Any]) -> None:
+    print(
+        f"{'task':7}{'contender':12}{'rows':>10}{'seconds':>9}{'rows/s':>9}{'MiB':>8}{'kept':>10}"
+    )
+    for run in runs:
+        head = f"{run['task']:7}{run['contender']:12}{run['rows']:>10,}"
+        if "left_out" in run:
+            print(f"{head}  left out: {run['left_out']}")
+            continue
+        rate = run["rows"] / run["seconds"]
+        figures = f"{run['seconds']:9.1f}{rate:9,.0f}{run['peak_mib']:8,.0f}{run['kept']:10,}"
+        print(f"{head}{figures}")
+    for task, each in grows.items():
+        print(f"{task}: seconds grow with rows to the power of {each['exponent']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
