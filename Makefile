@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-alone lint notebooks benchmark newest docs gpu clean
+.PHONY: demo test test-slow test-alone lint notebooks benchmark newest oldest bare docs gpu clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/dask-embed demo $(ARGS)
@@ -38,6 +38,14 @@ benchmark: $(VENV)/test.installed
 # A quick check on the newest dask, in an environment of its own on top of .venv.
 newest: $(VENV)/test.installed
 	bash tests/newest_dask.sh $(BIN)/python
+
+# Quick checks of what setup.cfg promises: the oldest versions, and no extra at all.
+oldest: $(VENV)/test.installed
+	bash tests/oldest_versions.sh $(BIN)/python
+
+bare: $(VENV)/test.installed
+	PYTHONPATH=tests $(BIN)/python -m pytest -q -p without_extras -m "not slow and not alone" \
+	  tests/test_contract.py tests/test_import.py
 
 # What needs a GPU with torch and nothing else, then the benchmark: 5 minutes at most, by $(PYTHON)
 # with what is installed there. Nothing is installed and nothing is fetched.

@@ -164,7 +164,7 @@ def assert_same_value(given: Any, expected: Any, atol: float = TOLERANCE) -> Non
     if isinstance(expected, float):
         assert given == pytest.approx(expected, abs=atol, rel=1e-6)
     elif isinstance(expected, list) and expected and all(type(v) is float for v in expected):
-        np.testing.assert_allclose(given, expected, rtol=0, atol=atol)
+        np.testing.assert_allclose(given, expected, rtol=1e-6, atol=atol)
     elif isinstance(expected, list):
         assert isinstance(given, list)
         assert len(given) == len(expected)
