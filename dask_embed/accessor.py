@@ -141,6 +141,7 @@ class DaskAccessor(FrameAccessor):
     drop_exact_duplicates = Step("dask_embed.curation.exact")
     drop_fuzzy_duplicates = Step("dask_embed.curation.fuzzy")
     drop_semantic_duplicates = Step("dask_embed.curation.semantic")
+    fuzzy_signatures = Step("dask_embed.curation.stored")
     mark_exact_duplicates = Step("dask_embed.curation.exact")
     mark_fuzzy_duplicates = Step("dask_embed.curation.fuzzy")
     mark_semantic_duplicates = Step("dask_embed.curation.semantic")

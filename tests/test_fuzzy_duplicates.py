@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -253,6 +254,25 @@ def test_only_new_rows_are_judged_against_an_older_corpus(
     older_ones = got.fuzzy_duplicate_of.isin(frame.id[old])
     assert (got.fuzzy_reason[older_ones] == "duplicate of an older row").all()
     assert older_ones.sum() > 10
+
+
+def test_stored_signatures_stand_for_an_older_corpus(frame: pd.DataFrame, tmp_path: Path) -> None:
+    nothing = pd.DataFrame({"id": [5000, 5001], "text": ["", None]})
+    old, new = pd.concat([frame[:300], nothing]), frame[300:].reset_index(drop=True)
+    older, newer = (dd.from_pandas(each, npartitions=2, sort=False) for each in (old, new))
+    older.ml.fuzzy_signatures("text", id="id").ml.to_parquet(str(tmp_path / "signed"))
+    signed = de.read_parquet(str(tmp_path / "signed"))
+    assert list(signed.columns) == ["id", "fuzzy_bands", "fuzzy_ngrams", "fuzzy_made"]
+    got, want = (
+        newer.ml.mark_fuzzy_duplicates("text", id="id", against=each).compute()
+        for each in (signed, older)
+    )
+    pd.testing.assert_frame_equal(got, want)
+    assert (got.fuzzy_reason == "duplicate of an older row").sum() > 10
+    with pytest.raises(ValueError, match="against has signatures that were made by '5-grams of"):
+        newer.ml.drop_fuzzy_duplicates("text", id="id", ngram=4, against=signed).compute()
+    with pytest.raises(ValueError, match="verify=False does not go with stored signatures"):
+        newer.ml.drop_fuzzy_duplicates("text", id="id", verify=False, against=signed)
 
 
 def test_tokens_that_a_plan_has_are_compared(frame: pd.DataFrame) -> None:

@@ -2,180 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 from typing import Any
-
-import dask.dataframe as dd
-import numpy as np
-import pandas as pd
-import pyarrow as pa
 
 from dask_embed._options import named_options
 from dask_embed._validation import boolean, one_of, positive_integer, shown
 from dask_embed.columns import check_text
-from dask_embed.columns.frames import require_frame
-from dask_embed.curation.candidates import candidate_pairs
-from dask_embed.curation.decisions import PAIRS, decisions_of_pairs
+from dask_embed.columns.frames import is_dask_frame, require_frame
+from dask_embed.curation.banded import Fuzzy
 from dask_embed.curation.hashing import normalizers
-from dask_embed.curation.marks import Finding, dropping, marked, older_frame
+from dask_embed.curation.marks import dropping, marked, older_frame
 from dask_embed.curation.minhash import Banding, algorithm, banding
-from dask_embed.curation.ngrams import UNITS, Lists
-from dask_embed.curation.ranking import PLACES, Ranking, places, ranking_of, require_column
-from dask_embed.curation.signing import Signing, is_token_column
-from dask_embed.curation.source import Source, moved, together
-from dask_embed.lazy._dask import Blockwise, new_collection
-
-_BYTES = pd.ArrowDtype(pa.large_binary())
-_SENT = pd.DataFrame(
-    {
-        "row": pd.Series([], dtype="int64"),
-        "target": pd.Series([], dtype="int64"),
-        "others": pd.Series([], dtype=_BYTES),
-        "compared": pd.Series([], dtype=_BYTES),
-    }
-)
-"""A row on its way to the rows of a partition that it is compared with."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Fuzzy(Finding):
-    """Finds rows whose sets of n-grams are alike."""
-
-    signing: Signing
-    threshold: float
-    bucket_limit: int
-
-    @property
-    def reads(self) -> list[Any]:
-        return [self.signing.column]
-
-    def decisions(self, source: Source) -> Any:
-        older = None if self.older is None else Source(self.older.simplify().expr)
-        banded = self._banded(source)
-        if older is not None:
-            banded = dd.concat([banded, self._banded(older, older=True)])
-        buckets = together(banded, "bucket", banded.npartitions)
-        keys = tuple(self.ranking.keys)
-        candidates = new_collection(Candidates(buckets.expr, keys, self.bucket_limit))
-        pairs = self._compared(source, older, candidates)
-        return decisions_of_pairs(source, pairs, self.ranking, older=older)
-
-    def _banded(self, source: Source, older: bool = False) -> Any:
-        ranking = self.ranking.of_ids() if older else self.ranking
-        names = list(dict.fromkeys([*self.reads, *ranking.reads]))
-        given = (self.signing, self.ranking, older)
-        meta = _banded(source.meta(names), np.zeros(0, np.int64), *given)
-        return source.each(_banded, names, meta, *given, use="sign")
-
-    def _compared(self, source: Source, older: Source | None, candidates: Any) -> Any:
-        """Return the pairs that are alike: one row is sent to where the other one lies."""
-        sent = self._sent(source, candidates, False)
-        if older is not None:
-            sent = dd.concat([sent, self._sent(older, candidates, True)])
-        arrived = moved(sent, source.npartitions, _target)
-        given = (arrived, self.signing, self.threshold)
-        return source.each(_compared, self.reads, PAIRS, *given, use="compare")
-
-    def _sent(self, source: Source, candidates: Any, older: bool) -> Any:
-        mine = candidates.map_partitions(_of_corpus, older, meta=candidates._meta)
-        return source.each(_sent, self.reads, _SENT, source.back(mine), self.signing, use="send")
-
-    def told(self) -> str:
-        signing, banding = self.signing, self.signing.banding
-        found = float(banding.chance(self.threshold))
-        wrong = banding.false_share(self.threshold)
-        compared = "compared" if signing.verify else "taken as they are"
-        return (
-            f"fuzzy duplicates of {signing.column}: Jaccard of {signing.ngram}-grams of "
-            f"{signing.unit}s at least {self.threshold}; {banding.bands} bands of {banding.rows} "
-            f"find {found:.1%} of pairs at that threshold, {wrong:.0%} of candidates are below it "
-            f"where all similarities are as frequent, candidates are {compared}"
-        )
-
-
-def _banded(
-    partition: pd.DataFrame, numbers: np.ndarray, signing: Signing, ranking: Ranking, older: bool
-) -> pd.DataFrame:
-    """Return a row for each band of each row that has an n-gram."""
-    hashes, usable = signing.bands(partition)
-    ranked = (ranking.ranked_older if older else ranking.ranked)(partition, numbers)
-    ranked = ranked[usable].reset_index(drop=True)
-    bands = hashes.shape[1]
-    repeated = ranked.loc[np.repeat(np.arange(len(ranked)), bands)].reset_index(drop=True)
-    return repeated.assign(bucket=hashes[usable].ravel())
-
-
-class Candidates(Blockwise):
-    """The pairs of rows that share a bucket; each partition holds whole buckets."""
-
-    _parameters = ["frame", "keys", "limit"]  # noqa: RUF012 - the form of every Dask expression
-
-    @staticmethod
-    def operation(banded: pd.DataFrame, keys: tuple[str, ...], limit: int) -> pd.DataFrame:
-        return candidate_pairs(banded, list(keys), limit)
-
-    @functools.cached_property
-    def _meta(self) -> pd.DataFrame:
-        return PAIRS[["row", "other"]]
-
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)
-
-
-def _of_corpus(pairs: pd.DataFrame, older: bool) -> pd.DataFrame:
-    return pairs[(pairs["row"] < 0) == older]
-
-
-def _target(sent: pd.DataFrame) -> np.ndarray:
-    return sent["target"].to_numpy()
-
-
-def _sent(
-    partition: pd.DataFrame, numbers: np.ndarray, pairs: pd.DataFrame, signing: Signing
-) -> pd.DataFrame:
-    """Return what of rows of a partition is compared, for each partition that it goes to."""
-    pairs = pairs.drop_duplicates()  # found in several bands
-    pairs = pairs.assign(target=pairs["other"].to_numpy() >> PLACES)
-    pairs = pairs.sort_values(["row", "target", "other"])
-    rows, where = np.unique(pairs["row"].to_numpy(), return_inverse=True)
-    own = places(np.where(rows < 0, -1 - rows, rows))
-    compared = signing.compared(partition.iloc[own])
-    starts = np.flatnonzero(~pairs.duplicated(["row", "target"]).to_numpy())
-    lengths = np.diff(np.append(starts, len(pairs)))
-    others = Lists(pairs["other"].to_numpy().view(np.uint64), np.append(starts, len(pairs)))
-    return pd.DataFrame(
-        {
-            "row": pairs["row"].to_numpy()[starts],
-            "target": pairs["target"].to_numpy()[starts],
-            "others": others.to_bytes(np.arange(len(lengths))),
-            "compared": compared.to_bytes(where[starts]),
-        }
-    )
-
-
-def _compared(
-    partition: pd.DataFrame,
-    numbers: np.ndarray,
-    sent: pd.DataFrame,
-    signing: Signing,
-    threshold: float,
-) -> pd.DataFrame:
-    """Return the pairs of rows that came and rows of a partition that are alike."""
-    others = Lists.from_bytes(sent["others"].tolist())
-    left = np.repeat(np.arange(len(sent)), others.lengths)
-    rows, right = np.unique(others.values.view(np.int64), return_inverse=True)
-    here = signing.compared(partition.iloc[places(rows)])
-    there = Lists.from_bytes(sent["compared"].tolist())
-    similarity = signing.similarity(there, here, (left, right))
-    alike = similarity >= threshold if signing.verify else np.ones(len(left), bool)
-    return pd.DataFrame(
-        {
-            "row": sent["row"].to_numpy()[left[alike]],
-            "other": rows[right[alike]],
-            "similarity": similarity[alike],
-        }
-    )
+from dask_embed.curation.ngrams import UNITS
+from dask_embed.curation.ranking import ranking_of, require_column
+from dask_embed.curation.signing import STORED, Signing, StoredSigning, is_token_column
 
 
 @named_options
@@ -227,8 +66,11 @@ def mark_fuzzy_duplicates(
     bucket_limit : int
         Of a bucket of more rows (boilerplate makes such) not all pairs are compared: each row
         with the four best rows of it, and four others.
-    id, keep, seed, against, prefix
+    id, keep, seed, prefix
         As in `mark_exact_duplicates`.
+    against : dask.dataframe.DataFrame, optional
+        As in `mark_exact_duplicates`, or what `fuzzy_signatures` made of the older corpus with the
+        same settings.
 
     Returns
     -------
@@ -262,21 +104,18 @@ def mark_fuzzy_duplicates(
     [True, False, True]
     """
     require_frame("mark_fuzzy_duplicates", frame, lazy=True)
-    _require_units(frame, column, unit)
-    _require_threshold(threshold)
-    positive_integer("ngram", ngram, allow_none=False, most=1000)
-    positive_integer("num_perm", num_perm, allow_none=False, most=4096)
     positive_integer("bucket_limit", bucket_limit, allow_none=False)
-    boolean("verify", verify)
-    ways = normalizers(normalize)
-    if ways and unit == "token":
-        raise ValueError("normalize= has no effect on tokens, only on text")
-    chosen = _banding(bands, rows, threshold, num_perm, verify)
+    signing = signing_of(
+        frame, column, threshold, ngram, unit, normalize, num_perm, bands, rows, verify
+    )
     ranking = ranking_of(frame, keep, id=id, seed=seed)
-    older = older_frame(frame, against, [column], ranking)
-    algorithm()  # tell that it is missing before any work
-    signing = Signing(column, unit, ngram, ways, num_perm, chosen, verify)
-    return marked(frame, Fuzzy(ranking, prefix, older, signing, threshold, bucket_limit))
+    stored = is_dask_frame(against) and set(STORED) <= set(against.columns)
+    if stored and not verify:
+        raise ValueError("verify=False does not go with stored signatures, which are of n-grams")
+    older = older_frame(frame, against, [] if stored else [column], ranking)
+    of_older = StoredSigning(signing.made) if stored else signing
+    finding = Fuzzy(ranking, prefix, older, signing, of_older, float(threshold), bucket_limit)
+    return marked(frame, finding)
 
 
 drop_fuzzy_duplicates = dropping(
@@ -292,6 +131,32 @@ drop_fuzzy_duplicates = dropping(
         Some rows of `frame`, in their partitions.
     """,
 )
+
+
+def signing_of(
+    frame: Any,
+    column: Any,
+    threshold: Any,
+    ngram: Any,
+    unit: Any,
+    normalize: Any,
+    num_perm: Any,
+    bands: Any,
+    rows: Any,
+    verify: Any = True,
+) -> Signing:
+    """Return how a column is signed, by the arguments that say it."""
+    _require_units(frame, column, unit)
+    _require_threshold(threshold)
+    positive_integer("ngram", ngram, allow_none=False, most=1000)
+    positive_integer("num_perm", num_perm, allow_none=False, most=4096)
+    boolean("verify", verify)
+    ways = normalizers(normalize)
+    if ways and unit == "token":
+        raise ValueError("normalize= has no effect on tokens, only on text")
+    chosen = _banding(bands, rows, threshold, num_perm, verify)
+    algorithm()  # tell that it is missing before any work
+    return Signing(column, unit, ngram, ways, num_perm, chosen, verify)
 
 
 def _require_units(frame: Any, column: Any, unit: Any) -> None:

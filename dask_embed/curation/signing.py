@@ -10,9 +10,11 @@ import pandas as pd
 import pyarrow as pa
 
 from dask_embed.curation.hashing import Normalize, normalized, texts_of
-from dask_embed.curation.minhash import Banding, band_hashes, signatures
+from dask_embed.curation.minhash import Banding, algorithm, band_hashes, signatures
 from dask_embed.curation.ngrams import Lists, jaccard, ngrams, offsets_of, sets, token_ngrams
 
+STORED = ["fuzzy_bands", "fuzzy_ngrams", "fuzzy_made"]
+"""The columns of stored signatures."""
 SEED = 1
 """Of the permutations: stored signatures of all corpora are comparable."""
 
@@ -41,6 +43,18 @@ class Signing:
     banding: Banding
     verify: bool
 
+    @property
+    def reads(self) -> list[Any]:
+        """The columns that are read."""
+        return [self.column]
+
+    @property
+    def made(self) -> str:
+        """What makes signatures what they are: others are not comparable."""
+        ways = [each if isinstance(each, str) else _name_of(each) for each in self.normalize]
+        cut = f"{self.banding.bands} bands of {self.banding.rows} of {self.num_perm}"
+        return f"{self.ngram}-grams of {self.unit}s {ways}, {cut}, {algorithm()}, seed {SEED}"
+
     def bands(self, partition: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Return a hash for each band of each row, and which rows have an n-gram at all."""
         lists = self._ngrams(partition)
@@ -67,19 +81,70 @@ class Signing:
 
     def _ngrams(self, partition: pd.DataFrame) -> Lists:
         if self.unit == "token":
-            return token_ngrams(_tokens(partition[self.column]), self.ngram)
+            return token_ngrams(lists_of(partition[self.column]), self.ngram)
         texts = texts_of(partition, self.column)
         if self.normalize:
             texts = [t if t is None else normalized(t, self.normalize) for t in texts]
         return ngrams(texts, self.ngram, self.unit)
 
 
-def _tokens(series: pd.Series) -> Lists:
-    """Return the lists of a column of token ids, nulls as empty ones."""
+@dataclasses.dataclass(frozen=True)
+class StoredSigning:
+    """Signatures that were stored by `fuzzy_signatures`, in place of the column.
+
+    Attributes
+    ----------
+    made : str
+        What they have to be made by.
+    """
+
+    made: str
+    reads = STORED
+
+    def bands(self, partition: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Return what `Signing.bands` gave.
+
+        Raises
+        ------
+        ValueError
+            If they were made in another way.
+        """
+        bands, _, made = STORED
+        require_made(partition[made], self.made)
+        lists = lists_of(partition[bands])
+        usable = lists.lengths > 0
+        width = int(lists.lengths.max(initial=0))
+        hashes = np.zeros((len(partition), width), np.int64)
+        hashes[usable] = lists.values.view(np.int64).reshape(usable.sum(), width)
+        return hashes, usable
+
+    def compared(self, partition: pd.DataFrame) -> Lists:
+        """Return the stored sets of n-grams."""
+        return lists_of(partition[STORED[1]])
+
+
+def require_made(column: pd.Series, made: str) -> None:
+    """Raise ValueError unless all rows of stored signatures were made in one way."""
+    for each in column.unique():
+        if each != made:
+            raise ValueError(
+                f"against has signatures that were made by {each!r}, and here they are made by "
+                f"{made!r}: sign that corpus again with these settings"
+            )
+
+
+def _name_of(function: Any) -> str:
+    return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
+
+
+def lists_of(series: pd.Series) -> Lists:
+    """Return the lists of a column of integers, nulls as empty ones."""
     array = pa.array(series.array, from_pandas=True)
     array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-    return Lists(array.flatten().to_numpy(zero_copy_only=False), offsets_of(lengths))
+    values = array.flatten().to_numpy(zero_copy_only=False)
+    wide = np.uint64 if values.dtype == np.uint64 else np.int64
+    return Lists(values.astype(wide, copy=False).view(np.uint64), offsets_of(lengths))
 
 
 def is_token_column(series: Any) -> bool:
