@@ -12,7 +12,7 @@ from dask_embed import _registration
 from dask_embed._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from dask_embed import datasets
+    from dask_embed import datasets, plot
     from dask_embed.accessor import register_operator
     from dask_embed.curation.clustering import FittedKMeans, KMeans
     from dask_embed.curation.report import curation_report
@@ -88,6 +88,7 @@ _HOMES = {
     "discard_unfinished": "dask_embed.jobs.unfinished",
     "duplicates_by_threshold": "dask_embed.curation.thresholds",
     "explain": "dask_embed.lazy.explain",
+    "plot": "dask_embed",
     "progress": "dask_embed.jobs.progress",
     "quantize": "dask_embed.lazy.quantize",
     "read_parquet": "dask_embed.jobs.parquet",
@@ -132,6 +133,7 @@ __all__ = [
     "discard_unfinished",
     "duplicates_by_threshold",
     "explain",
+    "plot",
     "progress",
     "quantize",
     "read_parquet",

@@ -54,11 +54,11 @@ def duplicates_by_threshold(
     >>> import pandas as pd
     >>> import dask_embed as de
     >>> marks = pd.DataFrame({"kept": [True, False, False], "similarity": [None, 0.8, 0.95]})
-    >>> de.duplicates_by_threshold(marks.add_prefix("fuzzy_"), [0.8, 0.9]).dropped.tolist()
+    >>> de.duplicates_by_threshold(marks.addprefix_of("fuzzy_"), [0.8, 0.9]).dropped.tolist()
     [2, 1]
     """
     require_frame("duplicates_by_threshold", frame)
-    prefix = _prefix(frame, prefix)
+    prefix = prefix_of(frame, prefix)
     wanted = _thresholds(thresholds)
     kept, similarity = f"{prefix}kept", f"{prefix}similarity"
     marks = frame[[kept, similarity]]
@@ -80,7 +80,7 @@ def _counts(marks: Any, kept: str, similarity: str, thresholds: np.ndarray) -> p
     return pd.DataFrame({"dropped": len(values) - below, "rows": len(marks)})
 
 
-def _prefix(frame: Any, prefix: str | None) -> str:
+def prefix_of(frame: Any, prefix: str | None) -> str:
     """Return what the names of the marks begin with that are asked for, or all that there are."""
     names = [str(name) for name in frame.columns]
     there = [
