@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
+import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import dask.dataframe as dd
 import pandas as pd
@@ -70,6 +74,26 @@ def test_works_without_prometheus() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "2\n"
+
+
+def test_threads_that_begin_at_a_time_make_one_counter(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = pytest.importorskip("prometheus_client")
+    from dask_embed.runtime import prometheus
+
+    registry, make = client.CollectorRegistry(), client.Counter
+
+    def slowly(*arguments: Any) -> Any:
+        time.sleep(0.05)
+        return make(*arguments, registry=registry)
+
+    monkeypatch.setattr(client, "Counter", slowly)
+    monkeypatch.setattr(prometheus, "_made", functools.cache(prometheus._made.__wrapped__))
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(prometheus.count, "Op", {"rows": 1}, {}) for _ in range(8)]
+        for future in futures:
+            future.result()
+    page = client.generate_latest(registry).decode()
+    assert 'dask_embed_amount_total{kind="rows",operator="Op"} 8.0' in page
 
 
 def test_seconds_of_writing_are_told_after_an_error_too() -> None:

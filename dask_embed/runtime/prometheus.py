@@ -6,15 +6,23 @@ Written where `prometheus_client` is installed, into its default registry, which
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Mapping
 from typing import Any
 
 _PREFIX = "dask_embed"
+# Two threads would register the counters twice, which the library refuses.
+_making = threading.Lock()
+
+
+def _counters() -> tuple[Any, Any] | None:
+    """Return the counters of amounts and of seconds; None without the library."""
+    with _making:
+        return _made()
 
 
 @functools.cache
-def _counters() -> tuple[Any, Any] | None:
-    """Return the counters of amounts and of seconds, made once; None without the library."""
+def _made() -> tuple[Any, Any] | None:
     try:
         from prometheus_client import Counter
     except ImportError:
