@@ -58,7 +58,7 @@ _MOST: tuple[tuple[str, int, str], ...] = (
 _HIDDEN = ("hidden_size", "d_model", "n_embd", "dim", "d_latents")
 _HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads", "encoder_attention_heads")
 _SMALL_HEADS = 4
-_ID = re.compile(r"(token_id|token_index|token|_id|_ids)$")
+_ID = re.compile(r"(token_id|token_index|(?<!per_)token|_id|(?<!layer)_ids)$")
 _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 _VOCABULARY = re.compile(r"(?<!type_)(?<!lang_)vocab_size")
 # Fields that a default leaves to the model, which some models do not take.
@@ -117,6 +117,12 @@ ATTEMPTS = (
     Attempt(filled=True, types=("full_attention", "conv")),
     Attempt(filled=True, types=("full_attention", "sliding_attention")),
     Attempt({"hidden_size": 64}, filled=True),
+    Attempt(rope=(2, 1, 1), filled=True),
+    # widths and depths that are products of other fields
+    Attempt({"num_hidden_layers": 8, "attention_hidden_size": 64, "attention_head_dim": 16}),
+    Attempt({"num_hidden_layers": 24, "num_layers_per_stack": 3}),
+    Attempt({"hidden_size": 128, "embedding_dim": 128}),
+    Attempt({"num_key_value_heads": 4, "index_kpool": 4}),
 )
 
 
@@ -201,7 +207,7 @@ def _fields(
         elif value is None and isinstance(written.get(f"{name[8:]}s"), list | tuple):
             yield name, written[f"{name[8:]}s"][0]  # default_language, of languages
         elif isinstance(value, dict):
-            yield name, {k: smaller(k, v) for k, v in value.items()}
+            yield name, {k: smaller(str(k), v) for k, v in value.items()}
         else:
             yield name, smaller(name, value)
 
