@@ -95,6 +95,19 @@ class Own(torch.nn.Module):
         return self.words(input_ids).mul(attention_mask[..., None]).sum(1)
 
 
+class Placed(Own):
+    """With positions of which the configuration says nothing."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)
+        self.places = torch.nn.Embedding(16, config.num_labels)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        places = self.places(torch.arange(input_ids.shape[1], device=input_ids.device))
+        vectors = self.words(input_ids) + places
+        return vectors.mul(attention_mask[..., None]).sum(1)
+
+
 def nothing(config: Any) -> str:
     return "no module"
 
@@ -185,6 +198,24 @@ def test_a_factory_needs_no_type_of_transformers(custom: Path, tmp_path: Path) -
         tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
         logits = [module.words(torch.tensor(tokenizer(t)["input_ids"])).sum(0) for t in TEXTS]
     assert_classified(model, torch.stack(logits).numpy(), labels)
+
+
+def test_positions_that_no_configuration_tells(custom: Path, tmp_path: Path) -> None:
+    """Told by the table itself, before a GPU is asked for a row that there is not."""
+    shutil.copy(custom / "tokenizer.json", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("{}")  # without a limit
+    (tmp_path / "config.json").write_text(json.dumps({"words": 400}))
+    module = Placed(transformers.PretrainedConfig(words=400, num_labels=2))
+    save_model(module, str(tmp_path / "model.safetensors"))
+    model = de.Model(tmp_path, device="cpu", factory=Placed, labels=("a", "b"))
+    long = pd.DataFrame({"text": ["a short one", "of a " * 20]})
+    told = r"'module.places' of the model has rows up to 15, .* asked for \d+: .*\(set max_length"
+    with pytest.raises(ValueError, match=told):
+        Classifier(model, column="text")(long)
+    (tmp_path / "tokenizer_config.json").write_text('{"model_max_length": 16}')
+    assert Classifier(model, column="text")(long)["label"].notna().all()
+    with pytest.raises(ValueError, match=told):
+        Classifier(model, column="text", max_length=17)(long)
 
 
 @pytest.mark.parametrize(

@@ -458,7 +458,10 @@ def measure(run: Callable[[TokenLists], Any], loaded: LoadedModel) -> Usage | No
 
 def probed_lengths(loaded: LoadedModel) -> tuple[list[int], int | None]:
     """Return lengths to try, past those that the configuration names, and what they vouch for."""
-    return lengths_to_try(loaded.checkpoint.text_config, loaded.checkpoint.position_limit)
+    checkpoint = loaded.checkpoint
+    # a factory's configuration need not say how many positions there are
+    known = checkpoint.position_limit if loaded.spec.factory is None else checkpoint.default_limit
+    return lengths_to_try(checkpoint.text_config, known)
 
 
 def random_tokens(loaded: LoadedModel, lengths: list[int], *, special: bool = True) -> TokenLists:

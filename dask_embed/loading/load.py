@@ -31,6 +31,7 @@ from dask_embed.models.sources import adapter_folder
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import class_for, encoder_fields
 from dask_embed.models.tokenizers import tokenizer_for
+from dask_embed.models.vocabulary import guard_tables
 from dask_embed.models.weights import not_tensors
 from dask_embed.runtime.libraries import importing
 
@@ -159,6 +160,8 @@ def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
         model, gaps = _load_model(checkpoint, spec, dtype, task)
     else:
         model = load_custom(checkpoint, spec, task).to(dtype)
+    if spec.factory is not None or (_is_code_of_others(model) and not spec.compile):
+        guard_tables(model)
     if spec.places_itself:
         device = input_device(model)
         returns_to(_transformer_of(model), model)
@@ -282,6 +285,11 @@ def _load_model(
         for name, shown in gaps.items()
         if name not in left and not computes(type(whole), checkpoint.config, name)
     }
+
+
+def _is_code_of_others(model: Any) -> bool:
+    """Return whether a model is of a checkpoint's own code."""
+    return type(model).__module__.partition(".")[0] == "transformers_modules"
 
 
 def _embeds_by_encoder(checkpoint: Checkpoint, model: Any) -> bool:

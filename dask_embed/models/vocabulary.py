@@ -146,6 +146,32 @@ def _token_embedding(model: Any) -> Any:
     return found[0] if len(found) == 1 else None
 
 
+def guard_tables(model: Any) -> None:
+    """Let each table of a model refuse ids without a row, of which a GPU would make a crash.
+
+    For code that is not of transformers, whose configuration need not tell how many positions there
+    are.
+    """
+    import torch
+
+    for name, part in model.named_modules():
+        if isinstance(part, torch.nn.Embedding):
+            part.register_forward_pre_hook(functools.partial(_require_rows, name))
+
+
+def _require_rows(name: str, table: Any, given: tuple[Any, ...]) -> None:
+    if not given or not given[0].numel():
+        return
+    least, most = (int(value) for value in given[0].aminmax())
+    if least < 0 or most >= table.num_embeddings:
+        raise ValueError(
+            f"{name!r} of the model has rows up to {table.num_embeddings - 1}, and is asked for "
+            f"{most if least >= 0 else least}: a text has more tokens than the model has "
+            "positions (set max_length, and model_max_length in its tokenizer_config.json), or the "
+            "tokenizer is not the one it was trained with"
+        )
+
+
 def _rows(embedding: Any) -> int | None:
     import torch
 
