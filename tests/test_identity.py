@@ -105,6 +105,7 @@ OTHER: dict[str, Any] = {
     "scores": "all",
     "seed": 3,
     "separator": ": ",
+    "side": "query",
     "special_tokens": False,
     "stop": ("end",),
     "stride": 2,

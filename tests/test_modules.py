@@ -15,14 +15,8 @@ from sentence_transformers.sentence_transformer.modules import Dense as Referenc
 from sentence_transformers.sentence_transformer.modules import Pooling as ReferencePooling
 from torch import nn
 
-from dask_embed.models.modules import (
-    Dense,
-    LayerNorm,
-    Normalize,
-    Pooling,
-    Truncate,
-    read_modules,
-)
+from dask_embed.models.module_files import read_modules
+from dask_embed.models.modules import Dense, LayerNorm, Normalize, Pooling, Truncate
 
 FLAGS = {
     "pooling_mode_cls_token": False,

@@ -597,6 +597,18 @@ def add_modules(folder: Path, *modes: str) -> Path:
     return folder
 
 
+def add_mask(folder: Path) -> Path:
+    """Make a plain checkpoint a multi-vector model: the transformer and its mask."""
+    add_modules(folder)
+    file = folder / "modules.json"
+    first, last = json.loads(file.read_text())
+    kind = "sentence_transformers.multi_vector_encoder.modules.MultiVectorMask"
+    _write_json(file, [first, last | {"path": "1_MultiVectorMask", "type": kind}])
+    shutil.rmtree(folder / "1_Pooling")
+    _write_json(folder / "1_MultiVectorMask" / "config.json", {})
+    return folder
+
+
 def _write_json(file: Path, value: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value))

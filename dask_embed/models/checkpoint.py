@@ -25,18 +25,18 @@ from dask_embed.models.dual import (
 )
 from dask_embed.models.foreign import told_as
 from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
+from dask_embed.models.module_files import gives_text_vectors, has_table, read_modules
 from dask_embed.models.modules import (
     Dense,
     LayerNorm,
+    MultiVector,
+    Pooled,
     Pooling,
     SpladePooling,
     StaticEmbedding,
     VectorModule,
     first_json,
-    gives_text_vectors,
-    has_table,
     read_json,
-    read_modules,
 )
 from dask_embed.models.options import require_fields
 from dask_embed.models.prepared import prepared
@@ -88,6 +88,8 @@ class Checkpoint:
         Folder of the tokenizer where another one than the checkpoint's was asked for.
     splade : SpladePooling or None
         How a sparse encoder makes weights of scores of its vocabulary.
+    multi_vector : MultiVector or None
+        Which tokens of a multi-vector model count; `modules` work on tokens then.
     static : StaticTable or None
         The table of token vectors that stands in place of a transformer.
     """
@@ -101,6 +103,7 @@ class Checkpoint:
     sentence: SentenceSettings = field(default_factory=SentenceSettings)
     own_tokenizer: Path | None = None
     splade: SpladePooling | None = None
+    multi_vector: MultiVector | None = None
     static: StaticTable | None = None
 
     @property
@@ -264,10 +267,7 @@ def _read(
         folder = root / subfolder
         sentence = SentenceSettings()
         if listed is not None:  # without it sentence-transformers reads no other settings either
-            sparse = isinstance(pooling, SpladePooling)
-            sentence = read_sentence_settings(
-                root, folder, classifies=pooling is None, sparse=sparse
-            )
+            sentence = read_sentence_settings(root, folder, pooling)
         table = read_static_table(folder) if isinstance(pooling, StaticEmbedding) else None
         generation = first_json(folder, ("generation_config.json",))
         require_generation(generation, f"the generation_config.json of {str(folder)!r}")
@@ -280,6 +280,7 @@ def _read(
             else _config_of_table(table),
             pooling=_of_vectors(pooling),
             splade=pooling if isinstance(pooling, SpladePooling) else None,
+            multi_vector=pooling if isinstance(pooling, MultiVector) else None,
             modules=modules,
             sentence=sentence,
             own_tokenizer=tokenizer,
@@ -291,7 +292,7 @@ def _read(
     return checkpoint
 
 
-def _of_vectors(pooling: Pooling | StaticEmbedding | SpladePooling | None) -> Pooling | None:
+def _of_vectors(pooling: Pooled | None) -> Pooling | None:
     """Return how vectors of tokens become one, None where a folder does not say."""
     if isinstance(pooling, StaticEmbedding):
         return Pooling(("mean",))

@@ -22,7 +22,8 @@ from dask_embed.models.known import (
     among,
     require_known,
 )
-from dask_embed.models.modules import first_json, gives_text_vectors
+from dask_embed.models.module_files import gives_text_vectors
+from dask_embed.models.modules import MultiVector, Pooled, SpladePooling, first_json
 
 _KINDS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
 _TRANSFORMER_CONFIGS = tuple(f"sentence_{kind}_config.json" for kind in _KINDS)
@@ -82,7 +83,21 @@ _GIVES_VECTORS = _Use(
 _SCORES_WORDS = _Use("fill-mask", "logits", "token_embeddings")
 # Of the model's configuration, beside what all have.
 _OF_DENSE: Rules = {"model_type": among("SentenceTransformer", "CrossEncoder")}
-_OF_SPARSE: Rules = {"model_type": among("SparseEncoder"), "max_active_dims": COUNT}
+_OF_KINDS: dict[type, Rules] = {
+    SpladePooling: {"model_type": among("SparseEncoder"), "max_active_dims": COUNT},
+    MultiVector: {"model_type": among("MultiVectorEncoder")},
+}
+# Of the transformer of a multi-vector model.
+_SIDES: Rules = {
+    "document_length": COUNT,
+    "query_length": COUNT,
+    "query_expansion": {
+        "strategy": among("fixed", "min"),
+        "attend": FLAG,
+        "token": TEXT,
+        "length": COUNT,
+    },
+}
 _MODEL: Rules = {
     "__version__": ANY,
     "activation_fn": ANY,  # a Reranker judges it
@@ -93,6 +108,27 @@ _MODEL: Rules = {
     "similarity_fn_name": TEXT,
     "truncate_dim": COUNT,
 }
+
+
+@dataclass(frozen=True)
+class QueryExpansion:
+    """How queries of a multi-vector model are filled up to a length.
+
+    Attributes
+    ----------
+    strategy : {"fixed", "min"}
+        Whether longer queries are cut to that length, or left as they are.
+    length : int
+    attend : bool
+        Whether the query sees the tokens that are added.
+    token : str or None
+        What is added; by default masks, of a tokenizer without them the token that ends a text.
+    """
+
+    strategy: str
+    length: int
+    attend: bool = False
+    token: str | None = None
 
 
 @dataclass(frozen=True)
@@ -116,6 +152,10 @@ class SentenceSettings:
         How a message of a chat holds a text; None where texts are read as they are.
     max_active_dims : int or None
         How many values of a sparse vector are kept.
+    document_length, query_length : int or None
+        Most tokens of a document or a query of a multi-vector model.
+    query_expansion : QueryExpansion or None
+        How queries of a multi-vector model are filled up.
     """
 
     max_seq_length: int | None = None
@@ -126,6 +166,9 @@ class SentenceSettings:
     truncate_dim: int | None = None
     message_format: str | None = None
     max_active_dims: int | None = None
+    document_length: int | None = None
+    query_length: int | None = None
+    query_expansion: QueryExpansion | None = None
 
     def prompt(self, name: str | None) -> str | None:
         """Return the prompt of a name, by default the folder's own; None where there is none.
@@ -149,20 +192,16 @@ class SentenceSettings:
         )
 
 
-def read_sentence_settings(
-    root: Path, folder: Path, *, classifies: bool, sparse: bool = False
-) -> SentenceSettings:
+def read_sentence_settings(root: Path, folder: Path, pooling: Pooled | None) -> SentenceSettings:
     """Return the settings of a folder that has a modules.json.
 
     Parameters
     ----------
     root, folder : Path
         Of the whole, and of its transformer.
-    classifies : bool
-        It is a cross-encoder, whose transformer has the head, unless its transformer gives vectors
-        of texts.
-    sparse : bool
-        It is a sparse encoder, whose transformer scores words.
+    pooling : Pooled or None
+        Of a cross-encoder, whose transformer has the head, and of a dual encoder, whose
+        transformer gives vectors of texts, there is none.
 
     Raises
     ------
@@ -172,14 +211,16 @@ def read_sentence_settings(
     given = first_json(folder, _TRANSFORMER_CONFIGS)
     model = first_json(root, ("config_sentence_transformers.json",))
     source = f"the sentence-transformers configuration of {str(root)!r}"
-    use = _CLASSIFIES if classifies else _EMBEDS
-    use = _SCORES_WORDS if sparse else use
+    use = _CLASSIFIES if pooling is None else _EMBEDS
+    use = _SCORES_WORDS if isinstance(pooling, SpladePooling) else use
     use = _GIVES_VECTORS if gives_text_vectors(folder) else use
-    require_known(given, _transformer_rules(given, use), source)
+    rules = _transformer_rules(given, use)
+    multi_vector = isinstance(pooling, MultiVector)
+    require_known(given, {**rules, **_SIDES} if multi_vector else rules, source)
     inputs = given.get("modality_config")
     if inputs is not None and not {"message", "text"} & set(inputs):
         raise ValueError(f"{source} takes no text: its modality_config has {list(inputs)}")
-    require_known(model, {**_MODEL, **(_OF_SPARSE if sparse else _OF_DENSE)}, source)
+    require_known(model, {**_MODEL, **_OF_KINDS.get(type(pooling), _OF_DENSE)}, source)
     loading = _joined(given, "model_args", "model_kwargs")
     dtype = loading.get("dtype") or loading.get("torch_dtype")
     processor = _joined(given, "tokenizer_args", "processor_kwargs")
@@ -192,7 +233,25 @@ def read_sentence_settings(
         truncate_dim=model.get("truncate_dim"),
         message_format=_message_format(inputs or {}),
         max_active_dims=model.get("max_active_dims"),
+        document_length=given.get("document_length"),
+        query_length=given.get("query_length"),
+        query_expansion=_query_expansion(given, source),
     )
+
+
+def _query_expansion(given: dict[str, Any], source: str) -> QueryExpansion | None:
+    told = given.get("query_expansion")
+    if not told:
+        return None
+    strategy, length = told.get("strategy"), told.get("length")
+    if strategy is None or length is None:
+        raise ValueError(f"{source} must give strategy and length in query_expansion")
+    most = given.get("query_length")
+    if most is not None and most < length:
+        raise ValueError(
+            f"{source} sets query_length={shown(most)}, and fills queries up to {length} tokens"
+        )
+    return QueryExpansion(strategy, length, bool(told.get("attend")), told.get("token"))
 
 
 def _message_format(inputs: dict[str, Any]) -> str | None:

@@ -19,6 +19,7 @@ from dask_embed.operators.tokens.late_chunks import LateChunkEmbedder
 from dask_embed.operators.tokens.tokenizer import Tokenizer
 from dask_embed.operators.vectors.embedder import Embedder
 from dask_embed.operators.vectors.linear_head import LinearHead
+from dask_embed.operators.vectors.multi_vector import MultiVectorEmbedder
 from dask_embed.operators.vectors.similarity import Similarity
 from dask_embed.operators.vectors.sparse import SparseEmbedder
 
@@ -34,6 +35,7 @@ __all__ = [
     "LinearHead",
     "MaskFiller",
     "ModelOperator",
+    "MultiVectorEmbedder",
     "NextTokenScorer",
     "PerplexityScorer",
     "QuestionAnswerer",

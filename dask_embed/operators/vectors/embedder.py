@@ -310,6 +310,11 @@ class Embedder(ModelOperator):
 
     def modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """Return what follows the transformer, with what this operator says in its place."""
+        if checkpoint.multi_vector is not None:
+            raise ValueError(
+                f"model {self.spec.name!r} is a multi-vector model (MultiVectorMask); use "
+                "MultiVectorEmbedder"
+            )
         if checkpoint.splade is not None:
             raise ValueError(
                 f"model {self.spec.name!r} gives sparse vectors (SpladePooling); use SparseEmbedder"

@@ -96,7 +96,7 @@ class SparseEmbedder(ModelOperator):
         return (self.column,)
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
-        if checkpoint.pooling is not None:
+        if checkpoint.pooling is not None or checkpoint.multi_vector is not None:
             raise ValueError(
                 f"model {self.spec.name!r} gives dense vectors of texts; use Embedder, or a model "
                 "with a head for masked tokens"
