@@ -15,7 +15,7 @@ DEFAULTS = yaml.safe_load((Path(__file__).parent / "embed.yaml").read_text("utf8
 
 
 def get(name: str) -> Any:
-    """Return the setting ``embed.<name>``: a number of bytes, or tokens by kind of device.
+    """Return the setting ``embed.<name>``: a number of bytes, tokens by kind of device, a folder.
 
     What the configuration does not hold is as packaged: `dask.config.set` drops the defaults when
     its block ends, if they were merged within it.
@@ -29,6 +29,8 @@ def get(name: str) -> Any:
 
     default = DEFAULTS["embed"][name]
     given = dask.config.get(f"embed.{name}", default)
+    if default is None:
+        return _folder(name, given)
     return _tokens(name, given, default) if isinstance(default, dict) else _bytes(name, given)
 
 
@@ -36,6 +38,14 @@ def check() -> None:
     """Raise ValueError unless all settings can be used."""
     for name in DEFAULTS["embed"]:
         get(name)
+
+
+def _folder(name: str, given: Any) -> str | None:
+    if given is None or (isinstance(given, str | Path) and str(given).strip()):
+        return None if given is None else str(given)
+    raise ValueError(
+        f"embed.{name} must be the path or URL of a folder, or null; got {shown(given)}"
+    )
 
 
 def _bytes(name: str, given: Any) -> int:

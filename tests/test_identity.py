@@ -29,7 +29,7 @@ OPERATORS = [
 # Where results go and which rows share a batch; no value depends on them.
 SAME = {
     "output", "score", "scores", "probabilities", "count", "offsets", "hidden", "embedding",
-    "columns", "keep_text", "padding_side", "batch_size", "tokens_per_batch", "on_error",
+    "cache", "columns", "keep_text", "padding_side", "batch_size", "tokens_per_batch", "on_error",
 }  # fmt: skip
 MODEL_SAME = {
     "device", "attention", "compile", "allow_pickle", "cache_dir", "local_files_only",
@@ -46,6 +46,7 @@ OTHER: dict[str, Any] = {
     "batch_size": 3,
     "boundaries": "words",
     "candidate_end": True,
+    "cache": "seen",
     "candidates": ("yes", "no"),
     "candidates_column": "words",
     "chat": True,

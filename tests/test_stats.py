@@ -28,7 +28,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
 COLUMNS = [
     *("worker", "operator", "model", "device"),
-    *("rows", "failed", "unique_rows", "tokenized", "truncated", "max_length"),
+    *("rows", "cached", "failed", "unique_rows", "tokenized", "truncated", "max_length"),
     *("tokens", "padding", "batches", "splits"),
     *("tokenize_seconds", "forward_seconds", "convert_seconds", "waiting_seconds"),
 ]

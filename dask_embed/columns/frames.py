@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+import contextvars
+from collections.abc import Iterable, Iterator
 from typing import Any
 
+import numpy as np
 from dask.utils import is_dataframe_like, is_series_like
 
 from dask_embed._validation import shown
@@ -17,6 +20,8 @@ _CONVERSIONS = {
     "duckdb": "convert it with .df()",
     "pyspark": "convert it with .toPandas()",
 }
+# The places in their partition of the rows that are at hand, None where all are.
+_places: contextvars.ContextVar[np.ndarray | None] = contextvars.ContextVar("places", default=None)
 _TEXTS = "make a frame of texts with pandas.DataFrame({'text': texts})"
 
 
@@ -85,6 +90,22 @@ def _kind(value: Any) -> str:
     if kind.__module__ == "builtins":
         return shown(value) if isinstance(value, str | int | float | type(None)) else kind.__name__
     return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
+
+
+@contextlib.contextmanager
+def numbered(places: np.ndarray) -> Iterator[None]:
+    """Say within the block of rows that are taken from a partition what places they have there."""
+    token = _places.set(places)
+    try:
+        yield
+    finally:
+        _places.reset(token)
+
+
+def row_number(row: int) -> int:
+    """Return the place of a row in its partition, of which only some rows may be at hand."""
+    places = _places.get()
+    return row if places is None else int(places[row])
 
 
 def row_label(index: Any, row: int) -> Any:

@@ -161,6 +161,12 @@ def to_arrow(result: Result) -> pa.Array:
     return result
 
 
+def series_to_arrow(series: pd.Series, dtype: pa.DataType) -> pa.Array:
+    """Return the values of `series` as an array of `dtype`."""
+    array = pa.array(series, type=dtype, from_pandas=True)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
 def _vectors(result: Vectors) -> pa.Array:
     values = result.values.cpu().numpy()
     flat = pa.array(values.reshape(-1))

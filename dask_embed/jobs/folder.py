@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._validation import shown_error
-from dask_embed.jobs.commit import write_file
+from dask_embed.runtime.files import write_file
 
 METADATA_KEY = "dask_embed"
 MARK = "_dask_embed_unfinished"

@@ -13,7 +13,6 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from dask_embed.jobs.commit import create_file, hidden_files
 from dask_embed.jobs.folder import (
     SUMMARIES,
     Run,
@@ -30,6 +29,7 @@ from dask_embed.jobs.folder import (
     write_mark,
 )
 from dask_embed.jobs.manifest import Resumption, begin_records
+from dask_embed.runtime.files import create_file, hidden_files
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,7 +16,6 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from dask_embed.jobs.commit import put_file
 from dask_embed.jobs.failures import Counts, Failures, together
 from dask_embed.jobs.folder import (
     READERS,
@@ -30,6 +29,7 @@ from dask_embed.jobs.folder import (
 )
 from dask_embed.jobs.identity import Identity
 from dask_embed.jobs.writing import last_file
+from dask_embed.runtime.files import put_file
 
 _RECORD = re.compile(r"(\d+)-of-(\d+)\.json")
 _IDENTITY = "identity.json"

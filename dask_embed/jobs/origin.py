@@ -14,7 +14,7 @@ from dask_embed._validation import shown
 from dask_embed._version import __version__
 from dask_embed.jobs.engine import nested_types, plainly_named
 from dask_embed.jobs.folder import METADATA_KEY
-from dask_embed.operators.identity import defaults
+from dask_embed.operators.identity import defaults, without_places
 
 # What files say of a column: from 2 on every setting that can change a value, from 3 on what made
 # the columns that it was computed from.
@@ -23,14 +23,6 @@ FORMAT = 3
 _INPUTS, _WRITTEN_AS = "from", "written-as"
 # The operator of rows that were put together: what made each of them are its inputs.
 _SEVERAL = "several"
-# Where a name may be that of a local folder or file, and what tells its content.
-_REVISIONS = {
-    "model": "revision",
-    "adapter": "adapter_revision",
-    "tokenizer": "tokenizer_revision",
-    "weights": "revision",
-    "prototypes": "revision",
-}
 # What a message names in any case.
 _ALWAYS = ("operator", "model", "revision")
 
@@ -83,8 +75,7 @@ class Origin:
         """Return json of each setting; where a local folder lies does not count but its content."""
         return {
             key: json.dumps(value, sort_keys=True)
-            for key, value in self.told.items()
-            if not str(self.told.get(_REVISIONS.get(key, ""))).startswith("local-")
+            for key, value in without_places(self.told).items()
         }
 
     def key(self) -> str:

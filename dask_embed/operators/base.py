@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Collection, Hashable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -23,7 +24,13 @@ from dask_embed.columns import (
     keeps_on_device,
     read_text,
 )
-from dask_embed.columns.frames import is_dask_frame, require_columns, require_frame, row_label
+from dask_embed.columns.frames import (
+    is_dask_frame,
+    require_columns,
+    require_frame,
+    row_label,
+    row_number,
+)
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.identity import told_fields
 from dask_embed.operators.rehearsal import require_some_row
@@ -174,14 +181,18 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
             self.check(frame._meta)  # type: ignore[attr-defined]
             from dask_embed.inference.workers import warn_of_small_workers
 
-            operator = self.pinned()
+            operator = self.pinned().with_cache()
             operator.prepare()
             operator.rehearse()
             warn_of_small_workers(operator.footprint)
             return lazily(operator, frame)
         require_frame(type(self).__name__, frame)
         self.check(frame)
-        return self.pinned().apply(frame)
+        return self.pinned().with_cache().apply(frame)
+
+    def with_cache(self) -> FrameOperator:
+        """Return the operator with the cache that the configuration names, if it takes it."""
+        return self
 
     def check(self, frame: Any) -> None:
         """Raise unless the settings, the columns of `frame` and the operator's files fit."""
@@ -210,7 +221,7 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
         row = min(errors)
         label = row_label(partition.index, row)
         raise ValueError(
-            f"row {row} of the partition (index {label!r}): {errors[row]} "
+            f"row {row_number(row)} of the partition (index {label!r}): {errors[row]} "
             f"({len(errors)} such rows); on_error='null' keeps the others"
         )
 
@@ -238,7 +249,25 @@ class ColumnOperator(FrameOperator):
     on_error : {"raise", "null"}
         What a row that cannot be used does: fail the partition with an error that names the row,
         or become null with its message in the column ``<output>_error``.
+    cache : str or Path, optional
+        Folder or URL where results are kept: rows of which it has the results do not run, in this
+        job and in others. By default ``dask.config`` ``embed.cache``, for operators that run a
+        model. It never changes a result. Rows that stay in GPU memory are not looked up.
     """
+
+    cache: str | Path | None = None
+
+    incidental: ClassVar[frozenset[str]] = frozenset({"cache"})
+
+    uses_configured_cache: ClassVar[bool] = False
+    """Whether results cost enough to be kept where the configuration names a cache."""
+
+    def __post_init__(self) -> None:
+        if self.cache is not None:
+            from dask_embed.operators.cached import cache_path
+
+            object.__setattr__(self, "cache", cache_path(self.cache))
+        super().__post_init__()
 
     @property
     @abc.abstractmethod
@@ -313,9 +342,22 @@ class ColumnOperator(FrameOperator):
     def meta(self, frame: Frame) -> Frame:
         return empty_columns(frame, self._all_types())
 
+    def with_cache(self) -> ColumnOperator:
+        configured = config.get("cache") if self.uses_configured_cache else None
+        if configured is None or self.cache is not None:
+            return self
+        return dataclasses.replace(self, cache=configured)
+
     def apply(self, partition: Any) -> Any:
         if not len(partition):
             return empty_columns(partition, self._all_types())
+        if self.cache is None or keeps_on_device(partition):
+            return self._computed(partition)
+        from dask_embed.operators.cached import through_cache
+
+        return through_cache((self,), partition, self._computed)
+
+    def _computed(self, partition: Any) -> Any:
         self.prepare()
         from dask_embed.runtime.stats import metered
 

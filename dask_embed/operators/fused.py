@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_device
-from dask_embed.operators.base import ColumnOperator, Frame
+from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.rehearsal import require_some_row
 from dask_embed.operators.vectors.embedder import Embedder, embed_together
 
@@ -77,9 +77,16 @@ class Together(ColumnOperator):
         for part in self.parts:
             part.prepare()
 
-    def apply(self, partition: Frame) -> Frame:
-        if not len(partition):  # type: ignore[arg-type]
+    def apply(self, partition: Any) -> Any:
+        if not len(partition):
             return empty_columns(partition, self._all_types())
+        if self.parts[0].cache is None or keeps_on_device(partition):
+            return self._computed(partition)
+        from dask_embed.operators.cached import through_cache
+
+        return through_cache(self.parts, partition, self._computed)
+
+    def _computed(self, partition: Any) -> Any:
         self.prepare()
         results = dict(self._results(partition))
         return append_columns(partition, {name: results[name] for name in self.output_columns})
@@ -132,7 +139,7 @@ def together(first: ColumnOperator, second: ColumnOperator) -> Together | None:
     """Return both as one operator if they share tokens, else None."""
     parts = (*parts_of(first), *parts_of(second))
     keys = {tokens_key(part) for part in parts}
-    if len(keys) > 1 or None in keys:
+    if len(keys) > 1 or None in keys or len({part.cache for part in parts}) > 1:
         return None
     return Together(parts)
 

@@ -31,6 +31,15 @@ MODEL_INCIDENTAL = frozenset(
     }
 )
 
+# Where a name may be that of a local folder or file, and what tells its content.
+_REVISIONS = {
+    "model": "revision",
+    "adapter": "adapter_revision",
+    "tokenizer": "tokenizer_revision",
+    "weights": "revision",
+    "prototypes": "revision",
+}
+
 
 def incidental(operator: type) -> frozenset[str]:
     """Return the fields of an operator that its identity leaves out, those of its bases too."""
@@ -70,6 +79,15 @@ def _model_fields(model: Model, taken: set[str]) -> dict[str, Any]:
         name = f"model_{field.name}" if field.name in taken else field.name
         told[name] = private(value) if field.name == "model_kwargs" else plain(value)
     return told
+
+
+def without_places(told: dict[str, Any]) -> dict[str, Any]:
+    """Return settings without names of local folders and files: only their content counts."""
+    return {
+        name: value
+        for name, value in told.items()
+        if not str(told.get(_REVISIONS.get(name, ""))).startswith("local-")
+    }
 
 
 def plain(value: Any) -> Any:

@@ -93,6 +93,8 @@ class ModelOperator(ColumnOperator):
     batch_size: int | None = None
     tokens_per_batch: int | None = None
 
+    uses_configured_cache: ClassVar[bool] = True
+
     incidental: ClassVar[frozenset[str]] = frozenset(
         {"output", "padding_side", "batch_size", "tokens_per_batch"}
     )

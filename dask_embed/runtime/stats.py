@@ -32,6 +32,8 @@ class PartitionStats:
     operator, model, device : str
     rows : int
         Rows with a text; nulls are not counted.
+    cached : int
+        Rows of these that did not run, since `cache` had their results.
     failed : int
         Rows that could not be used, and became null where that was asked for.
     unique_rows : int
@@ -60,6 +62,7 @@ class PartitionStats:
     model: str
     device: str = ""
     rows: int = 0
+    cached: int = 0
     failed: int = 0
     unique_rows: int = 0
     tokenized: int = 0
