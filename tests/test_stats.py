@@ -224,7 +224,7 @@ def test_an_asynchronous_client_is_refused(model: str) -> None:
                 n_workers=0,
                 processes=False,
                 asynchronous=True,
-                dashboard_address=None,
+                dashboard_address="127.0.0.1:0",
                 scheduler_port=0,
             ) as local,
             Client(local, asynchronous=True) as client,
