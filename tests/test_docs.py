@@ -12,7 +12,15 @@ import dask_embed as de
 
 FOLDER = Path(__file__).parent.parent / "docs"
 PAGES = (
-    *("index.md", "how_do_i.md", "operators.md", "own_operators.md", "parquet.md", "resume.md"),
+    *(
+        "index.md",
+        "how_do_i.md",
+        "neighbours.md",
+        "operators.md",
+        "own_operators.md",
+        "parquet.md",
+        "resume.md",
+    ),
     "curation.md",
 )
 
