@@ -12,12 +12,14 @@ import pytest
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from dask_embed.curation import components, stars
 from dask_embed.curation.components import forest, merged, roots_of
 from dask_embed.curation.decisions import PAIRS, decisions_of_pairs
 from dask_embed.curation.greedy import decide
 from dask_embed.curation.marks import Finding, marked
 from dask_embed.curation.ranking import Ranking, row_numbers
 from dask_embed.curation.source import Source
+from dask_embed.curation.stars import labels_of
 
 
 def random_pairs(rows: int, count: int, seed: int) -> list[tuple[int, int, float]]:
@@ -118,6 +120,7 @@ class Given(Finding):
     pairs: tuple[tuple[int, int, float], ...]
     rule: str = "greedy"
     ranks: bool = False
+    components: str = "forest"
 
     @property
     def reads(self) -> list[Any]:
@@ -128,7 +131,8 @@ class Given(Finding):
         pairs = known.repartition(npartitions=1).map_partitions(_paired, self.pairs, meta=PAIRS)
         ranks = source.each(_ranks, ["id"], _ranks(*_none()), use="ranks") if self.ranks else None
         pairs = dd.concat([pairs, pairs])  # each pair twice, in two partitions
-        return decisions_of_pairs(source, pairs, self.ranking, rule=self.rule, ranks=ranks)
+        options: dict[str, Any] = {"rule": self.rule, "components": self.components}
+        return decisions_of_pairs(source, pairs, self.ranking, ranks=ranks, **options)
 
     def told(self) -> str:
         return "given pairs"
@@ -157,6 +161,50 @@ def _paired(known: pd.DataFrame, pairs: tuple[tuple[int, int, float], ...]) -> p
 @pytest.fixture(scope="module")
 def pairs() -> list[tuple[int, int, float]]:
     return random_pairs(200, 160, 5)
+
+
+@pytest.mark.parametrize(("chain", "seed"), [(True, 0), (False, 1)])
+def test_stars_by_turns_are_components(
+    chain: bool, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stars, "ROUNDS", 8)  # each takes time, and few are enough here
+    random = np.random.default_rng(seed)
+    path = random.permutation(150)
+    ends = np.stack([path[:-1], path[1:]]) if chain else random.integers(300, size=(2, 170))
+    pairs = pd.DataFrame({"row": ends[0], "other": ends[1]})
+    pairs = pairs[pairs["row"] != pairs["other"]]
+    got = labels_of(dd.from_pandas(pairs, npartitions=2)).compute().sort_values("row")
+    rows, roots = forest(pairs["row"].to_numpy(), pairs["other"].to_numpy())
+    assert got.row.tolist() == rows.tolist()
+    assert got.group.tolist() == roots.tolist()
+
+
+def test_too_few_rounds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stars, "ROUNDS", 1)
+    path = np.random.default_rng(0).permutation(3000)
+    pairs = pd.DataFrame({"row": path[:-1], "other": path[1:]})
+    with pytest.raises(RuntimeError, match="1 rounds of stars did not connect all groups"):
+        labels_of(dd.from_pandas(pairs, npartitions=3)).compute()
+
+
+def test_more_rows_than_one_place_holds_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(components, "MOST", 3)
+    ends = np.arange(4)
+    with pytest.raises(ValueError, match=r"4 rows are in pairs, more than the 3 that.*'stars'"):
+        merged([forest(ends[:2], ends[2:])])
+
+
+def test_stars_decide_as_forests_do(
+    pairs: list[tuple[int, int, float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stars, "ROUNDS", 5)
+    frame = pd.DataFrame({"id": np.arange(200), "text": "x"})
+    ddf = dd.from_pandas(frame, npartitions=3)
+    got, want = (
+        marked(ddf, Given(Ranking("id"), "given_", None, tuple(pairs), components=how)).compute()
+        for how in ("stars", "forest")
+    )
+    pd.testing.assert_frame_equal(got, want)
 
 
 @pytest.mark.parametrize("npartitions", [1, 4, 16])

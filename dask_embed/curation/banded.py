@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dask_embed.curation.candidates import candidate_pairs
-from dask_embed.curation.decisions import PAIRS, decisions_of_pairs
+from dask_embed.curation.decisions import PAIRS, decisions_of_pairs, of_corpus
 from dask_embed.curation.marks import Finding
 from dask_embed.curation.ngrams import Lists
 from dask_embed.curation.ranking import PLACES, Ranking, places
@@ -40,6 +40,7 @@ class Fuzzy(Finding):
     older_signing: Signing | StoredSigning
     threshold: float
     bucket_limit: int
+    components: str
 
     @property
     def reads(self) -> list[Any]:
@@ -54,7 +55,9 @@ class Fuzzy(Finding):
         keys = tuple(self.ranking.keys)
         candidates = new_collection(Candidates(buckets.expr, keys, self.bucket_limit))
         pairs = self._compared(source, older, candidates)
-        return decisions_of_pairs(source, pairs, self.ranking, older=older)
+        return decisions_of_pairs(
+            source, pairs, self.ranking, older=older, components=self.components
+        )
 
     def _banded(self, source: Source, older: bool = False) -> Any:
         ranking = self.ranking.of_ids() if older else self.ranking
@@ -74,7 +77,7 @@ class Fuzzy(Finding):
         return source.each(_compared, self.reads, PAIRS, *given, use="compare")
 
     def _sent(self, source: Source, candidates: Any, older: bool) -> Any:
-        mine = candidates.map_partitions(_of_corpus, older, meta=candidates._meta)
+        mine = candidates.map_partitions(of_corpus, older, meta=candidates._meta)
         signing = self.older_signing if older else self.signing
         return source.each(_sent, signing.reads, _SENT, source.back(mine), signing, use="send")
 
@@ -122,10 +125,6 @@ class Candidates(Blockwise):
 
     def _divisions(self) -> tuple[None, ...]:
         return (None,) * (self.frame.npartitions + 1)
-
-
-def _of_corpus(pairs: pd.DataFrame, older: bool) -> pd.DataFrame:
-    return pairs[(pairs["row"] < 0) == older]
 
 
 def _target(sent: pd.DataFrame) -> np.ndarray:

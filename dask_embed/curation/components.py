@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+MOST = 2**28
+"""Rows that forests in one place may have: 4 GiB, and as much again while they are merged."""
 Forest = tuple[np.ndarray, np.ndarray]
 """Rows in ascending order, and for each the least row of its tree; int64 both."""
 
@@ -42,7 +44,19 @@ def forest(left: np.ndarray, right: np.ndarray) -> Forest:
 
 
 def merged(forests: Sequence[Forest]) -> Forest:
-    """Return the trees that several forests make together."""
+    """Return the trees that several forests make together.
+
+    Raises
+    ------
+    ValueError
+        If that is more than one place is to hold.
+    """
+    rows = sum(len(each[0]) for each in forests)
+    if rows > MOST:
+        raise ValueError(
+            f"{rows:,} rows are in pairs, more than the {MOST:,} that are grouped in one place; "
+            "components='stars' groups them without one"
+        )
     return forest(*(np.concatenate([each[end] for each in forests]) for end in (0, 1)))
 
 

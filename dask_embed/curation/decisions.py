@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import dask.dataframe as dd
@@ -14,6 +15,7 @@ from dask_embed.curation.greedy import decide
 from dask_embed.curation.groups import members_here, trees_of, with_groups
 from dask_embed.curation.ranking import Ranking
 from dask_embed.curation.source import Source, together
+from dask_embed.curation.stars import labels_of, with_labels
 from dask_embed.lazy._dask import Blockwise, new_collection
 
 PAIRS = pd.DataFrame(
@@ -34,6 +36,7 @@ def decisions_of_pairs(
     rule: str = "greedy",
     older: Source | None = None,
     ranks: Any = None,
+    components: str = "forest",
 ) -> Any:
     """Return the decisions about all rows that are in a pair, in the partitions of the source.
 
@@ -51,26 +54,44 @@ def decisions_of_pairs(
     ranks : dask.dataframe.DataFrame, optional
         Columns of numbers by which rows are ordered before all else, the least first, and ``row``;
         rows in any partitions, those in no pair may be missing.
+    components : {"forest", "stars"}
+        How groups are found: with all rows that are in a pair in one place, or in none.
 
     Returns
     -------
     dask.dataframe.DataFrame
         As `dask_embed.curation.greedy.decide` makes them.
     """
-    trees = trees_of(pairs)
+    grouped, tell = _in_groups(pairs, components)
     keys = ranking.keys
-    members = _members(source, ranking, trees)
+    members = _members(source, ranking, tell(source, False))
     if ranks is not None:
         extra = [name for name in ranks.columns if name != "row"]
         members = members.merge(ranks, on="row", how="left")
         keys = [*extra, *keys]
     if older is not None:
-        members = dd.concat([members, _members(older, ranking, trees, older=True)])
-    parts = max(pairs.npartitions, 1)
-    members, pairs = (
-        together(each, "group", parts) for each in (members, with_groups(pairs, trees))
-    )
-    return source.back(decided(members, pairs, keys, rule))
+        members = dd.concat([members, _members(older, ranking, tell(older, True), older=True)])
+    members, grouped = (together(each, "group", pairs.npartitions) for each in (members, grouped))
+    return source.back(decided(members, grouped, keys, rule))
+
+
+def _in_groups(pairs: Any, components: str) -> tuple[Any, Callable[[Source, bool], Any]]:
+    """Return pairs with their group, and what gives the groups of rows to a corpus."""
+    if components == "forest":
+        trees = trees_of(pairs)
+        return with_groups(pairs, trees), lambda corpus, older: trees
+    labels = labels_of(pairs)
+
+    def tell(corpus: Source, older: bool) -> Any:
+        mine = labels.map_partitions(of_corpus, older, meta=labels._meta)
+        return corpus.back(mine)
+
+    return with_labels(pairs, labels), tell
+
+
+def of_corpus(rows: pd.DataFrame, older: bool) -> pd.DataFrame:
+    """Return what is of the older corpus, or of the one that is judged, by ``row``."""
+    return rows[(rows["row"] < 0) == older]
 
 
 def decided(members: Any, pairs: Any, keys: list[str], rule: str = "greedy") -> Any:
@@ -87,8 +108,15 @@ def _members(source: Source, ranking: Ranking, trees: Any, older: bool = False) 
 
 
 def _members_of_partition(
-    partition: pd.DataFrame, numbers: np.ndarray, ranking: Ranking, older: bool, trees: Forest
+    partition: pd.DataFrame,
+    numbers: np.ndarray,
+    ranking: Ranking,
+    older: bool,
+    trees: Forest | pd.DataFrame,
 ) -> pd.DataFrame:
+    if isinstance(trees, pd.DataFrame):  # of this partition alone
+        ordered = trees.sort_values("row")
+        trees = ordered["row"].to_numpy(), ordered["group"].to_numpy()
     here, roots = members_here(-1 - numbers if older else numbers, trees)
     ranked = ranking.ranked_older if older else ranking.ranked
     return ranked(partition.iloc[here], numbers[here]).assign(group=roots)

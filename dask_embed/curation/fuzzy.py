@@ -31,6 +31,7 @@ def mark_fuzzy_duplicates(
     rows: int | None = None,
     verify: bool = True,
     bucket_limit: int = 100,
+    components: str = "forest",
     id: Any = None,
     keep: Any = "lowest id",
     seed: int | None = None,
@@ -66,6 +67,10 @@ def mark_fuzzy_duplicates(
     bucket_limit : int
         Of a bucket of more rows (boilerplate makes such) not all pairs are compared: each row
         with the four best rows of it, and four others.
+    components : {"forest", "stars"}
+        How rows that pairs connect become groups: by forests that are merged in one place, 16 bytes
+        for each row that is in a pair, or, for hundreds of millions of them, by large and small
+        stars through 40 shuffles. The result is the same.
     id, keep, seed, prefix
         As in `mark_exact_duplicates`.
     against : dask.dataframe.DataFrame, optional
@@ -105,6 +110,7 @@ def mark_fuzzy_duplicates(
     """
     require_frame("mark_fuzzy_duplicates", frame, lazy=True)
     positive_integer("bucket_limit", bucket_limit, allow_none=False)
+    one_of("components", components, ("forest", "stars"))
     signing = signing_of(
         frame, column, threshold, ngram, unit, normalize, num_perm, bands, rows, verify
     )
@@ -114,8 +120,8 @@ def mark_fuzzy_duplicates(
         raise ValueError("verify=False does not go with stored signatures, which are of n-grams")
     older = older_frame(frame, against, [] if stored else [column], ranking)
     of_older = StoredSigning(signing.made) if stored else signing
-    finding = Fuzzy(ranking, prefix, older, signing, of_older, float(threshold), bucket_limit)
-    return marked(frame, finding)
+    how = (float(threshold), bucket_limit, components)
+    return marked(frame, Fuzzy(ranking, prefix, older, signing, of_older, *how))
 
 
 drop_fuzzy_duplicates = dropping(
