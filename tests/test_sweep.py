@@ -36,6 +36,7 @@ SAMPLE: dict[str, tuple[str, tuple[str, ...]]] = {
     "siglip2": ("padded up to 63 tokens", ()),  # texts are filled up to the length of training
     "flava": ("padded", ()),  # projects each token
     "embedding_gemma2": ("packed", ()),  # its vectors are wider than its hidden states
+    "xlstm": ("padded", ("causal-lm",)),  # cuts a text in pieces, if it keeps a cache
     "got_ocr2": ("packed", ("causal-lm",)),  # attention is set on a part of it
 }
 

@@ -18,6 +18,7 @@ import torch
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.lengths import SHORT, lengths_to_try, repeating_tokens
 from dask_embed.inference.memory import Usage, is_out_of_memory, release
+from dask_embed.inference.own_cache import keeps_cache
 from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.state import ModelState
@@ -101,6 +102,8 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
     state = ModelState(loaded.transformer)
     with _exact(forward, loaded) as exact:
         tokens, alone, shortest, up_to = _texts(exact, loaded, lengths, up_to)
+        if keeps_cache(exact, loaded, tokens, alone):
+            tokens, alone, shortest, up_to = _texts(exact, loaded, lengths, up_to)
         _require_vectors(loaded, tokens, alone)
         verdict = _judge(exact, loaded, tokens, alone)
         forward.positions, forward.row = exact.positions, exact.row
