@@ -12,7 +12,9 @@ import pyarrow as pa
 import pytest
 import tiny
 from clusters import cluster
-from sentence_transformers import SentenceTransformer, util
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer, util
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 import dask_embed as de
 from dask_embed.curation.vectors import vector_series
@@ -241,6 +243,25 @@ def test_a_prompt_for_questions(documents: Any, bert: str) -> None:
     found = out.compute()
     assert found.neighbour.tolist() == [each["corpus_id"] for each in expected]
     np.testing.assert_allclose(found.similarity, [each["score"] for each in expected], atol=1e-5)
+
+
+def test_a_multi_vector_model_reads_questions_as_such(tmp_path: Path) -> None:
+    """With masks added to the question, as MultiVectorEncoder does."""
+    base = tiny.save("bert", tmp_path / "base")
+    fill = {"strategy": "fixed", "length": 12}
+    modules = [Transformer(str(base), query_expansion=fill), MultiVectorMask()]
+    reference = MultiVectorEncoder(modules=modules, device="cpu")
+    reference.save(str(tmp_path / "model"))
+    texts = TEXTS[:20]
+    expected = reference.similarity(
+        reference.encode_query(["lines of a file"]), reference.encode_document(texts)
+    )
+    rows = lazy(pd.DataFrame({"text": texts}), 2)
+    embedded = rows.ml.embed_multi_vector("text", model=str(tmp_path / "model"))
+    out = embedded.ml.nearest("lines of a file", 3, column="token_embeddings").compute()
+    best = expected.numpy()[0].argsort()[::-1][:3]
+    assert out.neighbour.tolist() == best.tolist()
+    np.testing.assert_allclose(out.similarity, expected.numpy()[0][best], rtol=1e-4)
 
 
 def test_the_model_runs_once(documents: Any, bert: str, rows_through_model: Any) -> None:

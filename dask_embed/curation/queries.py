@@ -18,12 +18,12 @@ from dask_embed.curation.vectors import vector_series
 from dask_embed.jobs.lineage import origins
 from dask_embed.jobs.origin import UNKNOWN, Origin
 from dask_embed.models.spec import Model
-from dask_embed.operators import Embedder
+from dask_embed.operators import Embedder, MultiVectorEmbedder
 
 LABEL = "query"
-_VECTORS = "embedding"
+VECTORS = "embedding"
 _STORED = (np.float32, np.float16, np.int8, np.uint8)
-_EMBEDDERS = ("Embedder", "LateChunkEmbedder")
+_EMBEDDERS = ("Embedder", "LateChunkEmbedder", "MultiVectorEmbedder")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +122,8 @@ def _of_array(given: Any) -> Queries:
         )
     if not np.isfinite(array).all():
         raise ValueError("queries hold NaN or infinite numbers")
-    frame = pd.DataFrame({_VECTORS: vector_series(array)})
-    return Queries(dd.from_pandas(frame, npartitions=1, sort=False), _VECTORS, None)
+    frame = pd.DataFrame({VECTORS: vector_series(array)})
+    return Queries(dd.from_pandas(frame, npartitions=1, sort=False), VECTORS, None)
 
 
 def _of_texts(
@@ -132,12 +132,12 @@ def _of_texts(
     embedder = embedder_of(made, column, **prompts)
     frame = pd.DataFrame({LABEL: pd.Series(texts, dtype="str")})
     rows = embedder(dd.from_pandas(frame, npartitions=1, sort=False))
-    return Queries(rows, _VECTORS, LABEL, origins(rows).get(_VECTORS, UNKNOWN))
+    return Queries(rows, VECTORS, LABEL, origins(rows).get(VECTORS, UNKNOWN))
 
 
 def embedder_of(
     made: Origin, column: Any, prompt: str | None = None, prompt_name: str | None = None
-) -> Embedder:
+) -> Embedder | MultiVectorEmbedder:
     """Return an embedder of column `query` as that which made a column.
 
     Raises
@@ -146,6 +146,30 @@ def embedder_of(
         If what made it is not known well enough, or no embedder of texts.
     """
     told = made.told
+    model = _model_of(told, column)
+    prompts: dict[str, Any] = {"prompt": prompt, "prompt_name": prompt_name}
+    if told["operator"] == "MultiVectorEmbedder":
+        return MultiVectorEmbedder(model, column=LABEL, output=VECTORS, side="query", **prompts)
+    if prompt is None and prompt_name is None:
+        prompts["prompt"] = told.get("prompt")
+    embedder = Embedder(
+        model,
+        column=LABEL,
+        output=VECTORS,
+        pooling=tuple(told["pooling"]),
+        chat=bool(told.get("chats", False)),
+        max_chars=told.get("max_chars"),
+        max_length=told.get("max_length"),
+        on_long=told.get("on_long", "truncate"),
+        precision=told.get("precision", "float32"),
+        ranges=told.get("ranges"),
+        **prompts,
+    )
+    return _as_made(embedder, made, column)
+
+
+def _model_of(told: dict[str, Any], column: Any) -> Model:
+    """Return the model that made a column."""
     if told.get("operator") not in _EMBEDDERS:
         by = f"it was made by {told['operator']}" if "operator" in told else "nothing tells it"
         raise ValueError(
@@ -160,21 +184,7 @@ def embedder_of(
             f"queries are texts, but of what made column {column!r} only a token of "
             f"{(hidden or ['ranges'])[0]} is known: embed the queries and give a dataframe"
         )
-    model = Model(told["model"], revision=told.get("revision"), **settings)
-    embedder = Embedder(
-        model,
-        column=LABEL,
-        pooling=tuple(told["pooling"]),
-        chat=bool(told.get("chats", False)),
-        max_chars=told.get("max_chars"),
-        max_length=told.get("max_length"),
-        on_long=told.get("on_long", "truncate"),
-        precision=told.get("precision", "float32"),
-        ranges=told.get("ranges"),
-        prompt=told.get("prompt") if prompt is None and prompt_name is None else prompt,
-        prompt_name=prompt_name,
-    )
-    return _as_made(embedder, made, column)
+    return Model(told["model"], revision=told.get("revision"), **settings)
 
 
 def _as_made(embedder: Embedder, made: Origin, column: Any) -> Embedder:

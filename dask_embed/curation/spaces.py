@@ -17,7 +17,7 @@ from dask_embed.jobs.origin import UNKNOWN, Origin, differences_of, differing
 # questions differ in these, and are there to be compared.
 _OF_TEXTS = frozenset(
     {
-        *("operator", "input", "prompt", "prompt_name", "chat", "chats", "ranges_of"),
+        *("operator", "input", "prompt", "prompt_name", "chat", "chats", "side"),
         *("max_length", "max_chars", "max_tokens", "on_long", "boundaries", "overlap", "context"),
     }
 )
