@@ -19,7 +19,7 @@ METRICS = ("cosine", "euclidean")
 # Rows of float32 copies and of their distances that are held at a time.
 _ROWS = 8192
 # Lloyd steps on the sample, which is in memory.
-_STEPS = 100
+_STEPS = 50
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,15 +177,11 @@ def assign(vectors: np.ndarray, centres: Centres) -> Assigned:
     distances = np.zeros(len(vectors), np.float32)
     for rows in _blocks(len(vectors)):
         block = Measure(centres.metric).comparable(vectors[rows])
-        clusters[rows] = nearest_centres(block, centres)
-        similarities = _to_centres(block, clusters[rows], centres)
+        products = Measure(centres.metric).products(block, centres.values)
+        clusters[rows] = products.argmax(axis=1)
+        similarities = Measure(centres.metric).of_pairs(block, centres.values[clusters[rows]])
         distances[rows] = 1 - similarities if centres.metric == "cosine" else -similarities
     return Assigned(clusters, distances)
-
-
-def nearest_centres(block: np.ndarray, centres: Centres) -> np.ndarray:
-    """Return the nearest centre of each row of a block of comparable vectors."""
-    return Measure(centres.metric).products(block, centres.values).argmax(axis=1)
 
 
 def partial_sums(vectors: np.ndarray, centres: Centres) -> Sums:
@@ -195,8 +191,9 @@ def partial_sums(vectors: np.ndarray, centres: Centres) -> Sums:
     inertia = 0.0
     for rows in () if centres.converged else _blocks(len(vectors)):
         block = Measure(centres.metric).comparable(vectors[rows])
-        clusters = nearest_centres(block, centres)
-        inertia += _squared_distances(block, clusters, centres)
+        products = Measure(centres.metric).products(block, centres.values)
+        clusters = products.argmax(axis=1)
+        inertia += _squared_distances(block, products.max(axis=1), centres)
         order = np.argsort(clusters, kind="stable")
         present, begins, found = np.unique(clusters[order], return_index=True, return_counts=True)
         sums[present] += np.add.reduceat(block[order].astype(np.float64), begins)
@@ -228,15 +225,12 @@ def moved(centres: Centres, parts: Iterable[Sums]) -> Centres:
     )
 
 
-def _to_centres(block: np.ndarray, clusters: np.ndarray, centres: Centres) -> np.ndarray:
-    return Measure(centres.metric).of_pairs(block, centres.values[clusters])
-
-
-def _squared_distances(block: np.ndarray, clusters: np.ndarray, centres: Centres) -> float:
-    similarities = _to_centres(block, clusters, centres).astype(np.float64)
-    if centres.metric == "cosine":  # of unit vectors the squared distance is this
-        return float((2 - 2 * similarities).sum())
-    return float(np.square(similarities).sum())
+def _squared_distances(block: np.ndarray, best: np.ndarray, centres: Centres) -> float:
+    """Return the squared distances to the nearest centres, summed, by their products."""
+    squares = np.einsum("ij,ij->i", block, block)
+    if centres.metric == "cosine":  # the squared length of centres is one
+        squares = squares + np.float32(1)
+    return float(np.maximum(squares - 2 * best, 0).sum(dtype=np.float64))
 
 
 def clusters_for(rows: int) -> int:

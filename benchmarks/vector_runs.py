@@ -1,0 +1,99 @@
+"""What the benchmarks of vector columns share: files of vectors, runs in processes of their own."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FILE_ROWS = 20_000
+CLUSTERS = 200  # that the vectors lie around
+
+Run = Callable[[Path, argparse.Namespace], dict[str, Any]]
+"""From a folder of vectors to figures, with the ``seconds`` that count."""
+
+
+def write_vectors(folder: Path, rows: int, dimension: int) -> None:
+    """Write vectors of length one around some centres, 20,000 to a Parquet file."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    centres = random.normal(size=(CLUSTERS, dimension)).astype(np.float32)
+    for start in range(0, rows, FILE_ROWS):
+        count = min(FILE_ROWS, rows - start)
+        vectors = random.normal(size=(count, dimension)).astype(np.float32)
+        vectors += centres[random.integers(CLUSTERS, size=count)]
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        flat = pa.array(vectors.reshape(-1))
+        columns = {
+            "id": pa.array(np.arange(start, start + count)),
+            "embedding": pa.FixedSizeListArray.from_arrays(flat, dimension),
+        }
+        pq.write_table(pa.table(columns), folder / f"part.{start // FILE_ROWS:05}.parquet")
+
+
+def read_vectors(folder: Path) -> np.ndarray:
+    """Return all vectors of a folder, float32, shape (rows, dimension)."""
+    tables = [pq.read_table(file, columns=["embedding"]) for file in sorted(folder.iterdir())]
+    arrays = [chunk for table in tables for chunk in table["embedding"].chunks]
+    return np.concatenate([each.flatten().to_numpy().reshape(len(each), -1) for each in arrays])
+
+
+def in_memory(vectors: np.ndarray, partitions: int) -> Any:
+    """Return vectors in memory as a Dask DataFrame, without a copy."""
+    import dask.dataframe as dd
+
+    import dask_embed  # noqa: F401 - registers .ml
+
+    array = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
+    frame = pd.DataFrame({"embedding": pd.Series(pd.arrays.ArrowExtensionArray(array))})
+    return dd.from_pandas(frame, npartitions=partitions, sort=False)
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    start = time.perf_counter()
+    result = work()
+    return time.perf_counter() - start, result
+
+
+def memory_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def in_process(script: str, contender: str, folder: Path, arguments: argparse.Namespace) -> Any:
+    """Return what a run in a process of its own tells, or why there is none."""
+    package = "faiss" if "faiss" in contender else "numpy"
+    if importlib.util.find_spec(package) is None:
+        return {"contender": contender, "left_out": f"{package} is not installed"}
+    given = {name: value for name, value in vars(arguments).items() if name != "run"}
+    command = [sys.executable, script, "--run", contender, str(folder), json.dumps(given)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return {"contender": contender, "left_out": done.stderr.strip().splitlines()[-1]}
+    return {"contender": contender, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def one_run(contenders: dict[str, Run], given: list[str]) -> None:
+    """Run a contender in this process, and print its figures."""
+    contender, folder, settings = given
+    figures = contenders[contender](Path(folder), argparse.Namespace(**json.loads(settings)))
+    print(json.dumps({**figures, "peak_mib": memory_mib()}))
+
+
+def versions(*modules: str) -> dict[str, str]:
+    found = {}
+    for name in ("dask", "dask_embed", "numpy", "pandas", *modules):
+        if importlib.util.find_spec(name) is not None:
+            found[name] = importlib.import_module(name).__version__
+    return found
