@@ -12,7 +12,7 @@ import dask_embed as de
 
 PACKAGES = ["sympy", "transformers", "torch", "scipy", "pandas", "matplotlib", "scikit-learn"]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # files are parsed for a minute
 
 
 @pytest.fixture(scope="module")

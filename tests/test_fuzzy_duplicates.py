@@ -205,6 +205,16 @@ def test_unverified_candidates_are_duplicates_with_an_estimate(
     assert np.abs(dropped.fuzzy_similarity.to_numpy() - true).mean() < 0.05
 
 
+def test_pairs_that_are_compared_are_counted(frame: pd.DataFrame, pairs: Pairs) -> None:
+    before = len(de.stats())
+    dd.from_pandas(frame, npartitions=3).ml.drop_fuzzy_duplicates("text", id="id").compute()
+    records = de.stats().iloc[before:]
+    assert records.operator.unique().tolist() == ["Fuzzy"]
+    assert records.alike.sum() == len(pairs)  # each once, although several bands find it
+    assert len(pairs) < records.pairs.sum() < len(frame) * (len(frame) - 1) // 4
+    assert records.rows.sum() == 0  # none of a model
+
+
 def test_a_bucket_over_the_limit_keeps_one_of_equal_rows() -> None:
     """Boilerplate: pairs grow with the number of rows, not with its square."""
     rows = 300

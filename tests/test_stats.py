@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("one_torch_thread")
 COLUMNS = [
     *("worker", "operator", "model", "device"),
     *("rows", "cached", "failed", "unique_rows", "tokenized", "truncated", "max_length"),
-    *("tokens", "padding", "batches", "splits"),
+    *("tokens", "padding", "batches", "splits", "pairs", "alike"),
     *("tokenize_seconds", "forward_seconds", "convert_seconds", "waiting_seconds"),
 ]
 SECONDS = COLUMNS[-4:]

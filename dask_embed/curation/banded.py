@@ -19,6 +19,7 @@ from dask_embed.curation.ranking import PLACES, Ranking, places
 from dask_embed.curation.signing import Signing, StoredSigning
 from dask_embed.curation.source import Source, moved, together
 from dask_embed.lazy._dask import Blockwise, new_collection
+from dask_embed.runtime.stats import metered
 
 _BYTES = pd.ArrowDtype(pa.large_binary())
 _SENT = pd.DataFrame(
@@ -168,10 +169,14 @@ def _compared(
     others = Lists.from_bytes(sent["others"].tolist())
     left = np.repeat(np.arange(len(sent)), others.lengths)
     rows, right = np.unique(others.values.view(np.int64), return_inverse=True)
-    here = signing.compared(partition.iloc[places(rows)])
-    there = Lists.from_bytes(sent["compared"].tolist())
-    similarity = signing.similarity(there, here, (left, right))
-    alike = similarity >= threshold if signing.verify else np.ones(len(left), bool)
+    with metered("Fuzzy", str(signing.column), 0) as meter:
+        with meter.seconds("convert"):
+            here = signing.compared(partition.iloc[places(rows)])
+            there = Lists.from_bytes(sent["compared"].tolist())
+        with meter.seconds("forward"):
+            similarity = signing.similarity(there, here, (left, right))
+        alike = similarity >= threshold if signing.verify else np.ones(len(left), bool)
+        meter.count(pairs=len(left), alike=int(alike.sum()))
     return pd.DataFrame(
         {
             "row": sent["row"].to_numpy()[left[alike]],

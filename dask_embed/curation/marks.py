@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from dask_embed._options import known_options
 from dask_embed._validation import shown, usable_text
-from dask_embed.columns import append_columns, empty_columns
+from dask_embed.columns import append_columns, empty_columns, to_host
 from dask_embed.columns.frames import require_frame
 from dask_embed.curation.ranking import Ranking, places, row_numbers
 from dask_embed.curation.source import Expanding, PartitionNumbers, Source
@@ -68,7 +68,8 @@ class Finding:
         """Return the Arrow type of each column that is made, for a frame like `meta`."""
         known: pa.DataType = pa.int64()
         if self.ranking.id is not None:
-            known = pa.array(meta[self.ranking.id].iloc[:0].array, from_pandas=True).type
+            ids = to_host(meta[[self.ranking.id]].iloc[:0])[self.ranking.id]
+            known = pa.array(ids.array, from_pandas=True).type
             if pa.types.is_large_string(known) or pa.types.is_null(known):
                 known = pa.string()
         kinds = [known, known, pa.float64(), pa.bool_(), pa.string()]

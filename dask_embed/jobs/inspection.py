@@ -217,7 +217,8 @@ def stats(client: Any = None) -> pd.DataFrame:
         Columns ``worker`` (the address, empty for this process), ``operator``, ``model``,
         ``device``, the counts ``rows``, ``failed``, ``unique_rows``, ``tokenized``, ``truncated``
         (texts that had more tokens than the limit), ``max_length`` (that limit), ``tokens``,
-        ``padding``, ``batches``, ``splits``, and ``tokenize_seconds``, ``forward_seconds``,
+        ``padding``, ``batches``, ``splits``, ``pairs`` and ``alike`` (that a step over a corpus
+        compared, and that were alike), and ``tokenize_seconds``, ``forward_seconds``,
         ``convert_seconds`` and ``waiting_seconds``; see
         `dask_embed.runtime.stats.PartitionStats`. Each process keeps its latest 10,000
         partitions. A worker that does not answer is left out, with a warning.

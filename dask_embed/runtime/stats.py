@@ -52,6 +52,8 @@ class PartitionStats:
         Forward passes.
     splits : int
         Batches that did not fit in memory and were halved.
+    pairs, alike : int
+        Pairs of rows that a step over a corpus compared, and those of them that were alike.
     tokenize_seconds, forward_seconds, convert_seconds, waiting_seconds : float
         Wall time: texts to tokens; the model and its head; columns to texts and results to
         columns; waiting while the device ran other partitions. Tokenizing and the forward pass
@@ -72,6 +74,8 @@ class PartitionStats:
     padding: int = 0
     batches: int = 0
     splits: int = 0
+    pairs: int = 0
+    alike: int = 0
     tokenize_seconds: float = 0.0
     forward_seconds: float = 0.0
     convert_seconds: float = 0.0
