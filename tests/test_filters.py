@@ -328,6 +328,7 @@ class TestStatistics(DataframeContract):
         return de.TextStatistics()
 
 
+@pytest.mark.slow
 class TestQuality(DataframeContract):
     @pytest.fixture(scope="class")
     @classmethod
@@ -335,6 +336,7 @@ class TestQuality(DataframeContract):
         return de.TextQuality("gopher")
 
 
+@pytest.mark.slow
 class TestLanguage(DataframeContract):
     @pytest.fixture(scope="class")
     @classmethod

@@ -128,6 +128,7 @@ def test_maxsim_finds_the_text_of_a_query(folders: dict[str, Path]) -> None:
                 assert scores.max(1).sum() == pytest.approx(float(expected[row, column]), abs=1e-4)
 
 
+@pytest.mark.slow
 class TestDocuments(DataframeContract):
     @pytest.fixture(scope="class")
     @classmethod

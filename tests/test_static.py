@@ -124,6 +124,7 @@ def test_embedders_side_by_side(folders: dict[str, Path]) -> None:
     pd.testing.assert_series_equal(both.compute()["other"], alone["other"])
 
 
+@pytest.mark.slow
 class TestContract(DataframeContract):
     @pytest.fixture(scope="class")
     @classmethod
