@@ -81,8 +81,9 @@ def kill_often(
     """
     chance, seen, number = random.Random(seed), Counter[str](), 0
     with jobs(model) as starts:
-        whole, duration = root / "unbroken", time.monotonic()
-        starts.start(whole)
+        whole = root / "unbroken"
+        starts.start(whole)  # which waits for imports
+        duration = time.monotonic()
         assert starts.end() == 0
         duration = time.monotonic() - duration
         expected = rows_of(whole)
@@ -90,7 +91,7 @@ def kill_often(
         while seen["kills"] < kills and time.monotonic() - began < most_seconds:
             folder, options = root / f"broken-{number}", ("odd",) if number % 2 else ()
             group = starts.start(folder, *options)
-            ended = starts.end(chance.uniform(0, 1.2 * duration))
+            ended = starts.end(chance.uniform(0, duration))
             if ended is None:
                 with contextlib.suppress(ProcessLookupError):
                     # the client alone leaves workers that find out a little later

@@ -10,7 +10,6 @@ wrote them.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import os
@@ -24,7 +23,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._validation import shown_error
-from dask_embed.runtime.files import write_file
+from dask_embed.runtime.files import again, remove_file, write_file
 
 METADATA_KEY = "dask_embed"
 MARK = "_dask_embed_unfinished"
@@ -101,9 +100,9 @@ def listed_files(fs: Any, path: str) -> dict[str, int]:
     """
     fs.invalidate_cache(path)
     try:
-        found = fs.find(path, detail=True, on_error=_unless_gone)
+        found = again(fs, fs.find, path, detail=True, on_error=_unless_gone)
     except TypeError:  # a store that lists all at once, and raises by itself
-        found = fs.find(path, detail=True)
+        found = again(fs, fs.find, path, detail=True)
     root = path.rstrip("/") + "/"
     return {
         file[len(root) :]: told["size"] for file, told in found.items() if file.startswith(root)
@@ -131,8 +130,11 @@ def remove_folder(fs: Any, path: str) -> None:
     if isinstance(fs, LocalFileSystem):
         shutil.rmtree(path, ignore_errors=not paths)
     elif paths:
-        with contextlib.suppress(FileNotFoundError):
-            fs.rm(paths)
+        try:
+            again(fs, fs.rm, paths)
+        except FileNotFoundError:  # some are gone already
+            for each in paths:
+                remove_file(fs, each)
 
 
 def next_place(files: Iterable[str]) -> int:
@@ -167,7 +169,7 @@ def run_of(file: str) -> str:
 def read_mark(fs: Any, path: str) -> dict[str, Any] | None:
     """Return what the mark of a folder says, None where there is none."""
     try:
-        said = json.loads(fs.cat_file(mark_path(path)))
+        said = json.loads(again(fs, fs.cat_file, mark_path(path)))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError:

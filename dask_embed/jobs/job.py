@@ -29,7 +29,8 @@ from dask_embed.jobs.folder import (
     write_mark,
 )
 from dask_embed.jobs.manifest import Resumption, begin_records
-from dask_embed.runtime.files import create_file, hidden_files
+from dask_embed.jobs.unfinished import is_alive
+from dask_embed.runtime.files import create_file, hidden_files, remove_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,9 +84,7 @@ class Job:
         found = read_mark(run.fs, run.path) or {}
         if found.get("run") == run.name:
             if self.there is not None and found.get("session") != self.session:
-                kept: dict[str, Any] = {k: found[k] for k in ("after", "removes") if k in found}
-                write_mark(run.fs, run.path, {**self._content(), **kept, "joined": True})
-                begin_records(run, self.there.identity)
+                self._go_on(found)
             return
         self._mark()
         if self.there is not None:
@@ -97,6 +96,15 @@ class Job:
                 f"{run.path!r} is not what it was when this write was built: {changed}; build it "
                 "again"
             )
+
+    def _go_on(self, mark: dict[str, Any]) -> None:
+        """Take over the mark of a dead start of this job; one that lives keeps its own."""
+        if self.there is None:
+            return
+        if not is_alive(mark):
+            kept: dict[str, Any] = {k: mark[k] for k in ("after", "removes") if k in mark}
+            write_mark(self.run.fs, self.run.path, {**self._content(), **kept})
+        begin_records(self.run, self.there.identity)
 
     def _content(self) -> dict[str, Any]:
         told = {
@@ -132,7 +140,7 @@ class Job:
         run = self.run
         before = (read_mark(run.fs, run.path) or {}).get("after")
         if before is None:
-            run.fs.rm_file(mark_path(run.path))
+            remove_file(run.fs, mark_path(run.path))
         else:
             write_mark(run.fs, run.path, before)
 
@@ -187,23 +195,16 @@ class Job:
         self._remove_unfinished()
         if run.resumes:
             remove_folder(run.fs, records_path(run))
-        self._remove_mark()
-
-    def _remove_mark(self) -> None:
-        try:
-            self.run.fs.rm_file(mark_path(self.run.path))
-        except FileNotFoundError:
-            if not self.run.resumes:  # of two that do the same job the other one ended it
-                raise
+        remove_file(run.fs, mark_path(run.path))
 
     def _remove(self, files: Sequence[str]) -> None:
         run = self.run
         for file in files:
-            run.fs.rm_file(f"{run.path}/{file}")
+            remove_file(run.fs, f"{run.path}/{file}")
         if not self.summarized:
             for name in SUMMARIES:
                 if run.fs.exists(f"{run.path}/{name}"):
-                    run.fs.rm_file(f"{run.path}/{name}")
+                    remove_file(run.fs, f"{run.path}/{name}")
         remove_empty_folders(run.fs, run.path, files)
 
     def _remove_unfinished(self) -> None:
@@ -221,8 +222,9 @@ class Job:
         mark = read_mark(run.fs, run.path)
         if mark is None or mark.get("run") != run.name:
             return
-        others = mark.get("joined") or mark.get("session", self.session) != self.session
-        if others or any(map(self._is_own, data_files(run.fs, run.path))):
+        if mark.get("session", self.session) != self.session:
+            return  # of another start of this job, which goes on
+        if any(map(self._is_own, data_files(run.fs, run.path))):
             write_mark(run.fs, run.path, {**mark, "failed": True})
             return
         if run.resumes:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from dask_embed.jobs.folder import (
 )
 from dask_embed.jobs.identity import Identity
 from dask_embed.jobs.writing import last_file
-from dask_embed.runtime.files import put_file
+from dask_embed.runtime.files import again, put_file
 
 _RECORD = re.compile(r"(\d+)-of-(\d+)\.json")
 _IDENTITY = "identity.json"
@@ -124,7 +125,7 @@ def read_identity(fs: Any, path: str, mark: dict[str, Any]) -> dict[str, Any]:
     """Return what identifies the job of a mark, {} where nothing tells."""
     folder = records_path(Run(fs, path, str(mark.get("frame")), str(mark.get("run"))))
     try:
-        said = json.loads(fs.cat_file(f"{folder}/{_IDENTITY}"))
+        said = json.loads(again(fs, fs.cat_file, f"{folder}/{_IDENTITY}"))
     except (FileNotFoundError, ValueError):
         return {}
     return said if isinstance(said, dict) else {}
@@ -151,7 +152,7 @@ def _contents(fs: Any, paths: list[str]) -> dict[str, bytes]:
     if isinstance(fs, LocalFileSystem):
         return {path: Path(path).read_bytes() for path in paths}
     with ThreadPoolExecutor(READERS) as readers:
-        return dict(zip(paths, readers.map(fs.cat_file, paths), strict=True))
+        return dict(zip(paths, readers.map(partial(again, fs, fs.cat_file), paths), strict=True))
 
 
 def resuming_run(identity: Identity, fs: Any, folder: str) -> Run:

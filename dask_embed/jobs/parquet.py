@@ -286,16 +286,16 @@ def _job(
 
 
 def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:
-    job.begin()
-    try:
-        with under_way(job.run.name):
+    with under_way(job.run.name):
+        job.begin()
+        try:
             counts: Counts = written.compute(**options)
-        return counts
-    except BaseException:
-        job.give_up()
-        raise
-    finally:
-        job.run.fs.invalidate_cache(job.run.path)
+            return counts
+        except BaseException:
+            job.give_up()
+            raise
+        finally:
+            job.run.fs.invalidate_cache(job.run.path)
 
 
 _NOT_OPTIONS = ("path", "engine", "kwargs")

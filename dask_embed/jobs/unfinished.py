@@ -132,13 +132,13 @@ def _require_dead(folder: str, job: dict[str, Any]) -> None:
             f"{told(job)} had written all its rows to {folder!r}, and was removing the old ones: "
             "some of these are gone; write with overwrite=True"
         )
-    if _is_alive(job):
+    if is_alive(job):
         raise RuntimeError(
             f"{told(job)} still runs and may be writing {folder!r}: wait for it, or end it first"
         )
 
 
-def _is_alive(job: dict[str, Any]) -> bool:
+def is_alive(job: dict[str, Any]) -> bool:
     """Return whether a job is known to run: its process is there, and it has not failed."""
     if job.get("failed") or job.get("host") != socket.gethostname():
         return False

@@ -9,15 +9,50 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from fsspec.implementations.local import LocalFileSystem
+
+T = TypeVar("T")
 
 # In the hidden name of a file on a local disk that is not whole.
 UNFINISHED = ".unfinished-"
 # What a disk says that has no hard links.
+# Seconds between tries of a store.
+_WAITS = (0.05, 0.1, 0.2, 0.4)
+# What another try would not change.
+_CERTAIN = (
+    FileNotFoundError,
+    FileExistsError,
+    NotADirectoryError,
+    IsADirectoryError,
+    PermissionError,
+)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EMLINK, errno.ENOSYS)
+
+
+def again(fs: Any, call: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Return what a call to a store gives, tried a few times if the store does not answer.
+
+    It may have done what was asked before it failed: what is made can be there then, and what is
+    removed can be gone.
+    """
+    for wait in () if isinstance(fs, LocalFileSystem) else _WAITS:
+        try:
+            return call(*args, **options)
+        except _CERTAIN:
+            raise
+        except OSError:
+            time.sleep(wait)
+    return call(*args, **options)
+
+
+def remove_file(fs: Any, path: str) -> None:
+    """Remove a file; one that is not there is gone already."""
+    with contextlib.suppress(FileNotFoundError):
+        again(fs, fs.rm_file, path)
 
 
 def create_file(fs: Any, path: str, content: bytes) -> bool:
@@ -54,15 +89,15 @@ def _create_on_disk(path: str, content: bytes) -> None:
 
 def _create_in_store(fs: Any, path: str, content: bytes) -> None:
     try:
-        fs.pipe_file(path, content, mode="create")
+        again(fs, fs.pipe_file, path, content, mode="create")
     except (TypeError, ValueError, NotImplementedError):  # it does not know of this mode
-        fs.pipe_file(path, content)
+        again(fs, fs.pipe_file, path, content)
 
 
 def write_file(fs: Any, path: str, content: bytes) -> None:
     """Write a file, new or not, of which no reader sees a part."""
     if not isinstance(fs, LocalFileSystem):
-        fs.pipe_file(path, content)
+        again(fs, fs.pipe_file, path, content)
         return
     os.replace(_written_aside(path, content), path)
     sync_folder(path)
@@ -70,7 +105,7 @@ def write_file(fs: Any, path: str, content: bytes) -> None:
 
 def put_file(fs: Any, path: str, content: bytes) -> None:
     """Make a file whose rows its name decides: one that is there already is it, if it is whole."""
-    if not create_file(fs, path, content) and fs.info(path)["size"] != len(content):
+    if not create_file(fs, path, content) and again(fs, fs.info, path)["size"] != len(content):
         write_file(fs, path, content)
 
 
