@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ import dask_embed as de
 from dask_embed.curation import kmeans
 from dask_embed.curation.kmeans import Centres
 from dask_embed.curation.vectors import vector_series
+from dask_embed.jobs.lineage import origins
 
 ROWS, DIMENSION, CLUSTERS = 2000, 12, 7
 
@@ -263,6 +265,25 @@ def test_spaces_do_not_mix(texts: pd.DataFrame, bert: str, tmp_path: Path) -> No
     packed = lazy(texts, 2).ml.embed("text", model=bert, precision="ubinary")
     with pytest.raises(ValueError, match=r"packed signs \(precision 'ubinary'\), which have no ce"):
         packed.ml.cluster(n_clusters=2)
+
+
+def test_clusters_tell_what_made_them(texts: pd.DataFrame, bert: str, tmp_path: Path) -> None:
+    """The plan, and files, to which other clusters are not appended."""
+    embedded = lazy(texts, 2).ml.embed("text", model=bert)
+    out = embedded.ml.cluster(n_clusters=3, seed=1)[["id", "cluster"]]
+    plan = io.StringIO()
+    de.explain(out, file=plan)
+    assert (
+        "find 3 clusters of embedding by k-means (cosine): k-means++ on 50,000" in plan.getvalue()
+    )
+    assert "append the nearest centre to embedding -> cluster, cluster_dist" in plan.getvalue()
+    out.ml.to_parquet(tmp_path / "out")
+    told = origins(de.read_parquet(tmp_path / "out"))["cluster"]
+    assert (told.told["operator"], told.told["n_clusters"], told.told["seed"]) == ("KMeans", 3, 1)
+    assert told.inputs["embedding"].told["pooling"] == ["mean"]
+    other = embedded.ml.cluster(n_clusters=3, seed=2)[["id", "cluster"]]
+    with pytest.raises(ValueError, match=r"seed=1 in the files, but .*seed=2 in the frame"):
+        other.ml.to_parquet(tmp_path / "out", append=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
@@ -368,6 +369,13 @@ def test_bad_arguments_are_told_on_the_client(
 ) -> None:
     with pytest.raises((TypeError, ValueError), match=message):
         lazy(some_frame(), 2).ml.nearest(queries, **options)
+
+
+def test_the_plan_in_words() -> None:
+    plan = io.StringIO()
+    de.explain(lazy(some_frame(), 3).ml.nearest(k=2), file=plan)
+    words = "find the 2 nearest by cosine in embedding for every row, itself left out: 3 x 3 parti"
+    assert words in plan.getvalue()
 
 
 def test_rows_without_an_id_are_an_error() -> None:

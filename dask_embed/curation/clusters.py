@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from dask.tokenize import tokenize
 
 from dask_embed._validation import (
     integer_from_zero,
@@ -163,6 +164,16 @@ class Fit(Expr):
     def __str__(self) -> str:
         return f"kmeans({self.column})"
 
+    @property
+    def told(self) -> str:
+        """What the step does, for `dask_embed.explain`."""
+        how: Settings = self.operand("settings")
+        column, sample = self.operand("column"), f"{how.most_hashes:,} rows at most"
+        return (
+            f"find {how.n_clusters} clusters of {column} by k-means ({how.metric}): {how.init} on "
+            f"{sample}, then up to {how.max_iter} steps over all rows"
+        )
+
     def _divisions(self) -> tuple[None, None]:
         return (None, None)
 
@@ -205,6 +216,20 @@ class ClusterRows(ComputedRows):
     @property
     def labels(self) -> list[str]:
         return ["cluster"]
+
+    @property
+    def told(self) -> str:
+        """What the step does, for `dask_embed.explain`."""
+        return f"append the nearest centre to {self.column} -> {', '.join(self.names)}"
+
+    def provenance(self) -> dict[str, Any]:
+        """Return what made the clusters, for files: settings of k-means, or known centres."""
+        centres = self.operand("centres")
+        if isinstance(centres, Fit):
+            found = dataclasses.asdict(centres.operand("settings"))
+        else:
+            found = {"metric": centres.metric, "centres": f"token-{tokenize(centres.values)}"}
+        return {"operator": "KMeans", "input": [self.column], **found}
 
     def _depth(self, cache: Any = None) -> int:
         return 1  # after an operator, which takes longer

@@ -251,6 +251,18 @@ class Nearest(Expr):
         search: Search = self.operand("search")
         return f"nearest({search.k}, {search.metric}, {search.rows.column})"
 
+    @property
+    def told(self) -> str:
+        """What the step does, for `dask_embed.explain`."""
+        search: Search = self.operand("search")
+        of = "every row, itself left out" if search.same else "each query"
+        how = "" if search.index is None else f", of {search.index.probes} lists of an index"
+        pairs = f"{self.queries.npartitions} x {self.rows.npartitions} partitions"
+        return (
+            f"find the {search.k} nearest by {search.metric} in {search.rows.column} for {of}"
+            f"{how}: {pairs}"
+        )
+
     @functools.cached_property
     def long(self) -> pd.DataFrame:
         return long_meta(self.queries._meta, self.rows._meta, self.operand("search"))

@@ -37,6 +37,7 @@ from dask_embed.lazy._dask import (
     Unaryop,
 )
 from dask_embed.lazy.append import OperatorRows
+from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.quantize import Quantize
 from dask_embed.operators.base import FrameOperator
 from dask_embed.operators.fused import parts_of
@@ -90,6 +91,10 @@ class _Lineage:
                 return [self._result(operator, node.frame)]
         if isinstance(node, Quantize) and column == node.column:
             return [self._quantized(node)]
+        if isinstance(node, ComputedRows) and column in node.made and hasattr(node, "provenance"):
+            read = {name: self.origin(node.frame, name) for name in node.reads}
+            known = {name: origin for name, origin in read.items() if origin.told}
+            return [Origin(node.provenance(), known)]
         if isinstance(node, ReadParquet):
             if node._name not in self._in_files:
                 self._in_files[node._name] = list(_in_files(node))
