@@ -22,7 +22,7 @@ import dask_embed as de
 from dask_embed import operators
 from dask_embed.jobs.cli import command, main
 from dask_embed.jobs.command.job import Job
-from dask_embed.jobs.command.operators import COMMANDS, OperatorCommand
+from dask_embed.jobs.command.operators import COMMANDS, LISTED, STEPS, OperatorCommand, about
 from dask_embed.jobs.command.reading import _bytes
 from dask_embed.jobs.demo import _closest_pairs
 
@@ -58,13 +58,29 @@ def _run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 # ---------------------------------------------------------------------------------- options
 def test_every_operator_has_a_command() -> None:
     """Not those of arrays; vectors of chunks are a vector for each row of another command."""
-    methods = {
-        kind.method.replace("_", "-")
-        for kind in (getattr(operators, name) for name in operators.__all__)
-        if getattr(kind, "method", "")
-    }
-    assert methods - set(COMMANDS) == {"linear-head", "similarity"}
-    assert {about.operator for about in COMMANDS.values()} <= set(operators.__all__)
+    kinds = [getattr(operators, name) for name in operators.__all__]
+    methods = {kind.method.replace("_", "-") for kind in kinds if getattr(kind, "method", "")}
+    with_command = {name for name in methods if about(name) is not None}
+    assert methods - with_command == {"linear-head", "similarity"}
+    assert {each.operator for each in COMMANDS.values()} <= set(operators.__all__)
+
+
+def test_an_operator_that_is_not_listed_has_its_command_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(LISTED, "embed-sparse")
+    assert main(["embed-sparse", "--help"]) == 0
+    assert "Append one sparse vector over the vocabulary" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_options_are_the_arguments_of_the_function(name: str) -> None:
+    made = OperatorCommand(name)
+    ours = [field.name for field in dataclasses.fields(Job)]
+    own = {each.name: each for each in made.params if each.name not in (*ours, "config", "set")}
+    _, *arguments = inspect.signature(STEPS[name][0].function).parameters
+    assert list(own) == arguments
+    assert [each for each, option in own.items() if not option.help] == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -170,6 +186,19 @@ def test_an_operator_without_a_model(folder: Path) -> None:
     found = pd.read_parquet("out")
     assert found["id"].tolist() == list(range(20))
     assert set(found["quality_reason"]) == {"words < 50"}
+
+
+def test_duplicates_and_neighbours(bert: str, folder: Path) -> None:
+    """Rows that are in an older file too are left out; a text is nearest to itself."""
+    arguments = ["dedup", "rows.parquet", "--column", "text", "--quiet"]
+    assert main([*arguments, "--against", "rows-0.jsonl", "--to", "new"]) == 0
+    assert sorted(de.read_parquet("new").compute()["id"]) == list(range(12, 20))
+    assert main([*arguments, "--keep", "worst", "--to", "other"]) == 2
+    assert main(["embed", "rows.parquet", "--model", bert, "--to", "vectors", "--quiet"]) == 0
+    asked = ["--queries", ROWS.text[7], "--k", "1", "--id", "id", "--quiet"]
+    assert main(["nearest", "vectors", *asked, "--to", "found"]) == 0
+    found = de.read_parquet("found").compute()
+    assert found[["query", "neighbour"]].to_numpy().tolist() == [[ROWS.text[7], 7]]
 
 
 def test_shares_of_an_array_are_all_rows_once(bert: str, folder: Path) -> None:
@@ -299,7 +328,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
         "add --cluster local",
     ),
     "a cluster": (
-        ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--cluster", "nowhere.json"],
+        ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--cluster", "nowhere"],
         2,
         "where must be 'local', 'cuda', the address",
     ),

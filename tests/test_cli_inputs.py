@@ -13,6 +13,7 @@ import dask.dataframe as dd
 import pandas as pd
 import pytest
 
+import dask_embed as de
 from dask_embed.jobs.command.inputs import find_inputs
 from dask_embed.jobs.command.operators import OperatorCommand
 from dask_embed.jobs.command.reading import bad_files, open_inputs
@@ -98,6 +99,12 @@ def test_a_store_that_is_no_disk(tmp_path: Path) -> None:
     frame = _opened("memory://test-cli/*.jsonl", size="100")
     assert frame.npartitions > 1
     assert len(frame.compute()) == len(ROWS)
+
+
+def test_plans_say_what_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "a.jsonl").write_bytes(_lines(ROWS))
+    de.explain(_opened(str(tmp_path / "a.jsonl"))[["id"]])
+    assert "read the results of json-files: columns" in capsys.readouterr().out
 
 
 def test_a_file_that_changes_is_another_frame(tmp_path: Path) -> None:
@@ -310,4 +317,4 @@ def test_what_only_the_operator_refuses_tells_its_place_too(
     assert "--set max_length: max_length must be" in capsys.readouterr().err
     file.write_text("command: embd\n")
     assert main(["run", str(file)]) == 2
-    assert "command must be one of embed, classify" in capsys.readouterr().err
+    assert "command must be one of embed, " in capsys.readouterr().err

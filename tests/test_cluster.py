@@ -43,7 +43,7 @@ def bert(tmp_path: Path) -> str:
     [
         (3, {}, "where must be 'local', 'cuda', the address"),
         ("", {}, "where must be"),
-        ("nowhere.json", {}, "where must be"),
+        ("nowhere.yaml", {}, "where must be"),
         ("locl", {}, "where must be"),
         ("local", {"workers": 0}, "workers must be a positive integer"),
         ("local", {"threads": 1.5}, "threads must be a positive integer"),
@@ -64,6 +64,14 @@ def test_no_scheduler_at_an_address_is_an_error_of_the_system() -> None:
     with (
         pytest.raises(OSError, match=r"127\.0\.0\.1:1"),
         de.cluster("tcp://127.0.0.1:1", timeout="200ms"),
+    ):
+        pass
+
+
+def test_a_file_that_no_scheduler_writes_is_waited_for(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OSError, match=r"no scheduler has written the file '.*later\.json'"),
+        de.cluster(tmp_path / "later.json", timeout="300ms"),
     ):
         pass
 
@@ -154,6 +162,17 @@ def test_gpus_without_dask_cuda_name_what_to_install(monkeypatch: pytest.MonkeyP
         de.cluster("cuda"),
     ):
         pass
+
+
+def test_what_was_computed_stands_though_processes_are_slow_to_go() -> None:
+    class Slow:
+        def close(self) -> None:
+            raise TimeoutError
+
+    with home._closed(Slow) as made:
+        assert isinstance(made, Slow)
+    with pytest.raises(ValueError, match="of the block"), home._closed(Slow):
+        raise ValueError("of the block")
 
 
 # --------------------------------------------------------------------------------- plugins

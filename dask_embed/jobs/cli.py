@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from dask_embed._version import __version__
-from dask_embed.jobs.command.operators import COMMANDS, OperatorCommand
+from dask_embed.jobs.command.operators import LISTED, OperatorCommand, about
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _EXAMPLES = """\b
@@ -37,16 +37,17 @@ class _Operators(click.Group):
     explains = False
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*COMMANDS, *super().list_commands(ctx)]
+        return [*LISTED, *super().list_commands(ctx)]
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
-        if name in COMMANDS:
+        found = super().get_command(ctx, name)
+        if found is None and about(name) is not None:
             return OperatorCommand(name, explains=self.explains)
-        return super().get_command(ctx, name)
+        return found
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands; click would make each for it."""
-        rows = [(name, about.help) for name, about in COMMANDS.items()]
+        rows = [(name, each.help) for name, each in LISTED.items()]
         rows += [(name, each.get_short_help_str(70)) for name, each in self.commands.items()]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
@@ -79,11 +80,9 @@ def run(ctx: click.Context, file: Path, options: tuple[str, ...]) -> Any:
     from dask_embed.jobs.command.settings import command_of
 
     name = command_of(file)
-    chosen = command.get_command(ctx, name) if name in COMMANDS else None
+    chosen = command.get_command(ctx, name) if about(name) is not None else None
     if chosen is None:
-        raise click.UsageError(
-            f"{file}: command must be one of {', '.join(COMMANDS)}; got {name!r}"
-        )
+        raise click.UsageError(f"{file}: command must be one of {', '.join(LISTED)}; got {name!r}")
     with chosen.make_context(name, ["--config", str(file), *options], parent=ctx.parent) as made:
         return chosen.invoke(made)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,8 @@ def _local(
     count = workers or len(cores)
     total = sum(map(len, cores))
     with (
-        LocalCluster(
+        _closed(
+            LocalCluster,
             n_workers=count,
             threads_per_worker=threads or max(1, total // count),
             memory_limit="auto" if memory is None else memory,
@@ -131,7 +133,8 @@ def _cuda(
         ) from error
     options = {"n_workers": workers, "memory_limit": memory}
     with (
-        LocalCUDACluster(
+        _closed(
+            LocalCUDACluster,
             **{name: value for name, value in options.items() if value is not None},
             threads_per_worker=threads or 1,
             rmm_pool_size=0.5,
@@ -144,13 +147,29 @@ def _cuda(
 
 
 @contextlib.contextmanager
+def _closed(kind: Any, **options: Any) -> Iterator[Any]:
+    """Give a cluster that is closed at the end.
+
+    Processes that do not go in time are killed; that this takes long on a busy machine is no
+    failure of what was computed.
+    """
+    made = kind(**options)
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(TimeoutError, RuntimeError):
+            made.close()
+
+
+@contextlib.contextmanager
 def _joined(where: str, timeout: str | int | None) -> Iterator[Any]:
     from distributed import Client
 
     options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
     if "://" in where:
         options["address"] = where
-    elif Path(where).is_file():
+    elif Path(where).suffix == ".json" or Path(where).is_file():
+        _wait_for(Path(where), timeout)
         options["scheduler_file"] = where
     else:
         raise ValueError(
@@ -159,6 +178,19 @@ def _joined(where: str, timeout: str | int | None) -> Iterator[Any]:
         )
     with Client(**options) as client:
         yield client
+
+
+def _wait_for(file: Path, timeout: str | int | None) -> None:
+    """Wait for a file that a scheduler writes when it starts, as long as for the scheduler."""
+    import dask.config
+    from dask.utils import parse_timedelta
+
+    patience = dask.config.get("distributed.comm.timeouts.connect") if timeout is None else timeout
+    deadline = time.monotonic() + parse_timedelta(patience)
+    while not file.is_file():
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"no scheduler has written the file {str(file)!r}")
+        time.sleep(0.1)
 
 
 def cores_of_nodes() -> list[set[int]]:

@@ -193,7 +193,7 @@ def _rows(job: Job, operator: Any) -> tuple[Any, dict[str, str]]:
     if job.skip_bad_files:
         inputs = inputs.without(bad_files(inputs))
     wanted = None
-    if job.columns and not job.where:
+    if job.columns and not job.where and hasattr(operator, "output_columns"):
         results = operator.output_columns
         wanted = [name for name in job.columns if name not in results]
         wanted += [name for name in operator.input_columns if name not in wanted]
@@ -202,6 +202,7 @@ def _rows(job: Job, operator: Any) -> tuple[Any, dict[str, str]]:
 
 def _results(job: Job, operator: Any, rows: Any) -> Any:
     """Return the rows that are wanted with their results, lazily."""
+    from dask_embed.jobs.command.steps import Bound
     from dask_embed.jobs.command.where import condition
 
     with ends_with(ending.MODEL):
@@ -209,7 +210,7 @@ def _results(job: Job, operator: Any, rows: Any) -> Any:
         operator.types()
     with ends_with(ending.INPUT):
         operator.check(rows._meta)
-    with ends_with(ending.MODEL):
+    with ends_with(ending.USAGE if isinstance(operator, Bound) else ending.MODEL):
         out = operator(rows)
     with ends_with(ending.USAGE):
         if job.where:

@@ -8,8 +8,9 @@ from typing import Any
 import click
 
 from dask_embed.jobs.command.inputs import FORMATS
-from dask_embed.jobs.command.options import model_names, operator_options
+from dask_embed.jobs.command.options import model_names, operator_options, step_options
 from dask_embed.jobs.command.settings import PLACES, load
+from dask_embed.jobs.command.steps import Step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,16 @@ COMMANDS = {
         "Append a vector to each text.",
         "dask-embed embed 'docs/*.parquet' --to vectors/ --columns id,embedding \\\n"
         "    --model sentence-transformers/all-MiniLM-L6-v2 --where \"lang == 'en'\"",
+    ),
+    "embed-sparse": About(
+        "SparseEmbedder",
+        "Append a sparse vector over the vocabulary to each text.",
+        "dask-embed embed-sparse docs.jsonl --to sparse/ --model owner/splade",
+    ),
+    "embed-multi-vector": About(
+        "MultiVectorEmbedder",
+        "Append the vectors of each text's tokens.",
+        "dask-embed embed-multi-vector docs.jsonl --to colbert/ --model owner/colbert",
     ),
     "classify": About(
         "Classifier",
@@ -112,27 +123,85 @@ COMMANDS = {
 }
 
 
+STEPS = {
+    "dedup": (
+        Step("dask_embed.curation.exact", "drop_exact_duplicates", "mark_exact_duplicates"),
+        About(
+            "",
+            "Leave out rows that repeat the text of another one.",
+            "dask-embed dedup docs.jsonl --to kept/ --column text --normalize whitespace",
+        ),
+    ),
+    "dedup-fuzzy": (
+        Step("dask_embed.curation.fuzzy", "drop_fuzzy_duplicates", "mark_fuzzy_duplicates"),
+        About(
+            "",
+            "Leave out rows that have nearly the same text as another one.",
+            "dask-embed dedup-fuzzy docs.jsonl --to kept/ --column text --threshold 0.8",
+        ),
+    ),
+    "nearest": (
+        Step("dask_embed.curation.nearest", "nearest", "nearest"),
+        About(
+            "",
+            "Write the nearest rows of questions, or of every row.",
+            "dask-embed nearest vectors/ --to neighbours/ --queries 'fill in missing values' --k 5",
+        ),
+    ),
+    "cluster": (
+        Step("dask_embed.curation.clustering", "cluster", "KMeans"),
+        About(
+            "",
+            "Append the k-means cluster of each vector.",
+            "dask-embed cluster vectors/ --to clustered/ --n-clusters 100",
+        ),
+    ),
+}
+# Operators whose arguments are arrays.
+_OF_ARRAYS = ("linear-head", "similarity")
+LISTED = {**COMMANDS, **{name: about for name, (_, about) in STEPS.items()}}
+
+
+def about(name: str) -> About | None:
+    """Return what is said of a command, of an operator that is not listed by its own docstring."""
+    if name in LISTED:
+        return LISTED[name]
+    from dask_embed import operators
+
+    for kind in operators.__all__:
+        operator = getattr(operators, kind)
+        if name and getattr(operator, "method", "").replace("_", "-") == name not in _OF_ARRAYS:
+            return About(kind, _first_sentence(operator), f"dask-embed {name} --help")
+    return None
+
+
 class OperatorCommand(click.Command):
     """Reads files, runs an operator on them and writes a folder; or only says what would run."""
 
     def __init__(self, name: str, *, explains: bool = False) -> None:
         from dask_embed import operators
 
-        about = COMMANDS[name]
-        self.operator: Any = getattr(operators, about.operator)
-        self.model_options = model_names(self.operator)
+        told = about(name)
+        assert told is not None
+        if name in STEPS:
+            self.operator: Any = STEPS[name][0]
+            self.model_options: dict[str, str] = {}
+            own = step_options(self.operator)
+        else:
+            self.operator = getattr(operators, told.operator)
+            self.model_options = model_names(self.operator)
+            own = operator_options(self.operator)
         self.explains = explains
-        own = operator_options(self.operator)
         self._of_operator = {option.name for option in own}
-        example = (
-            about.example if not explains else about.example.replace("embed ", "embed explain ", 1)
-        )
+        example = told.example
+        if explains:
+            example = example.replace("embed ", "embed explain ", 1)
         super().__init__(
             name,
             params=[*_reading(), *([] if explains else _writing()), *own, *_running(), *_said()],
             callback=self._run,
-            help=_first_paragraph(self.operator) if not explains else _EXPLAINS,
-            short_help=about.help,
+            help=_EXPLAINS if explains else _first_sentence(self.operator),
+            short_help=told.help,
             epilog=f"\b\nExample:\n  {example}\n\nExit codes: {_CODES}",
             context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
         )
@@ -187,7 +256,8 @@ _EXPLAINS = "Print what would run, first step first; nothing is computed or writ
 _CODES = "0 done, 2 usage, 3 input, 4 model, 5 interrupted and resumable, 1 anything else."
 
 
-def _first_paragraph(operator: type) -> str:
+def _first_sentence(operator: Any) -> str:
+    operator = operator.function if isinstance(operator, Step) else operator
     return (operator.__doc__ or "").strip().partition("\n\n")[0].partition(";")[0].rstrip(".") + "."
 
 

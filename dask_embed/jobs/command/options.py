@@ -5,11 +5,13 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import click
 import yaml
+
+from dask_embed.jobs.command.steps import Step
 
 # In a docstring: the names of arguments, and what is said of their type.
 _HEAD = re.compile(r"^    (\w+(?:, \w+)*)(?: : (.+))?$")
@@ -48,14 +50,21 @@ def operator_options(operator: type) -> list[click.Option]:
     """
     from dask_embed.models.spec import Model
 
-    told = _told(operator)
+    told = _told(operator.__mro__)
     parameters = inspect.signature(operator).parameters
     found = [_option(each, told) for name, each in parameters.items() if name != "columns"]
-    of_model = _told(Model)
+    of_model = _told(Model.__mro__)
     for field, name in model_names(operator).items():
         parameter = inspect.signature(Model).parameters[field]
         found.append(_option(parameter.replace(name=name), {name: of_model[field]}))
     return found
+
+
+def step_options(step: Step) -> list[click.Option]:
+    """Return an option for each argument of a function but for the dataframe."""
+    _, *parameters = inspect.signature(step.function).parameters.values()
+    told = _told(step.told())
+    return [_option(each, told) for each in parameters]
 
 
 def model_names(operator: type) -> dict[str, str]:
@@ -125,10 +134,10 @@ def _shown(default: Any) -> str | None:
     return default.strip() or repr(default) if isinstance(default, str) else str(default)
 
 
-def _told(kind: type) -> dict[str, _Told]:
-    """Return what the docstrings of a class and its bases say of each argument."""
+def _told(documented: Iterable[Any]) -> dict[str, _Told]:
+    """Return what docstrings, of a class and its bases as it may be, say of each argument."""
     found: dict[str, _Told] = {}
-    for base in kind.__mro__:
+    for base in documented:
         for names, about in _arguments(inspect.cleandoc(base.__doc__ or "").splitlines()):
             for name in names:
                 if name not in found and not about.text.startswith("See "):

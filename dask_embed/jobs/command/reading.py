@@ -115,6 +115,11 @@ class _Rows:
     schema: pa.Schema
     strict: bool
 
+    @property
+    def __name__(self) -> str:
+        """What plans call it, and names of tasks begin with."""
+        return f"{self.kind}-files"
+
     def __call__(self, part: Part) -> pd.DataFrame:
         try:
             table = _READERS[self.kind](_bytes(part), self.schema, self.strict)
