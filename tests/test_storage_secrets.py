@@ -80,6 +80,8 @@ def test_a_store_that_needs_secrets_is_written_and_read(
         frame.ml.to_parquet("vault://bucket/out", storage_options=STORE)
         frame.ml.to_parquet("vault://bucket/out", storage_options=STORE, append=True, repeat=True)
         frame.ml.to_parquet("vault://bucket/out", storage_options=STORE, overwrite=True)
+        frame.ml.to_parquet("vault://bucket/more", storage_options=STORE, resume=True)
+        frame.ml.to_parquet("vault://bucket/more", storage_options=STORE, resume=True)
         read = de.read_parquet("vault://bucket/out", storage_options=STORE)
         assert read.compute()["text"].tolist() == list("abcd")
     shows = [repr(late), str(late), repr(read), str(read), str(list(read.dask)), caplog.text]
