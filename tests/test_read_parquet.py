@@ -78,6 +78,17 @@ def test_the_arrow_filesystem_gives_vectors(tmp_path: Path, filesystem: object) 
     assert de.to_array(few.compute()["v"]).tolist() == [[3, 3, 3]]
 
 
+@pytest.mark.parametrize("filesystem", ["fsspec", "arrow"])
+def test_no_column_at_all_has_its_rows(tmp_path: Path, filesystem: str) -> None:
+    """As a step reads that only wants to know how many rows there are, and which."""
+    dd.from_pandas(_frame(), npartitions=2).ml.to_parquet(tmp_path / "out")
+    bare = de.read_parquet(tmp_path / "out", filesystem=filesystem)[[]]
+    plain = dd.read_parquet(tmp_path / "out", filesystem=filesystem, columns=["id"])[[]]
+    assert len(bare.compute()) == len(_frame())
+    lengths = bare.map_partitions(len).compute().tolist()
+    assert lengths == plain.map_partitions(len).compute().tolist()
+
+
 @pytest.mark.parametrize("writer", ["pandas", "dask"])
 def test_what_others_wrote_is_read(tmp_path: Path, writer: str) -> None:
     """Although pandas cannot read back what it wrote itself."""

@@ -66,12 +66,11 @@ class VectorEngine(ArrowDatasetEngine):
         # A mapping of its own for each call: Dask writes into the one that it is given, which
         # all partitions share.
         conversion = {"types_mapper": nested_dtype, **(options.pop("arrow_to_pandas", None) or {})}
-        metadata = readable_metadata(arrow_table.schema)
+        if arrow_table.num_columns:  # Arrow forgets the rows of a table without any
+            metadata = readable_metadata(arrow_table.schema)
+            arrow_table = arrow_table.replace_schema_metadata(metadata)
         return super()._arrow_table_to_pandas(
-            arrow_table.replace_schema_metadata(metadata),
-            categories,
-            arrow_to_pandas=conversion,
-            **options,
+            arrow_table, categories, arrow_to_pandas=conversion, **options
         )
 
 
