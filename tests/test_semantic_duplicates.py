@@ -212,6 +212,21 @@ def test_known_centres(tmp_path: Path) -> None:
         assert out.compute().index.tolist() == expected
 
 
+@pytest.mark.parametrize("kind", ["semantic", "fuzzy"])
+def test_files_of_which_no_column_is_read_for_ids(tmp_path: Path, kind: str) -> None:
+    """Without an id rows are known by their place, and the pass over them reads none of it."""
+    frame = some_frame().drop(columns="quality").iloc[:120]
+    frame["text"] = [f"one two three four five six {row % 40}" for row in range(120)]
+    lazy(frame, 3).ml.to_parquet(tmp_path / "out")
+    given = {"semantic": {"threshold": THRESHOLD}, "fuzzy": {"column": "text", "threshold": 0.99}}
+    kept = [
+        getattr(ddf.ml, f"drop_{kind}_duplicates")(**given[kind]).compute().id.tolist()
+        for ddf in (lazy(frame, 3), de.read_parquet(tmp_path / "out"))
+    ]
+    assert kept[0] == kept[1]
+    assert 20 < len(kept[0]) < 120
+
+
 # --------------------------------------------------------------------------------- what is run
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
