@@ -82,7 +82,8 @@ class TextStatistics(TextFilter):
         return self if kept == self.measures else dataclasses.replace(self, columns=kept)
 
     def plan(self) -> list[str]:
-        return [f"{len(self.measures)} measures: {', '.join(self.measures)}"]
+        more = ", ..." if len(self.measures) > 5 else ""
+        return [f"{len(self.measures)} measures: {', '.join(self.measures[:5])}{more}"]
 
     def measured(self, texts: list[str]) -> dict[str, pa.Array]:
         return measured(self.measures, texts, self.types())
