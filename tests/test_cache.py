@@ -379,12 +379,14 @@ def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
         ("", ValueError),
         ("nothere://x", ValueError),
         ("s3://user:password@bucket/x", ValueError),
+        (f"s3://bucket/hf_{'x' * 34}", ValueError),
     ],
 )
 def test_what_is_no_folder(given: Any, error: type[Exception]) -> None:
     with pytest.raises(error, match="cache") as told:
         Length(cache=given)
     assert ":password@" not in str(told.value)
+    assert "x" * 34 not in str(told.value)
 
 
 def test_a_file_is_no_folder(tmp_path: Path) -> None:
