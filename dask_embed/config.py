@@ -11,11 +11,12 @@ import yaml
 from dask_embed._validation import meant, shown
 
 # This module may be imported while Dask is: `dask_embed._registration` does so.
+CHOICES = {"operators-rise": ("all", "blockwise", "none")}
 DEFAULTS = yaml.safe_load((Path(__file__).parent / "embed.yaml").read_text("utf8"))
 
 
 def get(name: str) -> Any:
-    """Return the setting ``embed.<name>``: a number of bytes, tokens by kind of device, a folder.
+    """Return the setting ``embed.<name>``: bytes, tokens by kind of device, a folder or a choice.
 
     What the configuration does not hold is as packaged: `dask.config.set` drops the defaults when
     its block ends, if they were merged within it.
@@ -31,6 +32,8 @@ def get(name: str) -> Any:
     given = dask.config.get(f"embed.{name}", default)
     if default is None:
         return _folder(name, given)
+    if name in CHOICES:
+        return _choice(name, given)
     return _tokens(name, given, default) if isinstance(default, dict) else _bytes(name, given)
 
 
@@ -45,6 +48,14 @@ def _folder(name: str, given: Any) -> str | None:
         return None if given is None else str(given)
     raise ValueError(
         f"embed.{name} must be the path or URL of a folder, or null; got {shown(given)}"
+    )
+
+
+def _choice(name: str, given: Any) -> str:
+    if given in CHOICES[name]:
+        return str(given)
+    raise ValueError(
+        f"embed.{name} must be one of {', '.join(map(repr, CHOICES[name]))}; got {shown(given)}"
     )
 
 

@@ -44,7 +44,8 @@ class Length(de.ColumnOperator):
     def run(self, columns: list[Any], *, on_device: bool, meter: Any) -> Any:
         texts = columns[0].values
         ROWS[self.output] += len(texts)
-        return {self.output: pa.array(list(map(len, texts)), pa.int64())}, {}
+        lengths = [None if text is None else len(text) for text in texts]
+        return {self.output: pa.array(lengths, pa.int64())}, {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class LengthVector(Length):
     def run(self, columns: list[Any], *, on_device: bool, meter: Any) -> Any:
         texts = columns[0].values
         ROWS[self.output] += len(texts)
-        vectors = [[float(len(text)), 2.0 * len(text)] for text in texts]
+        vectors = [None if text is None else [1.0 * len(text), 2.0 * len(text)] for text in texts]
         return {self.output: pa.array(vectors, self.types()[self.output])}, {}
 
 

@@ -364,14 +364,7 @@ def test_condition_on_a_result_with_other_labels(pdf, model):
     assert_same_frame(expression(lazy).compute(), expression(frame.ml.embed(model=model)))
 
 
-own_of_dask = pytest.mark.xfail(
-    reason="Dask 2026.7 joins both filters into one, and no operator is left between them"
-)
-
-
-@pytest.mark.parametrize(
-    "columns", [None, pytest.param(["id"], marks=own_of_dask), ["embedding"]], ids=str
-)
+@pytest.mark.parametrize("columns", [None, ["id"], ["embedding"]], ids=str)
 def test_filter_by_the_index_of_a_filter(out, eager, columns):
     """A condition made from filtered rows is not joined to one of all rows."""
 

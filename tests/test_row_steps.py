@@ -12,6 +12,7 @@ from counting import Length, mapped, rows_of
 from dask.dataframe.dask_expr._shuffle import divisions_lru
 from dask.dataframe.utils import assert_eq
 from row_steps import STEPS, table
+from row_table import MORE, row, told
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +34,8 @@ def test_rows_of_a_step(sources: dict[str, Any], source: str, name: str) -> None
     assert given <= most
     if least is not None:
         assert given == least
+    if source == "pandas":
+        assert row(name, least, given, most) == told()[name]
     if isinstance(expected, Exception):
         assert type(result) is type(expected)
     elif source == "pandas":  # files are read in other partitions: orders and quantiles differ
@@ -54,3 +57,15 @@ def outcome(step: Callable[[Any], Any], frame: Any) -> tuple[int, Any]:
     # Shuffled through files, rows come in another order each time.
     with dask.config.set({"scheduler": "sync", "dataframe.shuffle.method": "tasks"}):
         return rows_of(work), results[0]
+
+
+def test_a_reason_stands_beside_each_step_that_sends_more() -> None:
+    """And beside no other: reasons that are no longer true go."""
+    more = set()
+    for name, line in told().items():
+        least, sent = (cell.strip() for cell in line.split("|")[2:4])
+        if name != "step" and least != sent:
+            more.add(name)
+            assert line.split("|")[8].strip()
+    assert more == set(MORE)
+    assert set(told()) - {"step"} == set(STEPS)

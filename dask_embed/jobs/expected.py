@@ -19,6 +19,7 @@ from dask_embed.lazy.append import settled
 from dask_embed.lazy.chunks import ChunkRows
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.operators.fused import Together
+from dask_embed.operators.renamed import unwrapped
 
 
 def expected_rows(frame: Any) -> int | None:
@@ -37,7 +38,8 @@ def expected_rows(frame: Any) -> int | None:
             rows = _rows(node.frame)
             if rows is None:
                 return None
-            operator = node.operand("operator") if isinstance(node, ComputedRows) else None
+            given = node.operand("operator") if isinstance(node, ComputedRows) else None
+            operator = unwrapped(given)[0]
             total += rows * (len(operator.passes()) if isinstance(operator, Together) else 1)
     return total or None
 

@@ -37,11 +37,13 @@ from dask_embed.lazy._dask import (
     Unaryop,
 )
 from dask_embed.lazy.append import OperatorRows
+from dask_embed.lazy.assigned import AssignResult
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.quantize import Quantize
 from dask_embed.operators.base import FrameOperator
 from dask_embed.operators.fused import parts_of
 from dask_embed.operators.identity import defaults
+from dask_embed.operators.renamed import unwrapped
 
 # What they make of a column is another.
 _COMPUTING = (Binop, Unaryop, GroupByBase)
@@ -102,7 +104,8 @@ class _Lineage:
         return []
 
     def _result(self, operator: Any, frame: Expr) -> Origin:
-        read = {name: self.origin(frame, name) for name in operator.input_columns}
+        operator, names = unwrapped(operator)
+        read = {name: self.origin(frame, names.get(name, name)) for name in operator.input_columns}
         known = {name: origin for name, origin in read.items() if origin.told}
         return Origin(operator.provenance(), known, defaults(type(operator)))
 
@@ -141,7 +144,7 @@ def _below(node: Expr, column: Any) -> list[tuple[Expr, Any]]:
         return [(node.exprs[0], column)]
     if isinstance(node, FusedIO):
         return [(node.operand("_expr"), column)]
-    if isinstance(node, _COMPUTING):
+    if isinstance(node, _COMPUTING) or (isinstance(node, AssignResult) and column in node.made):
         return []
     if isinstance(node, _NAMING):
         return [(node.frame, node.frame.columns[list(node.columns).index(column)])]

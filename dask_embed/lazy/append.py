@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
+import dask_embed.lazy.assigned  # noqa: F401 - what is computed from results rises, too
 from dask_embed.lazy._dask import Expr, new_collection
 from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult, dependents_of
 from dask_embed.lazy.given_text import as_given
 from dask_embed.operators.base import ColumnOperator, FrameOperator
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.fused import keeping, parts_of, together
+from dask_embed.operators.renamed import plain, renamed
 
 
 @lazily.register(ColumnOperator)
@@ -42,7 +45,9 @@ class OperatorRows(ComputedRows):
 
     @property
     def labels(self) -> list[str]:
-        return list(dict.fromkeys(type(p).__name__.lower() for p in parts_of(self.operator)))
+        return list(
+            dict.fromkeys(type(p).__name__.lower() for p in map(plain, parts_of(self.operator)))
+        )
 
 
 class AppendColumns(OperatorRows, SameRows):
@@ -51,6 +56,10 @@ class AppendColumns(OperatorRows, SameRows):
     def keeping(self, wanted: set[str]) -> ComputedRows:
         operator = keeping(self.operator, wanted)
         return self if operator is self.operator else type(self)(self.frame, operator)
+
+    def renamed(self, names: Mapping[Any, Any]) -> ComputedRows | None:
+        operator = renamed(self.operator, names)
+        return None if operator is None else type(self)(self.frame, operator)
 
     def _tune_down(self) -> Expr | None:
         return Settled(*self.operands) if self.way_to_partner() else None

@@ -26,6 +26,7 @@ from dask_embed.lazy.computed import (
 )
 from dask_embed.lazy.conditions import is_rowwise
 from dask_embed.lazy.given_text import as_given
+from dask_embed.lazy.rising import raised
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.tokens.chunker import Chunker
 
@@ -54,7 +55,11 @@ class ChunkRows(OperatorRows):
             return self._index(parent, dependents)
         if isinstance(parent, Head | Tail | End):
             return self._end(parent, dependents)
-        return None
+        return raised(self, parent, dependents)
+
+    @property
+    def computing(self) -> ComputedRows | None:
+        return self
 
     def keeping(self, wanted: set[str]) -> ComputedRows:
         operator = self.operator.keeping(wanted)

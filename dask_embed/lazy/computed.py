@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any
 
 from dask_embed.lazy._dask import (
+    AsType,
     Blockwise,
     Elemwise,
     Expr,
     Filter,
-    Fused,
     Index,
     Len,
     Lengths,
     Projection,
-    Repartition,
     SetIndexBlockwise,
     _check_dependents_are_predicates,
     are_co_aligned,
-    determine_column_projection,
     is_filter_pushdown_available,
 )
 from dask_embed.lazy.conditions import (
@@ -30,8 +28,13 @@ from dask_embed.lazy.conditions import (
     of_same_rows,
     reads_any,
     reads_index,
+    replaced,
 )
 from dask_embed.lazy.fusion import Unfuse
+from dask_embed.lazy.kept import Kept
+from dask_embed.lazy.parts import in_equal_parts
+from dask_embed.lazy.readers import dependents_of, readers_of, wanted_columns
+from dask_embed.lazy.rising import raised
 
 
 class ComputedRows(Blockwise):
@@ -50,6 +53,13 @@ class ComputedRows(Blockwise):
     def reads(self) -> set[str]:
         """The columns that they are computed from."""
         raise NotImplementedError
+
+    one_row_each = False
+
+    @property
+    def computing(self) -> ComputedRows | None:
+        """What rises in a plan: itself, or what a selection is made of; None if it may not."""
+        return None
 
     @property
     def labels(self) -> list[str]:
@@ -99,6 +109,14 @@ class ComputedRows(Blockwise):
         needed = [c for c in self.frame.columns if c in wanted or c in node.reads]
         return node if needed == self.frame.columns else node.on(Projection(self.frame, needed))
 
+    def renamed(self, names: Mapping[Any, Any]) -> ComputedRows | None:
+        """Return the node for columns under other names, None if there is no such node."""
+        return self if not (self.made | self.reads).intersection(names) else None
+
+    def selected(self, columns: Any) -> Expr:
+        """Return a selection of its columns that lets through what it lets through."""
+        return SelectResult(self, columns)
+
     def joined(self, dependents: Any) -> Expr | None:
         """Return a plan in which a node further down does the work of this one, too."""
         return None
@@ -112,13 +130,33 @@ class ComputedRows(Blockwise):
             self, parent, dependents
         )
 
-    def _filter_simplification(self, parent: Filter, predicate: Expr | None = None) -> Expr | None:
+    def _filter_simplification(
+        self, parent: Filter, predicate: Expr | None = None, dependents: Any = None
+    ) -> Expr | None:
         """Filter before the node by what does not read a result, after it by the rest."""
         before, after = self.split(parent.predicate, self)
-        filtered = self.on(Filter(self.frame, all_of(before).substitute(self, self.frame)))
+        kind = Filter if all(self._is_plain(part, (self,)) for part in before) else Kept
+        below = kind(self.frame, replaced(all_of(before), (self, self.frame)))
+        filtered = self.on(self._lower_still(below, dependents))
         if not after:
             return filtered
-        return Filter(filtered, all_of(after).substitute(self, filtered))
+        return Filter(filtered, replaced(all_of(after), (self, filtered)))
+
+    def _lower_still(self, below: Expr, dependents: Any) -> Expr:
+        """Return a filter on the frame below the frame's own node, if it passes that as well.
+
+        One step of the optimizer takes it past all nodes that stand on each other.
+        """
+        frame = self.frame
+        if dependents is None or not isinstance(below, Filter) or not isinstance(frame, SameRows):
+            return below
+        passes = (
+            frame.can_split(below.predicate, frame) and not frame.split(below.predicate, frame)[1]
+        )
+        if not passes or dependents_of(frame, dependents) != {self._name}:
+            return below
+        lower = frame._filter_simplification(below, None, dependents)
+        return below if lower is None else lower
 
     def can_split(self, predicate: Expr, *sources: Expr) -> bool:
         """Return whether part of `predicate` may run before the node, the rest after it.
@@ -134,15 +172,31 @@ class ComputedRows(Blockwise):
         )
 
     def _may_go_before(self, condition: Expr, sources: tuple[Expr, ...]) -> bool:
-        """Return whether a condition that reads no result holds of the same rows further down.
+        """Return whether a condition that reads no result may run before the node."""
+        return self.one_row_each or self._is_plain(condition, sources)
+
+    def _is_plain(self, condition: Expr, sources: tuple[Expr, ...]) -> bool:
+        """Return whether a condition that reads no result may move further down, as a filter.
 
         Dask joins filters that meet, and takes the index of filtered rows for a filtered index.
         What cumulates, or reads the index, would then be of rows that the lower filter takes away.
+        And it takes filters below a cast as they are.
         """
         rows = list(of_same_rows(self.frame))
         if any(isinstance(node, Filter) for node in rows) and reads_index(condition, sources):
             return False
+        if any(reads_any(condition, source, self._cast) for source in sources):
+            return False
         return is_rowwise(condition, [*sources, *rows], scalars=True)
+
+    @functools.cached_property
+    def _cast(self) -> set[Any]:
+        """The columns that are cast somewhere below."""
+        cast: set[Any] = set()
+        for node in self.frame.find_operations(AsType):
+            dtypes = node.operand("dtypes")
+            cast.update(dtypes if isinstance(dtypes, Mapping) else self.frame.columns)
+        return cast
 
     def split(self, predicate: Expr, *sources: Expr) -> tuple[list[Expr], list[Expr]]:
         """Part the conditions of `predicate` into those that read no result and the others."""
@@ -171,7 +225,17 @@ class SameRows(ComputedRows, Elemwise):
             return type(parent)(only, *parent.operands[1:])
         if isinstance(parent, ComputedRows):
             return parent.joined(dependents)
+        if (above := raised(self, parent, dependents)) is not None:
+            return above
+        if isinstance(parent, Filter) and self._filter_passthrough_available(parent, dependents):
+            return self._filter_simplification(parent, None, dependents)
         return super()._simplify_up(parent, dependents)
+
+    one_row_each = True
+
+    @property
+    def computing(self) -> ComputedRows | None:
+        return self
 
     @property
     def index(self) -> Expr:
@@ -244,7 +308,15 @@ class SelectResult(Projection):
             return Index(self.frame)
         if isinstance(parent, ComputedRows):
             return parent.joined(dependents)
+        if self.computing is not None:
+            above = raised(self, parent, dependents)
+            if above is not None:
+                return above
         return super()._simplify_up(parent, dependents)
+
+    @property
+    def computing(self) -> ComputedRows | None:
+        return self.frame.computing if isinstance(self.frame, ComputedRows) else None
 
     def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
         return (
@@ -272,48 +344,8 @@ def _is_filtered(selection: Projection, dependents: Any) -> bool:
     )
 
 
-def in_equal_parts(node: Expr) -> Expr | None:
-    """Return `node` with as few partitions of each of its frames as of the others.
-
-    Of files that few columns are read of Dask makes fewer partitions. It does the same to what
-    stands beside the file, such as an array, but not to what stands beside a node further up.
-    """
-    if not isinstance(node, Blockwise):
-        return None
-    frames = [each for each in node.dependencies() if not node._broadcast_dep(each)]
-    fewest = min((each.npartitions for each in frames), default=1)
-    fitted: Any = node
-    for each in frames:
-        if each.npartitions > fewest:
-            fitted = fitted.substitute(each, Repartition(each, new_partitions=fewest))
-    return fitted
-
-
-def wanted_columns(node: Expr, parent: Expr, dependents: Any) -> set[str]:
-    """Return the columns of `node` that any expression reads."""
-    for reader in readers_of(node, dependents):
-        # Results that are computed together, and what a fused group hides: Dask counts neither.
-        if not isinstance(reader, Expr) or isinstance(reader, Fused):
-            return set(node.columns)
-    wanted = determine_column_projection(node, parent, dependents)
-    return set(wanted if isinstance(wanted, list) else [wanted])
-
-
 def select_result(narrowed: ComputedRows, node: ComputedRows, parent: Projection) -> Expr | None:
     """Return the selection `parent` of the `narrowed` form of `node`, None if that is the plan."""
     if narrowed is node and isinstance(parent, SelectResult):
         return None
     return SelectResult(narrowed, *parent.operands[1:])
-
-
-def readers_of(node: Expr, dependents: Any) -> Iterator[Any]:
-    """Yield the expressions that read `node`."""
-    for reference in dependents[node._name]:
-        reader = reference()
-        if reader is not None:
-            yield reader
-
-
-def dependents_of(node: Expr, dependents: Any) -> set[str]:
-    """Return the names of the expressions that read `node`."""
-    return {reader._name for reader in readers_of(node, dependents)}

@@ -37,7 +37,7 @@ def reads_any(expression: Expr, source: Expr, columns: set[str]) -> bool:
     """Return whether `expression` reads one of `columns`, or all columns, of `source`."""
     if expression._name == source._name:
         return True
-    for node in _walk(expression, {source._name}):
+    for node in walk(expression, {source._name}):
         reads_source = any(operand._name == source._name for operand in node.dependencies())
         if not reads_source or isinstance(node, Index):
             continue
@@ -54,17 +54,17 @@ def is_rowwise(expression: Expr, sources: Iterable[Expr], *, scalars: bool = Fal
     """
     names = {source._name for source in sources}
     if scalars:
-        names |= {node._name for node in _walk(expression, names) if node.ndim == 0}
+        names |= {node._name for node in walk(expression, names) if node.ndim == 0}
     return all(
         isinstance(node, _DelayedExpr)  # the values of `isin`
         or (_keeps_rows(node) and node.dependencies())
-        for node in _walk(expression, names)
+        for node in walk(expression, names)
     )
 
 
 def reads_index(expression: Expr, sources: Iterable[Expr]) -> bool:
     """Return whether `expression` reads the index of one of `sources`, or of what is below."""
-    return any(isinstance(node, Index) for node in _walk(expression, (s._name for s in sources)))
+    return any(isinstance(node, Index) for node in walk(expression, (s._name for s in sources)))
 
 
 def of_same_rows(node: Expr) -> Iterator[Expr]:
@@ -85,7 +85,7 @@ def _keeps_rows(node: Expr) -> bool:
     return keeps and not isinstance(node, _OTHER_LABELS)
 
 
-def _walk(expression: Expr, stop: Iterable[str]) -> Iterator[Expr]:
+def walk(expression: Expr, stop: Iterable[str]) -> Iterator[Expr]:
     stack, seen = [expression], set(stop)
     while stack:
         node = stack.pop()
@@ -99,3 +99,20 @@ def _walk(expression: Expr, stop: Iterable[str]) -> Iterator[Expr]:
 def _inputs(node: Expr) -> Iterator[Expr]:
     # Nodes of ours depend on one more, `Unfuse`, that no row is computed from.
     return (operand for operand in node.operands if isinstance(operand, Expr))
+
+
+def replaced(expression: Expr, *pairs: tuple[Expr, Expr]) -> Expr:
+    """Return an expression with others in place of some that it reads.
+
+    Dask's own `substitute` goes down each way to a node that changes: of a plan that reads a node
+    twice, which reads another twice, these are more than can be gone.
+    """
+    return _replaced(expression, {old._name: new for old, new in pairs})
+
+
+def _replaced(node: Expr, done: dict[str, Expr]) -> Expr:
+    if node._name not in done:
+        operands = [_replaced(o, done) if isinstance(o, Expr) else o for o in node.operands]
+        same = all(new is old for new, old in zip(operands, node.operands, strict=True))
+        done[node._name] = node if same else type(node)(*operands)
+    return done[node._name]

@@ -30,6 +30,7 @@ from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.given_text import GivenText
 from dask_embed.operators.base import FrameOperator
 from dask_embed.operators.fused import Together, parts_of
+from dask_embed.operators.renamed import plain, unwrapped
 from dask_embed.operators.tokens.late_chunks import LateChunkEmbedder
 
 
@@ -77,7 +78,7 @@ def _parts(node: Any) -> list[FrameOperator]:
         return []
     if isinstance(node, ChunkRows):
         return [dataclasses.replace(node.operator, keep_text=False)]
-    return [*parts_of(node.operator)]
+    return [plain(part) for part in parts_of(node.operator)]
 
 
 def _unused(operator: FrameOperator) -> str:
@@ -152,21 +153,24 @@ def described(node: Expr) -> str:
     return f"{kind} {' '.join(scalars)}".rstrip()
 
 
-def _operators(operator: FrameOperator) -> str:
+def _operators(operator: Any) -> str:
     """Say what runs, and what several operators share."""
-    if not isinstance(operator, Together):
+    inner, names = unwrapped(operator)
+    if not isinstance(inner, Together):
         return _operator(operator)
-    text = f"{' and '.join(map(_operator, operator.parts))} in one pass: texts are tokenized once"
-    shared = [parts for parts in operator.passes() if len(parts) > 1]
+    text = (
+        f"{' and '.join(map(_operator, parts_of(operator)))} in one pass: texts are tokenized once"
+    )
+    shared = [parts for parts in inner.passes() if len(parts) > 1]
     for parts in shared:
-        names = " and ".join(name for part in parts for name in part.result_columns)
-        text += f", {names} come from one forward pass"
+        written = [names.get(name, name) for part in parts for name in part.result_columns]
+        text += f", {' and '.join(written)} come from one forward pass"
     return text
 
 
 def _operator(operator: FrameOperator) -> str:
     read, written = ", ".join(map(str, operator.input_columns)), ", ".join(operator.output_columns)
-    return f"{type(operator).__name__} on {read} -> {written}"
+    return f"{type(plain(operator)).__name__} on {read} -> {written}"
 
 
 def _model_lines(node: OperatorRows) -> Iterator[str]:

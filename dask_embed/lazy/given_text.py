@@ -42,6 +42,7 @@ from dask_embed.lazy._dask import (
     to_pyarrow_string,
 )
 from dask_embed.lazy.computed import SameRows, wanted_columns
+from dask_embed.lazy.conditions import replaced
 
 # Columns of pandas frames that were looked at and hold nothing but text.
 _passed: deque[tuple[Any, Any]] = deque(maxlen=256)
@@ -217,7 +218,7 @@ class GivenText(Blockwise):
         return narrowed if same else type(parent)(narrowed, *parent.operands[1:])
 
     def _filter_simplification(self, parent: Filter, predicate: Expr | None = None) -> Expr | None:
-        predicate = parent.predicate.substitute(self, self.frame)
+        predicate = replaced(parent.predicate, (self, self.frame))
         if not are_co_aligned(self.frame, predicate):
             return None
         return GivenText(Filter(self.frame, predicate), *self.operands[1:])

@@ -11,6 +11,7 @@ import pyarrow as pa
 from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_device
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.rehearsal import require_some_row
+from dask_embed.operators.renamed import renamed, unwrapped
 from dask_embed.operators.vectors.embedder import Embedder, embed_together
 
 if TYPE_CHECKING:
@@ -135,27 +136,48 @@ def _run(
     return results
 
 
-def together(first: ColumnOperator, second: ColumnOperator) -> Together | None:
+def together(first: ColumnOperator, second: ColumnOperator) -> ColumnOperator | None:
     """Return both as one operator if they share tokens, else None."""
-    parts = (*parts_of(first), *parts_of(second))
+    (one, names), (other, more) = unwrapped(first), unwrapped(second)
+    parts = (*parts_of(one), *parts_of(other))
     keys = {tokens_key(part) for part in parts}
     if len(keys) > 1 or None in keys or len({part.cache for part in parts}) > 1:
         return None
-    return Together(parts)
+    both = Together(parts)
+    if not names and not more:
+        return both
+    return _named(both, first, second)
+
+
+def _named(both: Together, first: ColumnOperator, second: ColumnOperator) -> ColumnOperator | None:
+    """Return both for a frame with the columns of each, None if those of one name are two."""
+    names: dict[Any, Any] = {}
+    for operator in (first, second):
+        inner, given = unwrapped(operator)
+        for column in (*inner.input_columns, *inner.output_columns):
+            if names.setdefault(column, given.get(column, column)) != given.get(column, column):
+                return None
+    written = both.output_columns
+    return renamed(both, names) if len(set(written)) == len(written) else None
 
 
 def keeping(operator: ColumnOperator, wanted: set[str]) -> ColumnOperator:
     """Return the operator without the parts, and what parts can leave out, that is not wanted."""
-    some = (part for part in parts_of(operator) if wanted.intersection(part.output_columns))
-    parts = tuple(part.keeping(wanted) for part in some)
-    if parts == parts_of(operator):
+    inner, names = unwrapped(operator)
+    own = {column for column in inner.output_columns if names.get(column, column) in wanted}
+    some = (part for part in parts_of(inner) if own.intersection(part.output_columns))
+    parts = tuple(part.keeping(own) for part in some)
+    if parts == parts_of(inner):
         return operator
-    return parts[0] if len(parts) == 1 else Together(parts)
+    kept = parts[0] if len(parts) == 1 else Together(parts)
+    return renamed(kept, names) or operator
 
 
 def parts_of(operator: ColumnOperator) -> tuple[ColumnOperator, ...]:
-    """Return the operators that an operator stands for: itself, or those in it."""
-    return operator.parts if isinstance(operator, Together) else (operator,)
+    """Return the operators that an operator stands for, each with its columns in the frame."""
+    inner, names = unwrapped(operator)
+    parts = inner.parts if isinstance(inner, Together) else (inner,)
+    return tuple(renamed(part, names) or part for part in parts) if names else parts
 
 
 def tokens_key(operator: ColumnOperator) -> Hashable:
