@@ -83,10 +83,7 @@ def test_no_column_at_all_has_its_rows(tmp_path: Path, filesystem: str) -> None:
     """As a step reads that only wants to know how many rows there are, and which."""
     dd.from_pandas(_frame(), npartitions=2).ml.to_parquet(tmp_path / "out")
     bare = de.read_parquet(tmp_path / "out", filesystem=filesystem)[[]]
-    plain = dd.read_parquet(tmp_path / "out", filesystem=filesystem, columns=["id"])[[]]
-    assert len(bare.compute()) == len(_frame())
-    lengths = bare.map_partitions(len).compute().tolist()
-    assert lengths == plain.map_partitions(len).compute().tolist()
+    assert len(bare.compute()) == sum(bare.map_partitions(len).compute()) == len(_frame())
 
 
 @pytest.mark.parametrize("writer", ["pandas", "dask"])

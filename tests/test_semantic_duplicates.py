@@ -311,3 +311,37 @@ def test_workers_of_a_cluster_agree() -> None:
     with cluster(2, 1, processes=True) as client:
         got = client.compute(out).result()
     pd.testing.assert_frame_equal(got, out.compute())
+
+
+_READERS = {
+    "ours": de.read_parquet,
+    "ours by Arrow": lambda path: de.read_parquet(path, filesystem="arrow"),
+    "Dask's by Arrow": lambda path: dd.read_parquet(path, filesystem="arrow"),
+}
+
+
+@pytest.mark.parametrize(
+    ("step", "reader"),
+    [("semantic", "ours"), ("semantic", "ours by Arrow"), *(("fuzzy", name) for name in _READERS)],
+)
+def test_rows_of_files_are_known_by_their_place(tmp_path: Path, reader: str, step: str) -> None:
+    """Without an id, although no column is read to put rows in order."""
+    frame = some_frame().drop(columns=["id", "quality"])
+    frame["text"] = [f"the words of row {row // 2} and no others" for row in range(ROWS)]
+    chosen = frame[["text"]] if step == "fuzzy" else frame[["embedding"]]
+    lazy(chosen).ml.to_parquet(tmp_path / "rows")
+    ddf = _READERS[reader](tmp_path / "rows")
+    read = ddf.compute()  # some readers have an order of files of their own
+    if step == "fuzzy":
+        marks = ddf.ml.mark_fuzzy_duplicates("text").compute()
+        assert marks["text"].tolist() == read["text"].tolist()
+        expected = np.flatnonzero(~read["text"].duplicated()).tolist()
+    else:
+        marks = ddf.ml.mark_semantic_duplicates(
+            "embedding", threshold=THRESHOLD, n_clusters=1
+        ).compute()
+        known = np.flatnonzero(read["embedding"].notna()).tolist()
+        missing = np.flatnonzero(read["embedding"].isna()).tolist()  # which are like none
+        expected = sorted([*greedy(cosines(read), known), *missing])
+    assert np.flatnonzero(marks[f"{step}_kept"].to_numpy(bool)).tolist() == expected
+    assert len(expected) < ROWS
