@@ -63,21 +63,14 @@ class Source:
         Parameters
         ----------
         names : sequence of str
-            Of none, one comes all the same: files that no column is read of have no rows.
         use : str
             What they are for: files are read once for each.
         """
-        selected = Projection(self._frame, list(names) or [self._narrowest()])
+        selected = Projection(self._frame, list(names))
         narrow: Any = selected.simplify()
         cheap = all(_is_cheap(node) for node in narrow.walk())
         plan = _whole(narrow, use, {}) if cheap else _whole(selected, "", {})
         return new_collection(plan)
-
-    def _narrowest(self) -> Any:
-        """Return a column that is read fast: of numbers, if there is one."""
-        meta = self._frame._meta
-        numbers = [name for name in meta.columns if pd.api.types.is_numeric_dtype(meta[name].dtype)]
-        return (numbers or list(meta.columns))[0]
 
     def each(
         self,
