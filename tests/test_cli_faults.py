@@ -1,0 +1,171 @@
+"""The command when something is taken from it: its reader, its scheduler."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import tiny
+
+import dask_embed as de
+
+ROWS = 4000
+COMMAND = [sys.executable, "-m", "dask_embed.jobs.cli"]
+DASK = [sys.executable, "-m", "dask"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with a model and texts in 40 partitions, which take some seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(Path(de.__file__).parent.parent))
+    tiny.save("bert", tmp_path / "bert")
+    texts = [f"text {row} " + "and so on " * 5 for row in range(ROWS)]
+    frame = pd.DataFrame({"id": range(ROWS), "text": texts})
+    frame.to_json("rows.jsonl", orient="records", lines=True)
+    return tmp_path
+
+
+def _arguments(*more: str) -> list[str]:
+    size = str(Path("rows.jsonl").stat().st_size // 40)
+    common = [
+        "embed",
+        "rows.jsonl",
+        "--to",
+        "out",
+        "--model",
+        "./bert",
+        "--columns",
+        "id,embedding",
+    ]
+    return [*common, "--partition-size", size, "--json", *more]
+
+
+def _files() -> list[Path]:
+    return [*Path("out").glob("*.parquet")]
+
+
+def _wait(done: Callable[[], Any], seconds: float = 200) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def _goes_on() -> None:
+    """Start the job again: what was done is not run again, and each row is there once."""
+    files = _files()
+    assert files
+    done = subprocess.run([*COMMAND, *_arguments()], capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] < ROWS
+    assert set(files) <= set(_files())
+    assert sorted(de.read_parquet("out").compute()["id"]) == list(range(ROWS))
+
+
+@contextlib.contextmanager
+def _started(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_does_not_end_it(folder: Path) -> None:
+    """Of the progress and of the line of json, as in ``dask-embed ... 2>&1 | head -n 0``."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = subprocess.run(
+            [*COMMAND, *_arguments()], stdout=writing, stderr=writing, timeout=280
+        )
+    finally:
+        os.close(writing)
+    assert done.returncode == 0
+    assert len(de.read_parquet("out")) == ROWS
+
+
+@contextlib.contextmanager
+def _cluster(prefixes: list[list[str]], host: str, names: list[str]) -> Iterator[Any]:
+    """Give a scheduler and workers, each behind a prefix of its own, as processes."""
+    with contextlib.ExitStack() as stack:
+        local = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        scheduler = ["--scheduler-file", "scheduler.json", "--port", "0", "--no-dashboard"]
+        first = stack.enter_context(
+            _process([*prefixes[0], *DASK, "scheduler", *scheduler, "--host", host], **local)
+        )
+        _wait(Path("scheduler.json").exists)
+        workers = [
+            stack.enter_context(
+                _process(
+                    [
+                        *prefix,
+                        *DASK,
+                        "worker",
+                        "--scheduler-file",
+                        "scheduler.json",
+                        "--host",
+                        name,
+                        "--no-dashboard",
+                        "--nthreads",
+                        "1",
+                        "--no-nanny",
+                        "--death-timeout",
+                        "60",
+                    ],
+                    **local,
+                )
+            )
+            for prefix, name in zip(prefixes[1:], names, strict=True)
+        ]
+        yield first, workers
+
+
+@contextlib.contextmanager
+def _process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(command, **options)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.alone  # starts five interpreters, one after the other
+@pytest.mark.timeout(900)
+def test_without_its_scheduler_it_ends_with_5_and_goes_on(folder: Path) -> None:
+    with (
+        _cluster([[], []], "127.0.0.1", ["127.0.0.1"]) as (scheduler, _),
+        _started(*COMMAND, *_arguments("--cluster", "scheduler.json")) as process,
+    ):
+        _wait(_files)
+        scheduler.kill()
+        out, err = process.communicate(timeout=120)
+    assert process.returncode == 5, err
+    assert json.loads(out)["exit_code"] == 5
+    _goes_on()
+
+
+def test_no_scheduler_at_all_is_5(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It may be there later; with a short patience here."""
+    import dask
+
+    from dask_embed.jobs.cli import main
+
+    with dask.config.set({"distributed.comm.timeouts.connect": "300ms"}):
+        assert main(_arguments("--cluster", "tcp://127.0.0.1:1")) == 5
+    assert "no scheduler answers at 'tcp://127.0.0.1:1'" in capsys.readouterr().err
