@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import dask
@@ -285,14 +287,34 @@ CHOOSING = (_loc, _loc_label)
 MOVING: list[Step] = [_sort, _sort_head, _set_index, _repartition, _shuffle, _largest]
 
 
+_mapped: ContextVar[bool] = ContextVar("mapped", default=False)
+
+
+@contextlib.contextmanager
+def mapping() -> Iterator[None]:
+    """Run operators as functions of `map_partitions` within the block, for Dask's own results."""
+    token = _mapped.set(True)
+    try:
+        yield
+    finally:
+        _mapped.reset(token)
+
+
+def _applied(operator: Any, frame: Any) -> Any:
+    if _mapped.get():
+        return frame.map_partitions(operator, meta=operator.meta(frame._meta))
+    return operator(frame)
+
+
 def _length(frame: Any, rng: random.Random) -> Any:
-    name = f"length{len(frame.columns)}" if "length" in frame.columns else "length"
-    return Length(output=name)(frame) if "text" in frame.columns else frame
+    names = (f"length{number or ''}" for number in range(99))
+    name = next(name for name in names if name not in frame.columns)
+    return _applied(Length(output=name), frame) if "text" in frame.columns else frame
 
 
 def _vector(frame: Any, rng: random.Random) -> Any:
     fits = "text" in frame.columns and "vector" not in frame.columns
-    return LengthVector()(frame) if fits else frame
+    return _applied(LengthVector(), frame) if fits else frame
 
 
 def _nearest(frame: Any, rng: random.Random) -> Any:
@@ -300,11 +322,14 @@ def _nearest(frame: Any, rng: random.Random) -> Any:
     if not fits or "item: float>" not in str(frame.dtypes["vector"]):
         return frame
     directions = {"a": [1.0, 0.5], "b": [0.5, 1.0]}
-    return de.Similarity(prototypes=directions, column="vector", output="nearest")(frame)
+    operator = de.Similarity(prototypes=directions, column="vector", output="nearest")
+    return _applied(operator, frame)
 
 
 def _quantize(frame: Any, rng: random.Random) -> Any:
-    if "vector" not in frame.columns or "[pyarrow]" not in str(frame.dtypes["vector"]):
+    if _mapped.get() or "vector" not in frame.columns:
+        return frame
+    if "[pyarrow]" not in str(frame.dtypes["vector"]):
         return frame
     return (
         frame if "half" in str(frame.dtypes["vector"]) else de.quantize(frame, "vector", "float16")

@@ -159,7 +159,7 @@ FILTERS: dict[str, Step] = {
 # Each is followed by the filter `lang == "en"`.
 FILTER_AFTER: dict[str, Step] = {
     "assign, of other": (lambda f: f.assign(twice=f.num * 2), 25),
-    "assign, of result": (lambda f: f.assign(twice=f.length * 2), 25),
+    "assign, of result": (lambda f: f.assign(twice=f.length * 2), 100),
     "replace": (lambda f: f.assign(num=f.num.replace(37, 0)), 25),
     "rename result": (lambda f: f.rename(columns={"length": "characters"}), 25),
     "rename input": (lambda f: f.rename(columns={"text": "body"}), 25),

@@ -37,7 +37,6 @@ from dask_embed.lazy._dask import (
     Unaryop,
 )
 from dask_embed.lazy.append import OperatorRows
-from dask_embed.lazy.assigned import AssignResult
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.quantize import Quantize
 from dask_embed.operators.base import FrameOperator
@@ -144,7 +143,7 @@ def _below(node: Expr, column: Any) -> list[tuple[Expr, Any]]:
         return [(node.exprs[0], column)]
     if isinstance(node, FusedIO):
         return [(node.operand("_expr"), column)]
-    if isinstance(node, _COMPUTING) or (isinstance(node, AssignResult) and column in node.made):
+    if isinstance(node, _COMPUTING):
         return []
     if isinstance(node, _NAMING):
         return [(node.frame, node.frame.columns[list(node.columns).index(column)])]

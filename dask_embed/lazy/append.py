@@ -6,7 +6,6 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
-import dask_embed.lazy.assigned  # noqa: F401 - what is computed from results rises, too
 from dask_embed.lazy._dask import Expr, new_collection
 from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult, dependents_of
 from dask_embed.lazy.given_text import as_given

@@ -20,8 +20,17 @@ from dask_embed.lazy._dask import (
     Projection,
     Query,
 )
-from dask_embed.lazy.conditions import all_of, conditions_of, is_rowwise, reads_any, replaced
+from dask_embed.lazy.conditions import (
+    all_of,
+    conditions_of,
+    is_rowwise,
+    of_same_rows,
+    reads_any,
+    reads_index,
+    replaced,
+)
 from dask_embed.lazy.formulas import conditions_in, is_condition, names_in
+from dask_embed.lazy.readers import readers_of
 from dask_embed.lazy.steps import step_of
 
 Rewrite = Callable[[Any, Any, Any], Expr | None]
@@ -78,14 +87,34 @@ def _overwritten(top: Any, node: Any, dependents: Any) -> Expr | None:
 def _as_filter(top: Any, node: Any, dependents: Any) -> Expr | None:
     """Return the filter that `query`, `dropna` or `loc` is, if it leaves rows by columns not made.
 
-    Filters have rules of their own: they are parted into conditions, and reach files.
+    Filters have rules of their own: they are parted into conditions, and reach files. And Dask
+    joins them with filters further up, which must not be by what depends on the rows left here.
     """
     if not isinstance(node, Query | DropnaFrame | Loc) or node.frame._name != top._name:
+        return None
+    if _decides_by_the_rest(node, dependents):
         return None
     predicate = _predicate(top, node)
     if predicate is None or all(reads_made(top, part) for part in conditions_of(predicate)):
         return None
     return Filter(top, predicate)
+
+
+def _decides_by_the_rest(node: Expr, dependents: Any) -> bool:
+    """Return whether a filter above depends on which other rows a step leaves, or on labels."""
+    stack, seen = [node], {node._name}
+    while stack:
+        for reader in readers_of(stack.pop(), dependents):
+            if not isinstance(reader, Expr) or reader._name in seen:
+                continue
+            seen.add(reader._name)
+            stack.append(reader)
+            if isinstance(reader, Filter):
+                rows = list(of_same_rows(reader.frame))
+                alone = is_rowwise(reader.predicate, rows)
+                if not alone or reads_index(reader.predicate, rows):
+                    return True
+    return False
 
 
 def _predicate(top: Any, node: Any) -> Expr | None:
