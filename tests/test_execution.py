@@ -291,7 +291,7 @@ def test_other_errors_are_not_tried_again(
     with pytest.raises(type(error)) as info:
         run(embedder, texts())
     assert info.value is error
-    assert (calls.count(calls[2]), len(calls) < 6) == (1, True)  # a few may be under way
+    assert calls.count(calls[2]) == 1
     assert runner_for(embedder.spec).budget.learned is None
 
 

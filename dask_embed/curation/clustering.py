@@ -31,7 +31,7 @@ _METADATA = "dask_embed"
 
 
 @dataclasses.dataclass(frozen=True)
-class FittedKMeans:
+class FittedKMeans(NamedOptions):
     """Centres of clusters, as `KMeans.fit` returns them.
 
     Attributes

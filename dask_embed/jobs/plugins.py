@@ -10,12 +10,13 @@ from typing import Any
 from dask.tokenize import tokenize
 from distributed import WorkerPlugin
 
+from dask_embed._options import NamedOptions
 from dask_embed._validation import shown
 from dask_embed.operators import ModelOperator
 from dask_embed.runtime.registry import forget
 
 
-class ModelPlugin(WorkerPlugin):
+class ModelPlugin(NamedOptions, WorkerPlugin):
     """Load models when a worker starts, and free them when it leaves the cluster.
 
     Parameters
