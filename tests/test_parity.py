@@ -620,7 +620,8 @@ chats are refused.
 A plain checkpoint is pooled by the mean, and by the last token where it was made for writing
 (`...ForCausalLM`, unless `is_causal` is false); `pooling=` says otherwise. In two cases ours
 differs on purpose: of BART and its kin sentence-transformers takes the states of the decoder,
-which has read the text shifted by a token, and here it is the encoder's, as for T5; and of
+which has read the text shifted by a token, and here it is the encoder's, as for T5 (a folder that
+sentence-transformers saved gives what it gives there, the decoder's); and of
 Marian and others it loads an encoder whose weights it does not find under their names and leaves
 random, where here those of the checkpoint are run. Models that give a vector for a text and none
 for its tokens (DPR), which sentence-transformers refuses, are pooled by the first token.
@@ -629,7 +630,8 @@ A dual encoder (CLIP, SigLIP, CLAP and kin) gives a text the vector of its `get_
 projected and not normalized, as in sentence-transformers (compared for X-CLIP; for others with
 transformers, `tests/test_dual.py`). SigLIP was trained on texts filled up to 64 tokens, and reads a
 text's vector from the last place of a row: here texts are filled up so, where sentence-transformers
-fills them up to the longest of their batch, on which its vectors then depend.
+fills them up to the longest of their batch, on which its vectors then depend; so a SigLIP folder that it
+saved is refused, and those of the others give what they give there.
 """
 
 
