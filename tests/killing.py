@@ -50,6 +50,7 @@ class Jobs:
     def close(self) -> None:
         self._in.close()
         self._server.wait(60)
+        self._out.close()
 
     @property
     def _in(self) -> IO[str]:
