@@ -630,8 +630,8 @@ A dual encoder (CLIP, SigLIP, CLAP and kin) gives a text the vector of its `get_
 projected and not normalized, as in sentence-transformers (compared for X-CLIP; for others with
 transformers, `tests/test_dual.py`). SigLIP was trained on texts filled up to 64 tokens, and reads a
 text's vector from the last place of a row: here texts are filled up so, where sentence-transformers
-fills them up to the longest of their batch, on which its vectors then depend; so a SigLIP folder that it
-saved is refused, and those of the others give what they give there.
+fills them up to the longest of their batch, on which its vectors then depend; so a SigLIP folder
+that it saved is refused, and those of the others give what they give there.
 """
 
 
