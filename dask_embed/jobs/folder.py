@@ -10,12 +10,14 @@ wrote them.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import re
 import shutil
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -126,10 +128,13 @@ def records_path(run: Run) -> str:
 
 def remove_folder(fs: Any, path: str) -> None:
     """Remove the files right in a folder, and on a disk the folder."""
-    paths = [f"{path}/{name}" for name in listed_files(fs, path)]
     if isinstance(fs, LocalFileSystem):
-        shutil.rmtree(path, ignore_errors=not paths)
-    elif paths:
+        while Path(path).is_dir():
+            with contextlib.suppress(FileNotFoundError):  # another start removes them as well
+                shutil.rmtree(path)
+        return
+    paths = [f"{path}/{name}" for name in listed_files(fs, path)]
+    if paths:
         try:
             again(fs, fs.rm, paths)
         except FileNotFoundError:  # some are gone already
