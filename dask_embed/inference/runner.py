@@ -14,11 +14,14 @@ import torch
 
 from dask_embed import config
 from dask_embed.inference.forward import Forward
+from dask_embed.inference.measured import measure
 from dask_embed.inference.memory import Budget, is_out_of_memory
-from dask_embed.inference.probe import NotPerTokenError, Verdict, judge, measure, random_tokens
+from dask_embed.inference.probe import judge
 from dask_embed.inference.repeats import VectorCache
+from dask_embed.inference.samples import random_tokens
 from dask_embed.inference.state import ModelState
 from dask_embed.inference.task_head import TaskHead
+from dask_embed.inference.verdict import NotPerTokenError, Verdict
 from dask_embed.inference.workers import make_room_on_worker
 from dask_embed.loading.load import (
     LoadedModel,

@@ -17,16 +17,12 @@ import numpy as np
 import torch
 from transformers.utils import ModelOutput
 
+from dask_embed.inference.agreement import TOLERANCE, difference
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import is_out_of_memory
-from dask_embed.inference.probe import (
-    TOLERANCE,
-    Verdict,
-    difference,
-    probed_lengths,
-    random_tokens,
-)
+from dask_embed.inference.samples import probed_lengths, random_tokens
 from dask_embed.inference.state import ModelState
+from dask_embed.inference.verdict import Verdict
 from dask_embed.loading.load import LoadedModel
 from dask_embed.models.parts import transformer_name
 from dask_embed.tokens.lists import TokenLists

@@ -18,8 +18,9 @@ from dask_embed.loading.layers import load_layer
 from dask_embed.loading.placement import input_device, placement, returns_to
 from dask_embed.loading.quantize import quantization_config, quantize
 from dask_embed.models.attention import attention_of
-from dask_embed.models.checkpoint import Checkpoint, named_labels, read_checkpoint
+from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.classes import computes
+from dask_embed.models.config_file import named_labels
 from dask_embed.models.dual import run_text_side
 from dask_embed.models.foreign import told_as
 from dask_embed.models.modules import Dense, LayerNorm

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,16 +14,16 @@ from dask_embed._validation import (
     text_or_none,
     usable_text,
 )
-from dask_embed.models.bounds import require_generation, require_sizes, require_weights_for
+from dask_embed.models.bounds import require_generation, require_weights_for
 from dask_embed.models.classes import gives_one_vector, plain_class
+from dask_embed.models.config_file import config_of_table, read_config
 from dask_embed.models.dual import (
-    TABLE,
     has_text_side,
     require_saved_text_side,
     text_width,
 )
 from dask_embed.models.foreign import told_as
-from dask_embed.models.hub import ADAPTER_CONFIG, locate, require_whole
+from dask_embed.models.hub import locate, require_whole
 from dask_embed.models.module_files import gives_text_vectors, has_table, read_modules
 from dask_embed.models.modules import (
     Dense,
@@ -36,33 +35,17 @@ from dask_embed.models.modules import (
     StaticEmbedding,
     VectorModule,
     first_json,
-    read_json,
 )
-from dask_embed.models.options import require_fields
-from dask_embed.models.prepared import prepared
+from dask_embed.models.needed_files import require_named_adapter, require_safe, require_tokenizer
 from dask_embed.models.sentence import SentenceSettings, read_sentence_settings
-from dask_embed.models.settings import model_settings
-from dask_embed.models.sources import TOKENIZER_FILES, tokenizer_folder
+from dask_embed.models.sizes import position_limit, vector_size
+from dask_embed.models.sources import tokenizer_folder
 from dask_embed.models.spec import Model
 from dask_embed.models.static import StaticTable, read_static_table, require_static
 from dask_embed.models.weights import Weights, find_weights
-from dask_embed.runtime.libraries import importing
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
-
-# Fields that say for how many tokens a model has positions, the first that is there.
-_POSITION_LIMITS = (
-    *("max_position_embeddings", "max_encoder_position_embeddings", "max_source_positions"),
-    *("max_seq_len", "max_sequence_length"),
-)
-# Where the last hidden states have another size than `hidden_size`, the field that says which.
-_PROJECTED = {"opt": "word_embed_proj_dim", "embedding_gemma2_text": "embedding_dim"}
-# Last hidden states of these are those of two streams side by side.
-_STREAMS = {"reformer": 2}
-# Learned positions of models with this function start after the padding id, so the position table
-# holds pad_token_id + 1 rows that no token uses.
-_POSITIONS_AFTER_PADDING = "create_position_ids_from_input_ids"
 
 
 @dataclass(frozen=True)
@@ -127,17 +110,14 @@ class Checkpoint:
         """Number of values of a token vector."""
         if self.has_text_side:
             return text_width(self.config)
-        config = self.text_config
-        # OPT projects its hidden states to the size of the embeddings, EmbeddingGemma 2 to its own
-        projected = _PROJECTED.get(config.model_type)
-        size = getattr(config, projected or "hidden_size", None)
-        size = size or getattr(config, "hidden_size", None)
-        if not isinstance(size, int):
+        size = vector_size(self.text_config)
+        if size is None:
             raise ValueError(
-                f"the configuration in {str(self.folder)!r}, of type {config.model_type!r}, does "
-                "not say how many values a vector has (hidden_size)"
+                f"the configuration in {str(self.folder)!r}, of type "
+                f"{self.text_config.model_type!r}, does not say how many values a vector has "
+                "(hidden_size)"
             )
-        return int(size) * _STREAMS.get(config.model_type, 1)
+        return size
 
     @property
     def has_text_side(self) -> bool:
@@ -204,20 +184,6 @@ class Checkpoint:
         return int(limit) if isinstance(limit, int | float) and limit < 1e9 else None
 
 
-def position_limit(config: Any, whole: Any = None) -> int | None:
-    """Return the most tokens that a model has positions for, None where nothing limits them.
-
-    Of a part, whose code is that of the `whole`.
-    """
-    given = (getattr(config, name, None) for name in _POSITION_LIMITS)
-    limit = next((value for value in given if isinstance(value, int) and value > 0), None)
-    padding = getattr(config, "pad_token_id", None)
-    kinds: set[Any] = {type(config), type(whole or config)}
-    if limit is None or padding is None or not any(map(_begins_after_padding, kinds)):
-        return limit
-    return limit - padding - 1
-
-
 def read_checkpoint(
     model: Model, *, weights: bool = False, needs_weights: bool = True
 ) -> Checkpoint:
@@ -239,12 +205,12 @@ def read_checkpoint(
         tokenizer,
         model.model_kwargs,
     )
-    _require_tokenizer(checkpoint)
+    require_tokenizer(checkpoint.tokenizer_folder)
     if checkpoint.static is not None:
         require_static(model)
         return checkpoint
     if weights or needs_weights:
-        _require_named_adapter(checkpoint, model)
+        require_named_adapter({checkpoint.root, checkpoint.folder}, model)
     if weights or (needs_weights and revision.startswith("local-")):
         _require_weights(checkpoint, model)
     return checkpoint
@@ -275,9 +241,9 @@ def _read(
             folder=folder,
             root=root,
             revision=revision,
-            config=_read_config(folder, trust_remote_code, known, labels, dict(fields))
+            config=read_config(folder, trust_remote_code, known, labels, dict(fields))
             if table is None
-            else _config_of_table(table),
+            else config_of_table(table),
             pooling=_of_vectors(pooling),
             splade=pooling if isinstance(pooling, SpladePooling) else None,
             multi_vector=pooling if isinstance(pooling, MultiVector) else None,
@@ -316,85 +282,6 @@ def _require_kinds(checkpoint: Checkpoint) -> None:
         require_size("hidden_size", hidden)
 
 
-@functools.lru_cache(maxsize=64)
-def _begins_after_padding(config: Any) -> bool:
-    """Return whether models of this configuration number positions from the padding id on."""
-    model = plain_class(config)
-    if model is None:
-        return False
-    code = vars(sys.modules[model.__module__])
-    # sinusoidal positions are computed and have no end
-    parts = [
-        vars(each) for name, each in code.items() if isinstance(each, type) and "Sinus" not in name
-    ]
-    return any(_POSITIONS_AFTER_PADDING in part for part in (code, *parts))
-
-
-def _read_config(
-    folder: Path,
-    trust_remote_code: bool,
-    known: bool,
-    labels: tuple[str, ...] | None,
-    fields: dict[str, Any],
-) -> PretrainedConfig:
-    file = folder / "config.json"
-    if not file.is_file():
-        raise ValueError(f"model folder {str(folder)!r} holds no config.json")
-    with importing():
-        return _config_of(file, trust_remote_code, known, labels, fields)
-
-
-def _config_of_table(table: StaticTable) -> PretrainedConfig:
-    """Return what the configuration of a model with the sizes of a table would be."""
-    with importing():
-        from transformers import PretrainedConfig
-    sizes = {"vocab_size": table.tokens, "hidden_size": table.dimension}
-    return PretrainedConfig.from_dict({"model_type": TABLE, **sizes})
-
-
-def _config_of(
-    file: Path,
-    trust_remote_code: bool,
-    known: bool,
-    labels: tuple[str, ...] | None,
-    fields: dict[str, Any],
-) -> PretrainedConfig:
-    from transformers import CONFIG_MAPPING, AutoConfig, PretrainedConfig
-
-    folder, written = file.parent, read_json(file)
-    require_sizes(written | fields, repr(str(file)))
-    kind = written.get("model_type")
-    named = named_labels(labels)
-    if not known and kind not in CONFIG_MAPPING:
-        described = model_settings(written, folder, code=trust_remote_code)
-        return PretrainedConfig.from_dict(described | named)
-    if kind not in CONFIG_MAPPING and not trust_remote_code:
-        if "auto_map" in written:
-            raise ValueError(
-                f"checkpoint {str(folder)!r} brings Python code of its own "
-                f"({written['auto_map']}); read it, then allow it with "
-                "dask_embed.Model(..., trust_remote_code=True)"
-            )
-        raise ValueError(
-            f"{str(file)!r} has model_type {kind!r}, which the installed transformers does not know"
-        )
-    ready = prepared(folder, code=trust_remote_code)
-    read = {"trust_remote_code": trust_remote_code, "local_files_only": True}
-    if fields:
-        require_fields(fields, AutoConfig.from_pretrained(ready, **read))
-    return AutoConfig.from_pretrained(ready, **read, **named, **fields)
-
-
-def named_labels(labels: tuple[str, ...] | None) -> dict[str, Any]:
-    """Return the entries of a configuration for labels of these names, none without labels."""
-    if labels is None:
-        return {}
-    return {
-        "id2label": dict(enumerate(labels)),
-        "label2id": {label: place for place, label in enumerate(labels)},
-    }
-
-
 def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
     folder = checkpoint.folder
     weights = checkpoint.weights(model)
@@ -402,36 +289,7 @@ def _require_weights(checkpoint: Checkpoint, model: Model) -> None:
         if isinstance(module, Dense | LayerNorm):
             files = sorted((checkpoint.root / module.path).glob("*.safetensors"))
             require_whole(files, checkpoint.root, "checkpoint")
-    if weights.files:
-        stored = sum(file.stat().st_size for file in weights.files)
-        if model.factory is None:
-            require_weights_for(checkpoint.text_config, stored, f"checkpoint {str(folder)!r}")
-        return
-    pickled = sorted(path.name for path in folder.glob("pytorch_model*.bin"))
-    if pickled:
-        raise ValueError(
-            f"checkpoint {str(folder)!r} holds only pickled weights ({pickled[0]}), which can run "
-            "any code when loaded; convert them to safetensors, or allow them with "
-            "dask_embed.Model(..., allow_pickle=True)"
-        )
-    raise ValueError(f"checkpoint {str(folder)!r} holds no weights (*.safetensors)")
-
-
-def _require_named_adapter(checkpoint: Checkpoint, model: Model) -> None:
-    """Raise ValueError if an adapter lies beside the model that nobody asked for."""
-    folders = {checkpoint.root, checkpoint.folder}
-    if model.adapter is None and any((each / ADAPTER_CONFIG).is_file() for each in folders):
-        raise ValueError(
-            f"model {model.name!r} holds a PEFT adapter beside the model; to run it with the "
-            f"adapter name it, dask_embed.Model(..., adapter={model.name!r}), and to "
-            f"run it without take {ADAPTER_CONFIG} out of a copy of the folder"
-        )
-
-
-def _require_tokenizer(checkpoint: Checkpoint) -> None:
-    folder = checkpoint.tokenizer_folder
-    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
-        raise ValueError(
-            f"checkpoint {str(folder)!r} holds no tokenizer; one of "
-            f"{', '.join(TOKENIZER_FILES)} is needed"
-        )
+    require_safe(weights, folder)
+    stored = sum(file.stat().st_size for file in weights.files)
+    if model.factory is None:
+        require_weights_for(checkpoint.text_config, stored, f"checkpoint {str(folder)!r}")

@@ -17,7 +17,7 @@ from dask_embed.inference.generation.plan import length_dependent
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.lengths import SHORT, lengths_to_try, repeating_tokens
 from dask_embed.inference.memory import is_out_of_memory
-from dask_embed.models.checkpoint import position_limit
+from dask_embed.models.sizes import position_limit
 from dask_embed.tokens.lists import TokenLists
 
 # Two ways must agree to this, relative to the size of the scores.

@@ -13,9 +13,9 @@ from transformers import GenerationConfig
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.generation.text import Generated
 from dask_embed.inference.memory import Budget
-from dask_embed.inference.probe import Verdict
 from dask_embed.inference.repeats import VectorCache
 from dask_embed.inference.runner import Runner
+from dask_embed.inference.verdict import Verdict
 from dask_embed.loading.load import LoadedModel
 from dask_embed.models.checkpoint import read_checkpoint
 from dask_embed.models.modules import read_json

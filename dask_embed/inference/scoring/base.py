@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dask_embed.inference.agreement import TOLERANCE
 from dask_embed.inference.memory import is_out_of_memory
-from dask_embed.inference.probe import TOLERANCE
 from dask_embed.inference.runner import Runner
 from dask_embed.tokens.lists import TokenLists
 

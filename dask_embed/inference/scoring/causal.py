@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from dask_embed.inference.agreement import TOLERANCE, difference
 from dask_embed.inference.branches import BranchedTokens
-from dask_embed.inference.probe import TOLERANCE, difference, probed_lengths, random_tokens
 from dask_embed.inference.runner import Runner
+from dask_embed.inference.samples import probed_lengths, random_tokens
 from dask_embed.inference.scoring.base import FIRST, GIVEN, REST, LoadedScoring, Targets, roles_of
 from dask_embed.inference.scoring.vocabulary import LogitsAt, likeliest, log_probabilities
 from dask_embed.tokens.lists import TokenLists

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from transformers.modeling_outputs import BaseModelOutput
 
-from dask_embed.inference.probe import random_tokens
 from dask_embed.inference.runner import Runner
+from dask_embed.inference.samples import random_tokens
 from dask_embed.inference.scoring.base import (
     FIRST,
     GIVEN,
