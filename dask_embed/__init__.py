@@ -27,61 +27,15 @@ if TYPE_CHECKING:
     from dask_embed.lazy.explain import explain
     from dask_embed.lazy.quantize import calibration_ranges, quantize
     from dask_embed.models.spec import Model
-    from dask_embed.operators import (
-        CandidateScorer,
-        Chunker,
-        Classifier,
-        ColumnOperator,
-        Embedder,
-        Generator,
-        LanguageDetector,
-        LateChunkEmbedder,
-        LinearHead,
-        MaskFiller,
-        ModelOperator,
-        MultiVectorEmbedder,
-        NextTokenScorer,
-        PerplexityScorer,
-        QuestionAnswerer,
-        Reranker,
-        Similarity,
-        SparseEmbedder,
-        TextQuality,
-        TextStatistics,
-        TokenClassifier,
-        Tokenizer,
-        ZeroShotClassifier,
-    )
+    from dask_embed.operators import *
     from dask_embed.runtime.registry import unload
 
+# What is no operator: those are public by the table of `dask_embed.operators`.
 _HOMES = {
-    "CandidateScorer": "dask_embed.operators",
-    "Chunker": "dask_embed.operators",
-    "Classifier": "dask_embed.operators",
-    "ColumnOperator": "dask_embed.operators",
-    "Embedder": "dask_embed.operators",
     "FittedKMeans": "dask_embed.curation.clustering",
-    "Generator": "dask_embed.operators",
     "KMeans": "dask_embed.curation.clustering",
-    "LanguageDetector": "dask_embed.operators",
-    "LateChunkEmbedder": "dask_embed.operators",
-    "LinearHead": "dask_embed.operators",
-    "MaskFiller": "dask_embed.operators",
     "Model": "dask_embed.models.spec",
-    "ModelOperator": "dask_embed.operators",
-    "MultiVectorEmbedder": "dask_embed.operators",
     "ModelPlugin": "dask_embed.jobs.plugins",
-    "NextTokenScorer": "dask_embed.operators",
-    "PerplexityScorer": "dask_embed.operators",
-    "QuestionAnswerer": "dask_embed.operators",
-    "Reranker": "dask_embed.operators",
-    "Similarity": "dask_embed.operators",
-    "SparseEmbedder": "dask_embed.operators",
-    "TextQuality": "dask_embed.operators",
-    "TextStatistics": "dask_embed.operators",
-    "TokenClassifier": "dask_embed.operators",
-    "Tokenizer": "dask_embed.operators",
-    "ZeroShotClassifier": "dask_embed.operators",
     "calibration_ranges": "dask_embed.lazy.quantize",
     "cluster": "dask_embed.jobs.cluster",
     "curation_report": "dask_embed.curation.report",
@@ -100,68 +54,27 @@ _HOMES = {
     "unload": "dask_embed.runtime.registry",
 }
 
-__all__ = [
-    "CandidateScorer",
-    "Chunker",
-    "Classifier",
-    "ColumnOperator",
-    "Embedder",
-    "FittedKMeans",
-    "Generator",
-    "KMeans",
-    "LanguageDetector",
-    "LateChunkEmbedder",
-    "LinearHead",
-    "MaskFiller",
-    "Model",
-    "ModelOperator",
-    "ModelPlugin",
-    "MultiVectorEmbedder",
-    "NextTokenScorer",
-    "PerplexityScorer",
-    "QuestionAnswerer",
-    "Reranker",
-    "Similarity",
-    "SparseEmbedder",
-    "TextQuality",
-    "TextStatistics",
-    "TokenClassifier",
-    "Tokenizer",
-    "ZeroShotClassifier",
-    "calibration_ranges",
-    "cluster",
-    "curation_report",
-    "datasets",
-    "describe_model",
-    "discard_unfinished",
-    "duplicates_by_threshold",
-    "explain",
-    "plot",
-    "progress",
-    "quantize",
-    "read_parquet",
-    "register_operator",
-    "stats",
-    "to_array",
-    "unload",
-]
-
 
 def __getattr__(name: str) -> Any:
     import importlib
 
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = _HOMES[name]
+    if name == "__all__":
+        return sorted([*_HOMES, *importlib.import_module("dask_embed.operators").__all__])
+    home = _HOMES.get(name)
     if home == __name__:
         return importlib.import_module(f"{home}.{name}")
+    if home is None and name[:1].isupper():  # a class; else maybe a module that is asked for
+        operators = importlib.import_module("dask_embed.operators")
+        home = operators.__name__ if name in operators.__all__ else None
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # Kept, because importing the module of the same name would put the module in its place.
     globals()[name] = value = getattr(importlib.import_module(home), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "__version__"]
+    return [*__getattr__("__all__"), "__version__"]
 
 
 _registration.register()

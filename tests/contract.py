@@ -34,6 +34,14 @@ from hypothesis import strategies as st
 import dask_embed as de
 from dask_embed.runtime import registry
 
+# What an operator needs to be made, besides its model.
+NEEDED: dict[str, dict[str, Any]] = {
+    "CandidateScorer": {"candidates": ("good", "bad")},
+    "QuestionAnswerer": {"question": "what?"},
+    "Reranker": {"query": "what?"},
+    "TextQuality": {"preset": "gopher"},
+    "ZeroShotClassifier": {"labels": ("good", "bad"), "entailment_id": 1},
+}
 TOLERANCE = 1e-6
 QUICK = settings(
     deadline=None,

@@ -24,6 +24,7 @@ import pandas as pd
 import pytest
 import tiny
 from bad_inputs import Subject, arguments_of, attempt, judge
+from contract import NEEDED
 from safetensors.numpy import save_file
 
 import dask_embed as de
@@ -43,13 +44,6 @@ NAMES = {
     "CandidateScorer": "causal-lm",
     "NextTokenScorer": "causal-lm",
     "PerplexityScorer": "causal-lm",
-}
-# What an operator needs besides its model to be made.
-NEEDED: dict[str, dict[str, Any]] = {
-    "ZeroShotClassifier": {"labels": ["a", "b"], "entailment_id": 1},
-    "CandidateScorer": {"candidates": ["a", "b"]},
-    "QuestionAnswerer": {"question": "what?"},
-    "Reranker": {"query": "q"},
 }
 FRAME = pd.DataFrame({"text": ["Return the lines of a file.", "x"], "other": ["a", "b"]})
 
@@ -115,7 +109,7 @@ FILTERS = [name for name in operators.__all__ if issubclass(getattr(de, name), T
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_operators_without_a_model(name: str) -> None:
-    assert_told(operator(name, {"preset": "c4"} if name == "TextQuality" else {}, FRAME))
+    assert_told(operator(name, NEEDED.get(name, {}), FRAME))
 
 
 def test_every_operator_is_tried() -> None:

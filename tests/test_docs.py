@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import dask_embed as de
+from dask_embed import operators
 
 FOLDER = Path(__file__).parent.parent / "docs"
 PAGES = (
@@ -53,7 +54,8 @@ def test_the_code_of_a_page_runs(
 def test_every_public_name_is_in_the_reference() -> None:
     """By itself or, of a module, with its members; and nothing that is not public."""
     named = re.findall(r"^::: dask_embed\.(\w+)$", (FOLDER / "api.md").read_text("utf8"), re.M)
-    assert sorted(named) == sorted(de.__all__)
+    named.remove("operators")
+    assert sorted([*named, *operators.__all__]) == sorted(de.__all__)
 
 
 def test_every_page_is_in_the_navigation() -> None:

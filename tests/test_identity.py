@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import contract
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -59,7 +60,7 @@ OTHER: dict[str, Any] = {
     "embedding": "late",
     "engine": "transformers",
     "engine_options": {"block_size": 16},
-    "entailment_id": 1,
+    "entailment_id": 0,
     "function_to_apply": "none",
     "hidden": "states",
     "hypothesis_template": "It is {}.",
@@ -122,12 +123,8 @@ OTHER: dict[str, Any] = {
     "truncation": "only_first",
     "windows": True,
 }
-# What else an operator has to be given, or one with this field.
+# What an operator with this field has to be given besides.
 NEEDED: dict[Any, dict[str, Any]] = {
-    de.CandidateScorer: {"candidates": ("good", "bad")},
-    de.QuestionAnswerer: {"question": "what?"},
-    de.Reranker: {"query": "what?"},
-    de.ZeroShotClassifier: {"labels": ("good", "bad")},
     (de.Embedder, "ranges"): {"precision": "int8", "ranges": RANGES},
     (de.Generator, "system"): {"chat": True},
     (de.Generator, "chat_template_kwargs"): {"chat": True},
@@ -171,8 +168,6 @@ def _first(operator: type, files: dict[str, Path], other: bool = False) -> dict[
         return {"weights": files["other-head" if other else "head"]}
     if operator is de.Similarity:
         return {"prototypes": OTHER["prototypes"] if other else {"north": [0, 1], "east": [1, 0]}}
-    if operator is de.TextQuality:
-        return {"preset": "c4" if other else "gopher"}
     if "model" not in {field.name for field in dataclasses.fields(operator)}:
         return {}
     return {"model": str(files["other" if other else "bert"])}
@@ -190,7 +185,7 @@ FIELDS = [
 def test_every_field_counts_unless_it_is_listed(
     operator: type, name: str, files: dict[str, Path]
 ) -> None:
-    given = {**_first(operator, files), **NEEDED.get(operator, {})}
+    given = {**_first(operator, files), **contract.NEEDED.get(operator.__name__, {})}
     given |= NEEDED.get((operator, name), {})
     if name in _first(operator, files):
         changed = {**given, **_first(operator, files, other=True)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -91,6 +92,16 @@ def test_public_names_are_sorted_and_complete():
     assert set(de.__all__) <= set(dir(de))
     expected = {"Embedder", "Model", "datasets", "explain", "progress", "read_parquet", "to_array"}
     assert expected <= set(de.__all__)
+
+
+def test_type_checkers_see_the_same_names():
+    """What a type checker reads is what a name becomes when it is asked for."""
+    homes = {}
+    for node in ast.walk(ast.parse(Path(de.__file__).read_text("utf8"))):
+        if isinstance(node, ast.ImportFrom) and node.module != "dask_embed.operators":
+            homes |= dict.fromkeys((each.name for each in node.names), node.module)
+    seen = {name: homes.get(name) for name in de._HOMES}
+    assert seen == de._HOMES
 
 
 def test_star_import():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 class TextFilter(ColumnOperator):
     """Values of each text that a filter can ask for; no model runs, no tokenizer either.
 
-    A subclass gives `result_columns`, `types` and `measured`.
+    A subclass gives `result_columns`, `types`, `plan` and `measured`.
 
     Parameters
     ----------
