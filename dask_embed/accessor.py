@@ -6,12 +6,12 @@ import functools
 import importlib
 import inspect
 import keyword
-import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from dask_embed import operators
-from dask_embed._options import known_options, named_options
+from dask_embed._methods import docstring_of, named, signature_of
+from dask_embed._options import named_options
 from dask_embed._reprs import table
 from dask_embed._validation import boolean, meant, shown
 from dask_embed.operators import ColumnOperator
@@ -33,11 +33,6 @@ _ELSEWHERE = {
 }
 
 
-# In the docstring of a class: the first line of a parameter, all of it, and another section's head.
-_PARAMETER = re.compile(r"^    (\w[^:\n]*) : ", re.MULTILINE)
-_BLOCK = re.compile(r"^    \w[^:\n]* : .*\n(?:(?:        .*)?\n)+", re.MULTILINE)
-_ELSEWHERE_TOLD = re.compile(r"^    \w[^\n]*\n        See `\w+`\.\n", re.MULTILINE)
-_SECTION = re.compile(r"\n\n    [A-Z][a-z ]+\n    -+\n")
 _LATE = """\
     late : bool
         Append a vector to each chunk too, from one pass over its whole text, as
@@ -85,11 +80,11 @@ class FrameAccessor:
     def chunk(self, *args: Any, late: bool = False, **options: Any) -> Any:
         boolean("late", late)
         operator = operators.LateChunkEmbedder if late else operators.Chunker
-        return self._append(operator, **_named("chunk", operator, args, options))
+        return self._append(operator, **named("chunk", operator, args, options))
 
     def score(self, *args: Any, **options: Any) -> Any:
         operator, options = chosen_scorer(options)
-        return self._append(operator, **_named("score", operator, args, options))
+        return self._append(operator, **named("score", operator, args, options))
 
 
 class ColumnAccessor:
@@ -153,86 +148,14 @@ def _methods(accessor: type) -> list[str]:
     return [name for name in dir(accessor) if not name.startswith("_")]
 
 
-def _first_of(operator: type) -> str:
-    """Return the argument that a method takes by place: the column that it reads, or the prompt."""
-    return "prompt" if operator is operators.Generator else "column"
-
-
-def _named(
-    name: str, operator: type, args: tuple[Any, ...], options: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the arguments of a method by name, as its operator takes them.
-
-    Raises
-    ------
-    TypeError
-        If more than the column is given by place, or what the operator runs is not given.
-    """
-    first, parameters = _first_of(operator), inspect.signature(operator).parameters
-    subject = next((each.name for each in parameters.values() if each.default is each.empty), None)
-    if len(args) > 1:
-        rest = f"{subject}={shown(args[1])}" if subject else "..."
-        raise TypeError(
-            f".ml.{name} takes {first} by place and the rest by name: write "
-            f".ml.{name}({shown(args[0])}, {rest})"
-        )
-    if args and first in options:
-        raise TypeError(
-            f".ml.{name} got {first} twice, {shown(args[0])} and {shown(options[first])}"
-        )
-    if subject and subject not in options:
-        known_options(operator.__name__, options, [*parameters])
-        raise TypeError(f".ml.{name} needs {subject}=, as in .ml.{name}({first}, {subject}=...)")
-    return {first: args[0], **options} if args else options
-
-
-def _signature(*kinds: type) -> inspect.Signature:
-    """Return the signature of a method of operators: what it reads, then the rest by name."""
-    parameters: dict[str, inspect.Parameter] = {}
-    chosen = set().union(*(getattr(kind, "chosen_by", ()) for kind in kinds))
-    for kind in kinds:
-        for name, each in inspect.signature(kind).parameters.items():
-            differs = parameters.setdefault(name, each).default != each.default
-            if chosen and (differs or name in chosen):  # what the chosen operator says
-                parameters[name] = each.replace(default=None)
-    first = parameters.pop(_first_of(kinds[0]))
-    return inspect.Signature(
-        [
-            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
-            first.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD),
-            *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters.values()),
-        ],
-        return_annotation=Any,
-    )
-
-
-def _docstring(signature: inspect.Signature, *kinds: type, more: str = "") -> str:
-    """Return the docstring of the first of some operators, with all parameters of a method.
-
-    Those that a class leaves to another are told by its bases, or by the others.
-    """
-    text = _ELSEWHERE_TOLD.sub("", kinds[0].__doc__ or "")
-    told = set(re.findall(r"\w+", " ".join(_PARAMETER.findall(text))))
-    blocks = []
-    for base in (base for kind in kinds for base in kind.__mro__):
-        for block in _BLOCK.findall(_ELSEWHERE_TOLD.sub("", base.__doc__ or "")):
-            names = re.findall(r"\w+", block.partition(" : ")[0])
-            if not told.issuperset(names) and set(names) & set(signature.parameters):
-                told.update(names)
-                blocks.append(block.rstrip())
-    end = _SECTION.search(text, text.index("----------\n") + len("----------\n"))
-    place = len(text.rstrip()) if end is None else end.start()
-    return "\n".join(filter(None, [text[:place].rstrip(), *blocks, more])) + "\n" + text[place:]
-
-
 def _add_method(name: str, operator: type) -> None:
     """Make an operator a method: its arguments and its docstring are those of the class."""
 
     def append(self: FrameAccessor, *args: Any, **options: Any) -> Any:
-        return self._append(operator, **_named(name, operator, args, options))
+        return self._append(operator, **named(name, operator, args, options))
 
-    signature = _signature(operator)
-    append.__name__, append.__doc__ = name, _docstring(signature, operator)
+    signature = signature_of(operator)
+    append.__name__, append.__doc__ = name, docstring_of(signature, operator)
     append.__qualname__ = f"FrameAccessor.{name}"
     append.__signature__ = signature  # type: ignore[attr-defined]
     setattr(FrameAccessor, name, append)
@@ -304,7 +227,7 @@ for _name in operators.__all__:
 def _join_method(name: str, *kinds: type, also: tuple[type, ...] = (), option: str = "") -> None:
     """Give a method that is one of several operators the arguments and docstrings of all."""
     method: Any = getattr(FrameAccessor, name)
-    signature = _signature(*kinds)
+    signature = signature_of(*kinds)
     more = ""
     if option:
         parameter = inspect.Parameter(
@@ -313,7 +236,7 @@ def _join_method(name: str, *kinds: type, also: tuple[type, ...] = (), option: s
         signature = signature.replace(parameters=[*signature.parameters.values(), parameter])
         more = _LATE
     method.__signature__ = signature
-    method.__doc__ = _docstring(signature, *kinds, *also, more=more)
+    method.__doc__ = docstring_of(signature, *kinds, *also, more=more)
 
 
 _join_method("score", *SCORERS)

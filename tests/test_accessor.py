@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 import re
 from typing import Any
 
+import accessor_stub
 import dask.dataframe as dd
 import pandas as pd
 import pytest
@@ -29,6 +31,13 @@ def first(method: str) -> str:
 
 def test_every_method_is_tried() -> None:
     assert {name for name in vars(FrameAccessor) if not name.startswith("_")} >= set(METHODS)
+
+
+def test_stub_for_type_checkers_is_what_the_methods_take() -> None:
+    """And Python can read it; mypy does, with the package."""
+    ast.parse(accessor_stub.text())
+    told = "run `python tests/accessor_stub.py` to write it again"
+    assert accessor_stub.STUB.read_text("utf8") == accessor_stub.text(), told
 
 
 @pytest.mark.parametrize(("method", "operator"), METHODS.items())

@@ -132,7 +132,7 @@ def test_version():
     assert de.__version__ == version("dask-embed")
 
 
-@pytest.mark.parametrize("name", ["py.typed", "embed.yaml"])
+@pytest.mark.parametrize("name", ["py.typed", "embed.yaml", "accessor.pyi"])
 def test_files_beside_the_code_are_packaged(name):
     """The types and the defaults are there, and setup.cfg names them for a wheel."""
     import configparser
