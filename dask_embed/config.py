@@ -12,11 +12,12 @@ from dask_embed._validation import meant, shown
 
 # This module may be imported while Dask is: `dask_embed._registration` does so.
 CHOICES = {"operators-rise": ("all", "blockwise", "none")}
+COUNTS = ("shuffle-partitions",)
 DEFAULTS = yaml.safe_load((Path(__file__).parent / "embed.yaml").read_text("utf8"))
 
 
 def get(name: str) -> Any:
-    """Return the setting ``embed.<name>``: bytes, tokens by kind of device, a folder or a choice.
+    """Return the setting ``embed.<name>``: a size, a count, tokens by device, a folder or a choice.
 
     What the configuration does not hold is as packaged: `dask.config.set` drops the defaults when
     its block ends, if they were merged within it.
@@ -30,6 +31,8 @@ def get(name: str) -> Any:
 
     default = DEFAULTS["embed"][name]
     given = dask.config.get(f"embed.{name}", default)
+    if name in COUNTS:
+        return _count(name, given)
     if default is None:
         return _folder(name, given)
     if name in CHOICES:
@@ -49,6 +52,12 @@ def _folder(name: str, given: Any) -> str | None:
     raise ValueError(
         f"embed.{name} must be the path or URL of a folder, or null; got {shown(given)}"
     )
+
+
+def _count(name: str, given: Any) -> int | None:
+    if given is None or (isinstance(given, int) and not isinstance(given, bool) and given >= 1):
+        return given
+    raise ValueError(f"embed.{name} must be a positive integer, or null; got {shown(given)}")
 
 
 def _choice(name: str, given: Any) -> str:

@@ -14,10 +14,11 @@ import pyarrow as pa
 from dask_embed.curation.candidates import candidate_pairs
 from dask_embed.curation.decisions import PAIRS, decisions_of_pairs, of_corpus
 from dask_embed.curation.marks import Finding
+from dask_embed.curation.moving import joined, moved, together
 from dask_embed.curation.ngrams import Lists
 from dask_embed.curation.ranking import PLACES, Ranking, places
 from dask_embed.curation.signing import Signing, StoredSigning
-from dask_embed.curation.source import Source, moved, together
+from dask_embed.curation.source import Source
 from dask_embed.lazy._dask import Blockwise, new_collection
 from dask_embed.runtime.stats import metered
 
@@ -52,12 +53,12 @@ class Fuzzy(Finding):
         banded = self._banded(source)
         if older is not None:
             banded = dd.concat([banded, self._banded(older, older=True)])
-        buckets = together(banded, "bucket", banded.npartitions)
+        buckets = together(banded, "bucket")
         keys = tuple(self.ranking.keys)
         candidates = new_collection(Candidates(buckets.expr, keys, self.bucket_limit))
         pairs = self._compared(source, older, candidates)
         return decisions_of_pairs(
-            source, pairs, self.ranking, older=older, components=self.components
+            source, joined(pairs), self.ranking, older=older, components=self.components
         )
 
     def _banded(self, source: Source, older: bool = False) -> Any:

@@ -13,8 +13,9 @@ import pandas as pd
 from dask_embed.curation.components import Forest
 from dask_embed.curation.greedy import decide
 from dask_embed.curation.groups import members_here, trees_of, with_groups
+from dask_embed.curation.moving import together
 from dask_embed.curation.ranking import Ranking
-from dask_embed.curation.source import Source, together
+from dask_embed.curation.source import Source
 from dask_embed.curation.stars import labels_of, with_labels
 from dask_embed.lazy._dask import Blockwise, new_collection
 

@@ -16,8 +16,9 @@ from dask_embed.columns.frames import require_frame
 from dask_embed.curation.greedy import decide
 from dask_embed.curation.hashing import Normalize, hashable, hashes_of, normalizers
 from dask_embed.curation.marks import Finding, dropping, marked, older_frame
+from dask_embed.curation.moving import together
 from dask_embed.curation.ranking import Ranking, ranking_of, require_column
-from dask_embed.curation.source import Source, together
+from dask_embed.curation.source import Source
 from dask_embed.lazy._dask import Blockwise, new_collection
 
 
@@ -142,7 +143,7 @@ class Exact(Finding):
         if self.older is not None:
             older = self._keyed(Source(self.older.simplify().expr), older=True)
             keyed = dd.concat([keyed, older])
-        groups = together(keyed, "high", keyed.npartitions)
+        groups = together(keyed, "high")
         return source.back(new_collection(Repeats(groups.expr, tuple(self.ranking.keys))))
 
     def _keyed(self, source: Source, older: bool = False) -> Any:

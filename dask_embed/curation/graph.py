@@ -31,6 +31,10 @@ class StepGraph:
         self.tasks[key] = Task(key, function, *args)
         return TaskRef(key)
 
+    def task(self, key: Any, function: Callable[..., Any], *args: Any) -> None:
+        """Add the task that makes a result of the node."""
+        self.tasks[key] = Task(key, function, *args)
+
     def each(
         self, step: str, function: Callable[..., Any], parts: Sequence[TaskRef], *args: Any
     ) -> list[TaskRef]:
@@ -53,7 +57,7 @@ class StepGraph:
 
     def result(self, key: Any, found: TaskRef) -> None:
         """Let `key` stand for a result."""
-        self.tasks[key] = Task(key, _same, found)
+        self.task(key, _same, found)
 
 
 def partitions_of(frame: Expr) -> list[TaskRef]:

@@ -22,9 +22,10 @@ from dask_embed.columns.frames import require_frame
 from dask_embed.curation import indexes
 from dask_embed.curation.indexes import IndexSettings
 from dask_embed.curation.measures import MEASURES
-from dask_embed.curation.neighbours import Nearest, Search, Side
+from dask_embed.curation.neighbours import Search, Side
 from dask_embed.curation.queries import Queries, no_effect, queries_of
 from dask_embed.curation.ranking import require_column
+from dask_embed.curation.searches import Nearest
 from dask_embed.curation.spaces import (
     PACKED,
     require_one_space,

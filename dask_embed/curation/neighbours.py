@@ -1,9 +1,8 @@
-"""The nearest rows of each row of a frame: what tasks do, and the lazy node."""
+"""The nearest rows of each row of a frame: what tasks do."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +11,8 @@ import pyarrow as pa
 
 from dask_embed.columns import append_columns, empty_columns, to_host
 from dask_embed.curation import pairwise
-from dask_embed.curation.graph import StepGraph, partitions_of
-from dask_embed.curation.indexes import Index, IndexSettings, build_index
+from dask_embed.curation.indexes import Index, IndexSettings
 from dask_embed.curation.vectors import token_vectors_of, vectors_of
-from dask_embed.lazy._dask import Expr, List
 
 LONG = ("query", "rank", "neighbour", "similarity")
 _PLACES = 32  # bits of a row's number that tell its place in the partition
@@ -33,12 +30,15 @@ class Rows(NamedTuple):
         What knows each: its id, or its number, `_PLACES` bits of place below its partition's.
     total : int
         Rows of the partition.
+    parts : numpy.ndarray or None
+        Of several partitions: which of them each row is of.
     """
 
     vectors: Any
     places: np.ndarray
     labels: pd.Series
     total: int
+    parts: Any = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +110,29 @@ def rows_of(partition: Any, side: Side, number: int, metric: str) -> Rows:
         vectors = [vectors[o] for o in order] if isinstance(vectors, list) else vectors[order]
         places, labels = places[order], labels.iloc[order].reset_index(drop=True)
     return Rows(vectors, places, labels, len(valid))
+
+
+def block_of(parts: list[Rows]) -> Rows:
+    """Return the rows of several partitions as one, in the order of what knows them."""
+    places = np.concatenate([part.places for part in parts])
+    labels = pd.concat([part.labels for part in parts], ignore_index=True)
+    order = labels.sort_values(kind="stable").index.to_numpy()
+    if isinstance(parts[0].vectors, list):
+        every = [each for part in parts for each in part.vectors]
+        vectors: Any = [every[o] for o in order]
+    else:
+        vectors = np.concatenate([part.vectors for part in parts])[order]
+    of = np.repeat(np.arange(len(parts)), [len(part.places) for part in parts])
+    labels = labels.iloc[order].reset_index(drop=True)
+    return Rows(vectors, places[order], labels, sum(part.total for part in parts), of[order])
+
+
+def of_partition(found: pd.DataFrame, block: Rows, part: int) -> pd.DataFrame:
+    """Return what was found for the queries of one partition of a block."""
+    mine = block.parts == part
+    query = found["query"].to_numpy()
+    there = mine[query]
+    return found[there].assign(query=(np.cumsum(mine) - 1)[query[there]]).reset_index(drop=True)
 
 
 def near(queries: Rows, rows: Rows, search: Search, own: bool, index: Index | None) -> pd.DataFrame:
@@ -236,82 +259,3 @@ def long_meta(queries: Any, rows: Any, search: Search) -> pd.DataFrame:
             "similarity": pd.Series([], dtype="float32"),
         }
     )
-
-
-class Nearest(Expr):
-    """The nearest rows of `rows` for each row of `queries`."""
-
-    _parameters = ["queries", "rows", "search"]  # noqa: RUF012 - the form of every expression
-
-    @functools.cached_property
-    def _name(self) -> str:
-        return f"nearest-{self.deterministic_token}"
-
-    def __str__(self) -> str:
-        search: Search = self.operand("search")
-        return f"nearest({search.k}, {search.metric}, {search.rows.column})"
-
-    @property
-    def told(self) -> str:
-        """What the step does, for `dask_embed.explain`."""
-        search: Search = self.operand("search")
-        of = "every row, itself left out" if search.same else "each query"
-        how = "" if search.index is None else f", of {search.index.probes} lists of an index"
-        pairs = f"{self.queries.npartitions} x {self.rows.npartitions} partitions"
-        return (
-            f"find the {search.k} nearest by {search.metric} in {search.rows.column} for {of}"
-            f"{how}: {pairs}"
-        )
-
-    @functools.cached_property
-    def long(self) -> pd.DataFrame:
-        return long_meta(self.queries._meta, self.rows._meta, self.operand("search"))
-
-    @functools.cached_property
-    def _meta(self) -> Any:
-        if not self.operand("search").lists:
-            return self.long
-        return empty_columns(self.queries._meta, list_types(self.long))
-
-    def _divisions(self) -> Any:
-        if self.operand("search").lists:
-            return self.queries.divisions
-        return (None,) * (self.queries.npartitions + 1)
-
-    def _layer(self) -> dict[Any, Any]:
-        search: Search = self.operand("search")
-        graph = StepGraph("nearest", self.deterministic_token)
-        parts = partitions_of(self.queries)
-        rows = self._rows(graph, "rows", self.rows, search.rows)
-        queries = (
-            rows if search.same else self._rows(graph, "queries", self.queries, search.queries)
-        )
-        indexes: list[Any] = [None] * len(rows)
-        if search.index is not None:
-            indexes = [
-                graph.add("index", place, build_index, part, search.index, place, len(rows))
-                for place, part in enumerate(rows)
-            ]
-        total = graph.add("total", 0, offsets_of, List(*rows))
-        asked = total if search.same else graph.add("asked", 0, offsets_of, List(*queries))
-        join = functools.partial(nearest_of, k=search.k)
-        for number, query in enumerate(queries):
-            found = [
-                graph.add(f"near-{number}", place, near, query, part, search, own, index)
-                for place, (part, index) in enumerate(zip(rows, indexes, strict=True))
-                for own in [search.same and place == number]
-            ]
-            best = graph.tree("best", join, found, number)
-            more = (parts[number],) if search.lists else ()
-            finish = with_lists if search.lists else long_frame
-            offsets = List(asked, total)
-            done = graph.add("end", number, finish, best, query, offsets, search, self.long, *more)
-            graph.result((self._name, number), done)
-        return graph.tasks
-
-    def _rows(self, graph: StepGraph, step: str, frame: Expr, side: Side) -> list[Any]:
-        metric = self.operand("search").metric
-        return [
-            graph.add(step, number, rows_of, part, side, number, metric)
-            for number, part in enumerate(partitions_of(frame))
-        ]

@@ -23,8 +23,9 @@ from dask_embed.curation.decisions import PAIRS, decisions_of_pairs
 from dask_embed.curation.greedy import RULES
 from dask_embed.curation.kmeans import Centres
 from dask_embed.curation.marks import Finding, dropping, marked, older_frame
+from dask_embed.curation.moving import together
 from dask_embed.curation.ranking import ranking_of
-from dask_embed.curation.source import Source, together
+from dask_embed.curation.source import Source
 from dask_embed.curation.spaces import require_same_space, require_vector_column
 from dask_embed.curation.vectors import vector_series, vectors_of
 from dask_embed.jobs.origin import FORMAT, Origin
@@ -61,7 +62,7 @@ class Semantic(Finding):
         every = placed
         if older is not None:
             every = dd.concat([placed, self._placed(older, centres, older=True)])
-        grouped = together(every, "cluster", every.npartitions)
+        grouped = together(every, "cluster")
         pairs = new_collection(NearPairs(grouped.expr, self.threshold, self.dimension))
         order = self.ranking.named
         ranks = new_collection(Distances(placed.expr, order)) if order else None

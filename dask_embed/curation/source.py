@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dask_embed.columns import to_host
+from dask_embed.curation.moving import moved
 from dask_embed.curation.ranking import PLACES, Ranking, row_numbers
 from dask_embed.lazy._dask import (
     Apply,
@@ -25,13 +26,10 @@ from dask_embed.lazy._dask import (
     PartitionsFiltered,
     Projection,
     ReadParquet,
-    Shuffle,
     new_collection,
 )
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.given_text import GivenText
-
-_TARGET = "_partitions"  # what Dask's shuffles take for the number of a partition
 
 
 class Source:
@@ -124,43 +122,9 @@ class Source:
         return moved(frame, self.npartitions, _partition_of, PLACES)
 
 
-def together(frame: Any, by: str, npartitions: int) -> Any:
-    """Return rows with those of one value of a column of numbers in one partition."""
-    return moved(frame, npartitions, _bucket_of, by, npartitions)
-
-
-def moved(frame: Any, npartitions: int, target: Callable[..., np.ndarray], *arguments: Any) -> Any:
-    """Return rows in other partitions: in those that a function of a partition's frame says."""
-    columns = list(frame.columns)
-    aimed = Aimed(frame.expr, target, *arguments)
-    return new_collection(Projection(Shuffle(aimed, _TARGET, npartitions, True), columns))
-
-
 def _partition_of(frame: pd.DataFrame, places: int) -> np.ndarray:
     rows = frame["row"].to_numpy()
     return np.where(rows < 0, -1 - rows, rows) >> places
-
-
-def _bucket_of(frame: pd.DataFrame, by: str, npartitions: int) -> np.ndarray:
-    hashes = pd.util.hash_array(frame[by].to_numpy())
-    return (hashes % np.uint64(npartitions)).astype(np.int64)
-
-
-class Aimed(Blockwise):
-    """The rows of each partition with the number of the partition that each is to go to."""
-
-    _parameters = ["frame", "target"]  # noqa: RUF012 - the form of every Dask expression
-
-    @staticmethod
-    def operation(partition: pd.DataFrame, target: Any, *arguments: Any) -> pd.DataFrame:
-        return partition.assign(**{_TARGET: target(partition, *arguments)})
-
-    @functools.cached_property
-    def _meta(self) -> pd.DataFrame:
-        return self.frame._meta.assign(**{_TARGET: np.zeros(0, np.int64)})
-
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)
 
 
 class EachPartition(Blockwise):
@@ -174,7 +138,9 @@ class EachPartition(Blockwise):
     ) -> pd.DataFrame:
         host = to_host(partition)
         made = function(host, row_numbers(number, len(host)), *arguments)
-        return made.astype(result.dtypes.to_dict())[list(result.columns)]
+        made = made[list(result.columns)]
+        other = {n: t for n, t in result.dtypes.items() if made.dtypes[n] != t}
+        return made.astype(other) if other else made
 
     @functools.cached_property
     def _meta(self) -> pd.DataFrame:

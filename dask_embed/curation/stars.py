@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from dask_embed.curation.components import forest
-from dask_embed.curation.source import together
+from dask_embed.curation.moving import together
 from dask_embed.lazy._dask import Blockwise, new_collection
 
 ROUNDS = 20
