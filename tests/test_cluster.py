@@ -7,6 +7,8 @@ import shutil
 import sys
 import time
 import types
+import urllib.error
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,32 @@ def test_gpus_are_asked_for_as_dask_cuda_takes_them(monkeypatch: pytest.MonkeyPa
         assert client.status == "running"
     assert handed["rmm_allocator_external_lib_list"] == ["torch"]
     assert (handed["n_workers"], handed["threads_per_worker"]) == (2, 1)
+
+
+@pytest.mark.parametrize("dashboard", [None, "127.0.0.1:0"])
+def test_no_cluster_takes_a_port_that_others_want(
+    dashboard: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that a scheduler listens on is a free port of the loopback, with pages or without."""
+
+    class WithoutWorkers(LocalCluster):
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**{**options, "n_workers": 0, "processes": False, "protocol": "tcp"})
+
+    monkeypatch.setattr("distributed.LocalCluster", WithoutWorkers)
+    with de.cluster("local", dashboard=dashboard) as client:
+        scheduler = client.cluster.scheduler
+        assert scheduler.address.startswith("tcp://127.0.0.1:")
+        served = scheduler.http_server
+        assert served.address == "127.0.0.1"
+        assert (scheduler.port, served.port) != (8786, 8787)
+        page = f"http://127.0.0.1:{served.port}"
+        assert urllib.request.urlopen(f"{page}/health").read() == b"ok"
+        if dashboard is None:
+            with pytest.raises(urllib.error.HTTPError, match="404"):
+                urllib.request.urlopen(f"{page}/status")
+        else:
+            assert urllib.request.urlopen(f"{page}/status").status == 200
 
 
 def test_gpus_without_dask_cuda_name_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

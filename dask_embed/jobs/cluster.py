@@ -44,7 +44,8 @@ def cluster(
     memory : str or int, optional
         Limit of each process, as in ``"8GiB"``; by default its share of this machine's.
     dashboard : str, optional
-        Address of the dashboard of a local cluster, None for none.
+        Address of the dashboard of a local cluster, None for none: ``/metrics`` and ``/health`` are
+        then on a free port of the loopback.
     timeout : str or int, optional
         How long to wait for a scheduler that does not answer, by default as Dask is set.
 
@@ -108,7 +109,7 @@ def _local(
             memory_limit="auto" if memory is None else memory,
             host=_LOOPBACK,
             scheduler_port=0,
-            dashboard_address=dashboard,
+            **_dashboard(dashboard),
         ) as local,
         Client(local) as client,
     ):
@@ -139,11 +140,21 @@ def _cuda(
             threads_per_worker=threads or 1,
             rmm_pool_size=0.5,
             rmm_allocator_external_lib_list=["torch"],
-            dashboard_address=dashboard,
+            **_dashboard(dashboard),
         ) as local,
         Client(local) as client,
     ):
         yield client
+
+
+def _dashboard(address: str | None) -> dict[str, Any]:
+    """Return what makes a scheduler show its pages at an address, or none.
+
+    Without an address Dask would leave out the pages, and serve the rest on port 8787.
+    """
+    if address is not None:
+        return {"dashboard_address": address}
+    return {"scheduler_kwargs": {"dashboard": False, "dashboard_address": f"{_LOOPBACK}:0"}}
 
 
 @contextlib.contextmanager
