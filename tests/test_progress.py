@@ -20,6 +20,8 @@ from clusters import cluster
 from distributed import Client, LocalCluster
 
 import dask_embed as de
+from dask_embed.jobs import write_expr
+from dask_embed.jobs.expected import expected_rows
 from dask_embed.jobs.progress import _Counts
 
 
@@ -74,7 +76,7 @@ def test_follows_workers() -> None:
     with cluster(2, 1, processes=True) as client, dask.config.set(scheduler=client.get):
         out.partitions[:3].compute()
         both = Lengths(output="other")(out)
-        with de.progress(both, file=shown):
+        with de.progress(file=shown):
             both.compute()
     assert last_rows(shown) == "24/24"
 
@@ -126,6 +128,65 @@ def test_a_frame_tells_how_many_rows_there_will_be(frame: str, tmp_path: Path) -
     assert last_rows(shown) == f"{expected}/{expected}"
 
 
+@pytest.mark.parametrize("frame", KNOWN)
+def test_nobody_has_to_tell_how_many_rows_there_will_be(frame: str, tmp_path: Path) -> None:
+    """The plans that are made within the block do; of a written one also what others map."""
+    make, expected = KNOWN[frame]
+    out = make(dd.from_pandas(TEXTS, npartitions=3), tmp_path)
+    for compute in (out.compute, lambda: out.ml.to_parquet(tmp_path / "out", overwrite=True)):
+        shown = io.StringIO()
+        with dask.config.set(scheduler="sync"), de.progress(file=shown):
+            compute()
+        told = f"{expected}/{expected}"
+        unmapped = frame == "in map_partitions" and compute == out.compute
+        assert last_rows(shown) == (str(expected) if unmapped else told)
+
+
+def test_rows_of_several_computations_are_added() -> None:
+    rows, shown = dd.from_pandas(TEXTS, npartitions=3), io.StringIO()
+    with dask.config.set(scheduler="sync"), de.progress(file=shown):
+        dask.compute(Lengths()(rows), Lengths(output="n")(rows.partitions[1:]))
+        Lengths()(rows.partitions[:1]).persist()
+        de.explain(Lengths(output="only planned")(rows), file=io.StringIO())
+    assert last_rows(shown) == "24/24"
+
+
+def test_few_columns_of_many_are_read_in_fewer_partitions(tmp_path: Path) -> None:
+    """Dask puts files together then, after it was told what is planned."""
+    wide = TEXTS.assign(**{f"more{n}": "a long text " * 99 for n in range(9)})
+    for number, part in enumerate((wide[:5], wide[5:])):
+        part.to_parquet(tmp_path / f"{number}.parquet")
+    shown = io.StringIO()
+    with dask.config.set(scheduler="sync"), de.progress(file=shown):
+        Lengths()(de.read_parquet(tmp_path))[["length"]].compute()
+    assert last_rows(shown) == "12/12"
+
+
+def test_of_a_job_that_is_gone_on_with_the_rest_is_expected(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of partitions of 5, 4 and 3 rows two are done when it dies."""
+    lengths, noted, note = [5, 4, 3], list[int](), write_expr.record
+    parts = [TEXTS[:5], TEXTS[5:9], TEXTS[9:]]
+    out = Lengths()(dd.concat([dd.from_pandas(part, npartitions=1) for part in parts]))
+
+    def dies(run: Any, place: int, *rest: Any) -> None:
+        noted.append(place)
+        if len(noted) == 3:
+            raise ArithmeticError("broken")
+        note(run, place, *rest)
+
+    with monkeypatch.context() as patched, dask.config.set(scheduler="sync"):
+        patched.setattr(write_expr, "record", dies)
+        with pytest.raises(ArithmeticError):
+            out.ml.to_parquet(tmp_path / "out", resume=True)
+    rest, shown = lengths[noted[-1]], io.StringIO()
+    assert expected_rows(out.ml.to_parquet(tmp_path / "out", resume=True, compute=False)) == rest
+    with dask.config.set(scheduler="sync"), de.progress(file=shown):
+        out.ml.to_parquet(tmp_path / "out", resume=True)
+    assert last_rows(shown) == f"{rest}/{rest}"
+
+
 UNKNOWN: dict[str, Any] = {
     "filtered before": lambda rows, folder: Lengths()(rows[rows.id > 3]),
     "a filter that goes below": lambda rows, folder: (lambda out: out[out.id > 3])(Lengths()(rows)),
@@ -154,11 +215,11 @@ def test_operators_that_share_a_forward_pass_count_a_row_once(tmp_path: Path) ->
     out = dd.from_pandas(TEXTS, npartitions=2).ml.embed("text", model=bert)
     out = out.ml.embed("text", model=bert, pooling="cls", output="v")
     out = out.ml.tokenize("text", model=bert)
-    shown = io.StringIO()
-    with de.progress(out, file=shown):
-        out.compute(scheduler="threads")
-    done, total = last_rows(shown).split("/")
-    assert done == total == "24"
+    for told in (out, None):
+        shown = io.StringIO()
+        with de.progress(told, file=shown):
+            out.compute(scheduler="threads")
+        assert last_rows(shown) == "24/24"
 
 
 @pytest.mark.parametrize("total", [1.5, True, "all", pd.DataFrame({"text": ["a"]})], ids=str)

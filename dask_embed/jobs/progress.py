@@ -18,6 +18,7 @@ from dask_embed._options import named_options
 from dask_embed._validation import integer_from_zero, shown, text_file, usable_text
 from dask_embed.columns.frames import is_dask_frame
 from dask_embed.jobs.inspection import Process, answers, current_client, process_totals
+from dask_embed.runtime.planned import listening
 
 _REFRESH_SECONDS = 0.2
 _REFRESH_SECONDS_IN_A_LOG = 10.0
@@ -44,10 +45,11 @@ def progress(
     Parameters
     ----------
     total : int or dask.dataframe.DataFrame, optional
-        Rows expected, for each operator that runs on them; or the Dask DataFrame that is computed
-        or written, which tells them where they are certain: rows from pandas, or from Parquet files
-        whose footers are read, not behind filters, joins or functions of your own. Without it,
-        and where the frame cannot tell, there is a count and a rate but no end.
+        Rows expected, for each operator that runs on them. By default the plans tell them that are
+        made within the block, where they are certain: rows from pandas, or from Parquet files on a
+        disk, whose footers are read meanwhile, not behind filters, joins or functions of your own.
+        Else there is a count and a rate but no end. Or the Dask DataFrame that is computed, which
+        reads the footers of files in stores, too.
     description : str
         Text before the bar.
     file : text file, optional
@@ -76,9 +78,15 @@ def progress(
 
 @contextlib.contextmanager
 def showing(frame: Any, *, client: Any = None) -> Iterator[None]:
-    """Show a bar on a terminal, and elsewhere a line now and then; see `progress`."""
+    """Show a bar on a terminal, and elsewhere a line now and then; see `progress`.
+
+    The frame may be what `to_parquet` gives with ``compute=False``: of a job that is gone on with,
+    what is missing is expected.
+    """
+    from dask_embed.jobs.expected import expected_rows
+
     on_screen = sys.stderr.isatty()
-    with _shown(_expected(frame), "rows", None, client, lines=not on_screen):
+    with _shown(expected_rows(frame), "rows", None, client, lines=not on_screen):
         yield
 
 
@@ -94,11 +102,13 @@ def _shown(
     pause = _REFRESH_SECONDS if on_screen else _REFRESH_SECONDS_IN_A_LOG
     pause = _SECONDS_BETWEEN_LINES if lines else pause
     counts = _Counts(_client(client))
+    planned = _planned()
     started = time.monotonic()
     finished, given_up = threading.Event(), threading.Event()
 
     def draw(rows: int, tokens: int) -> None:
         bar.n = rows
+        bar.total = planned.total() if total is None else total
         rate = tokens / max(time.monotonic() - started, 1e-9)
         bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
         if lines:
@@ -119,7 +129,10 @@ def _shown(
                 drawn = now
 
     hidden = io.StringIO() if lines else target
-    with tqdm(total=total, desc=description, unit=" rows", file=hidden) as bar:
+    with (
+        listening(planned.note),
+        tqdm(total=total, desc=description, unit=" rows", file=hidden) as bar,
+    ):
         watcher = threading.Thread(target=watch, name="dask-embed-progress", daemon=True)
         watcher.start()
         try:
@@ -171,6 +184,13 @@ def _expected(total: Any) -> int | None:
         )
     integer_from_zero("total", total, allow_none=True)
     return total
+
+
+def _planned() -> Any:
+    """Return what counts the rows of plans; it imports Dask's dataframes."""
+    from dask_embed.jobs.expected import Planned
+
+    return Planned()
 
 
 def _require_a_scheduler_that_tells() -> None:

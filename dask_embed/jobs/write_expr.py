@@ -19,6 +19,7 @@ from dask_embed.lazy._dask import (
     ToParquetBarrier,
     ToParquetData,
 )
+from dask_embed.runtime import planned
 from dask_embed.runtime.stats import writing
 
 # What a task gives: the names of its files, for ``_metadata`` what Dask's engine gave, and how many
@@ -33,6 +34,9 @@ class WriteParquet(ToParquet):
     """
 
     _parameters = [*ToParquet._parameters, "job", "empty"]  # noqa: RUF012
+
+    def _tune_down(self) -> None:
+        planned.tell(self)
 
     def _lower(self) -> Expr:
         # What the plan computes is settled now: another reader before would keep filters above it.

@@ -13,6 +13,7 @@ from dask_embed.operators.base import ColumnOperator, FrameOperator
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.fused import keeping, parts_of, together
 from dask_embed.operators.renamed import plain, renamed
+from dask_embed.runtime import planned
 
 
 @lazily.register(ColumnOperator)
@@ -33,6 +34,10 @@ class OperatorRows(ComputedRows):
     @functools.cached_property
     def _meta(self) -> Any:
         return self.operator.meta(self.frame._meta)
+
+    def _tune_down(self) -> Expr | None:
+        planned.tell(self)
+        return None
 
     @property
     def made(self) -> set[str]:
@@ -61,6 +66,7 @@ class AppendColumns(OperatorRows, SameRows):
         return None if operator is None else type(self)(self.frame, operator)
 
     def _tune_down(self) -> Expr | None:
+        super()._tune_down()
         return Settled(*self.operands) if self.way_to_partner() else None
 
     def way_to_partner(self) -> list[Expr]:

@@ -32,6 +32,7 @@ from dask_embed.operators.base import FrameOperator
 from dask_embed.operators.fused import Together, parts_of
 from dask_embed.operators.renamed import plain, unwrapped
 from dask_embed.operators.tokens.late_chunks import LateChunkEmbedder
+from dask_embed.runtime.planned import looking_only
 
 
 @named_options
@@ -53,7 +54,8 @@ def explain(frame: Any, file: TextIO | None = None) -> None:
     if not hasattr(frame, "expr"):
         require_frame("explain", frame, lazy=True)
     text_file("file", file)
-    partitions = frame.optimize(fuse=False).npartitions  # Dask may have joined small files
+    with looking_only():
+        partitions = frame.optimize(fuse=False).npartitions  # Dask may have joined small files
     lines = _lines(frame.expr, settled(frame.simplify().expr))
     print(f"Plan ({partitions} partitions), first step first:", *lines, sep="\n", file=file)
 

@@ -248,8 +248,8 @@ def _write(job: Job, out: Any, folder: str, client: Any) -> None:
 
     options = {"overwrite": job.overwrite, "append": job.append, "resume": job.resume}
     with ends_with(ending.USAGE):
-        to_parquet(out, folder, **options, compute=False)
-    quiet = contextlib.nullcontext() if job.quiet else showing(out, client=client)
+        planned = to_parquet(out, folder, **options, compute=False)
+    quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
     with quiet:
         to_parquet(out, folder, **options)
 
