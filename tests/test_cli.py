@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import importlib.metadata
 import inspect
 import json
+import os
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -201,14 +203,51 @@ def test_duplicates_and_neighbours(bert: str, folder: Path) -> None:
     assert found[["query", "neighbour"]].to_numpy().tolist() == [[ROWS.text[7], 7]]
 
 
-def test_shares_of_an_array_are_all_rows_once(bert: str, folder: Path) -> None:
-    arguments = ["tokenize", "*.jsonl", "--to", "out", "--model", bert, "--quiet"]
-    arguments += ["--partition-size", "300"]
-    for share in range(3):
-        assert main([*arguments, "--array", f"{share}/3"]) == 0
+def test_shares_of_an_array_are_all_rows_once(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them dies and goes on; readers wait until all are there."""
+    arguments = ["text-statistics", "*.jsonl", "--to", "out", "--quiet"]
+    arguments += ["--partition-size", "300", "--threads", "1"]
+    assert main([*arguments, "--array", "0/3"]) == 0
+    with monkeypatch.context() as broken:
+        broken.setattr("dask_embed.jobs.command.reading._bytes", _fails_after(1, _bytes))
+        assert main([*arguments, "--array", "1/3"]) == 3
+    assert main([*arguments, "--array", "2/3"]) == 0
+    with pytest.raises(OSError, match=r"1-of-3' is not whole: a job that began"):
+        de.read_parquet("out")
+    done = {file.name for file in Path("out/1-of-3").glob("*.parquet")}
+    assert main([*arguments, "--array", "1/3"]) == 0
+    assert done < {file.name for file in Path("out/1-of-3").glob("*.parquet")}
     parts = [de.read_parquet(f"out/{share}-of-3").compute() for share in range(3)]
     assert all(len(part) > 0 for part in parts)
     assert sorted(pd.concat(parts).id) == list(range(20))
+    assert sorted(de.read_parquet("out").compute().id) == list(range(20))
+    capsys.readouterr()
+    assert main([*arguments, "--array", "0/4"]) == 2
+    assert "array='0/4' is of 4 jobs, but 'out' holds shares of 3" in capsys.readouterr().err
+
+
+def test_more_shares_than_partitions(folder: Path) -> None:
+    """A share without rows is done all the same; a folder is whole when the last one is."""
+    arguments = ["text-statistics", "rows-*.jsonl", "--to", "out", "--quiet"]
+    for share in (2, 0, 1):
+        assert main([*arguments, "--array", f"{share}/4"]) == 0
+    with pytest.raises(OSError, match="of 4 shares 1 are missing, such as '3-of-4'"):
+        de.read_parquet("out")
+    assert main([*arguments, "--array", "3/4"]) == 0
+    assert sorted(de.read_parquet("out").compute().id) == list(range(20))
+
+
+@pytest.mark.slow
+def test_shares_that_run_at_the_same_time(folder: Path) -> None:
+    """Processes, of which two run the same share."""
+    command = [sys.executable, "-m", "dask_embed.jobs.cli", "text-statistics", "*.jsonl"]
+    command += ["--to", "out", "--quiet", "--partition-size", "300", "--array"]
+    running = [subprocess.Popen([*command, f"{share}/2"]) for share in (0, 1, 1)]
+    codes = [process.wait(240) for process in running]
+    assert codes[0] == 0
+    assert 0 in codes[1:]
     assert sorted(de.read_parquet("out").compute().id) == list(range(20))
 
 
@@ -256,6 +295,37 @@ def test_started_again_it_does_only_what_is_missing(
     assert done < {file.name for file in Path("out").glob("*.parquet")}
     assert main(arguments) == 0
     assert json.loads(capsys.readouterr().out)["rows"] == 0
+
+
+FULL = {
+    "os.fsync": errno.ENOSPC,
+    "os.link": errno.EDQUOT,
+    "os.replace": errno.EROFS,
+}
+
+
+@pytest.mark.parametrize("call", FULL)
+def test_a_disk_that_takes_no_more_is_5_and_names_the_folder(
+    call: str, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it is noticed; what was written before stays, and the same command goes on."""
+    arguments = ["text-statistics", "rows.parquet", "--to", "out", "--quiet"]
+    said = os.strerror(FULL[call])
+    with monkeypatch.context() as broken:
+        broken.setattr(call, _raises(OSError(FULL[call], said)))
+        assert main(arguments) == 5
+    told = capsys.readouterr().err
+    assert told.endswith(f"{said}, while 'out' was written\n")
+    assert told.count("\n") == 1
+    assert main(arguments) == 0
+    assert sorted(de.read_parquet("out").compute()["id"]) == list(range(20))
+
+
+def _raises(error: Exception) -> Any:
+    def failing(*arguments: Any, **options: Any) -> Any:
+        raise error
+
+    return failing
 
 
 def _fails_after(count: int, function: Any) -> Any:

@@ -28,6 +28,7 @@ _KINDS = (
     ("dask_embed.models", MODEL),
     ("dask_embed.loading", MODEL),
     ("dask_embed.inference", MODEL),
+    ("dask_embed.runtime.files", INTERRUPTED),  # a disk that is full may have room later
     ("dask_embed.runtime", MODEL),
 )
 _NO_FAULT_OF_OURS = ("dask_embed._", "dask_embed.jobs.command.ending")

@@ -78,7 +78,11 @@ class Job:
         if not self.to:
             raise ValueError(f"to is missing: the folder of the results {_OUTPUT_HINT}")
         share = self.share()
-        return self.to if share is None else f"{self.to.rstrip('/')}/{share[0]}-of-{share[1]}"
+        if share is None:
+            return self.to
+        from dask_embed.jobs.folder import share_name
+
+        return f"{self.to.rstrip('/')}/{share_name(*share)}"
 
 
 def run(
@@ -218,10 +222,19 @@ def _results(job: Job, operator: Any, rows: Any) -> Any:
         if job.columns:
             out = out[_named_columns(job.columns, list(out.columns))]
     share = job.share()
-    if share is not None:
-        number, count = share
-        out = out.partitions[list(range(number, out.npartitions, count))]
-    return out
+    if share is None:
+        return out
+    number, count = share
+    if number >= out.npartitions:  # a folder of no rows says that this share is done
+        whole = dataclasses.replace(job, array=None)
+        return _results(
+            whole, operator, rows.partitions[[0]].map_partitions(_none, meta=rows._meta)
+        )
+    return out.partitions[list(range(number, out.npartitions, count))]
+
+
+def _none(rows: Any) -> Any:
+    return rows.iloc[:0]
 
 
 def _named_columns(names: tuple[str, ...], columns: list[str]) -> list[str]:
@@ -246,12 +259,44 @@ def _write(job: Job, out: Any, folder: str, client: Any) -> None:
     from dask_embed.jobs.parquet import to_parquet
     from dask_embed.jobs.progress import showing
 
+    with ends_with(ending.USAGE):
+        _require_the_same_array(job)
     options = {"overwrite": job.overwrite, "append": job.append, "resume": job.resume}
     with ends_with(ending.USAGE):
         planned = to_parquet(out, folder, **options, compute=False)
     quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
-    with quiet:
+    with quiet, _naming(folder):
         to_parquet(out, folder, **options)
+
+
+def _require_the_same_array(job: Job) -> None:
+    """Raise ValueError if there are shares of another number of jobs beside this one's."""
+    share = job.share()
+    if share is None:
+        return
+    from fsspec.core import url_to_fs
+
+    from dask_embed.jobs.folder import shares_in
+
+    fs, folder = url_to_fs(job.to)
+    others = shares_in(folder, fs.find(folder)).keys() - {share[1]}
+    if others and not job.overwrite:
+        raise ValueError(
+            f"array={job.array!r} is of {share[1]} jobs, but {job.to!r} holds shares of "
+            f"{min(others)}: rows would be there twice; choose another folder"
+        )
+
+
+@contextlib.contextmanager
+def _naming(folder: str) -> Iterator[None]:
+    """Name the folder in errors of the system that name no file, such as of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        end = ending.ended(error)
+        raise Ended(f"{end.message}, while {folder!r} was written", end.exit_code) from error
 
 
 @contextlib.contextmanager
