@@ -6,7 +6,7 @@ import contextlib
 import copy
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import transformers
 from transformers.models.auto import tokenization_auto
 
+from dask_embed.models.classes import output_fields
 from dask_embed.models.dual import has_text_side
 
 LONGEST = 100  # tokens
@@ -28,13 +29,13 @@ _OTHER_INPUTS = (
     ("sounds", re.compile(r"^(input_features|input_values|audio_|encoder_inputs_embeds)|codes")),
     ("the boxes of words", re.compile(r"^bbox")),
     ("actions", re.compile(r"^action_")),
-    ("states of another model", re.compile(r"^shared_kv_states")),
 )
 # How a model says, or shows, that it misses one of them.
 _MISSED = re.compile(
     r"'NoneType' object|NoneType, |missing \d+ required positional|(?i:bbox)|pixel_values|visual_"
-    r"|vision_embeds|image_embeds|input_features|shared_kv_states"
+    r"|vision_embeds|image_embeds|input_features"
 )
+_WORD = re.compile(r"\w+")
 _CAUSAL = re.compile(r"CausalLM|LMHead")
 _PACKAGE = re.compile(r"requires the (\w+) library")
 
@@ -56,26 +57,64 @@ def texts() -> list[str]:
     ]
 
 
-def save(kind: str, model_class: Any, folder: Path) -> Any:
-    """Save a tiny model of a class and its tokenizer; return the tokenizer."""
+def save(
+    kind: str,
+    model_class: Any,
+    folder: Path,
+    fields: Mapping[str, Any] | None = None,
+    change: Callable[[Any], None] | None = None,
+) -> Any:
+    """Save a tiny model of a class and its tokenizer; return the tokenizer.
+
+    Parameters
+    ----------
+    kind : str
+        Type of the model.
+    model_class : type
+    folder : Path
+    fields : mapping, optional
+        Of its configuration, set to these values.
+    change : callable, optional
+        What is done to the tokenizer.
+    """
     parameters = inspect.signature(model_class.forward).parameters
     if "input_ids" not in parameters:
         raise NotBuiltError("takes no text")
+    if "shared_kv_states" in parameters:
+        raise NotBuiltError("needs states of another model besides the text")
     problem, absent, attempts = "", shrunk.Absent(), [*shrunk.ATTEMPTS]
     while attempts:
         try:
             default = transformers.CONFIG_MAPPING[kind]()
             tokens = tokenizer(kind, default, "token_type_ids" in parameters)
+            if change is not None:
+                change(tokens)
             config = shrunk.shrunk(type(default), tokens, attempts[0], default, absent)
+            config = _changed(config, fields) if fields else config
             model = _model(model_class, _fitting(model_class, config), tokens)
             model.save_pretrained(folder)
             tokens.save_pretrained(folder)
             return tokens
         except Exception as error:  # every architecture has its own way to refuse
             if not absent.found(error):
-                problem = problem or reason(error, parameters)
-                attempts = [] if problem.startswith("needs ") else attempts[1:]
-    raise NotBuiltError(problem)
+                told = reason(error, parameters)
+                needs = told.startswith("needs ")
+                problem = told if needs else problem or told
+                attempts = [] if needs else attempts[1:]
+    raise NotBuiltError(_sounds(model_class, default) or problem)
+
+
+def _changed(config: Any, fields: Mapping[str, Any]) -> Any:
+    """Return a configuration with other values, and what it makes of them."""
+    written = {name: value for name, value in config.to_dict().items() if name != "model_type"}
+    return type(config)(**{**written, **fields})
+
+
+def _sounds(model_class: Any, default: Any) -> str:
+    """Return why a model of sounds reads no text alone, nothing if it is none."""
+    if output_fields(model_class) & {"waveform", "spectrogram"}:
+        return "gives sounds, and no vectors of texts"
+    return "reads codes of sounds" if "codebook" in default.to_json_string() else ""
 
 
 def tokenizer(kind: str, config: Any, takes_types: bool) -> Any:
@@ -89,6 +128,7 @@ def tokenizer(kind: str, config: Any, takes_types: bool) -> Any:
         name = tokenization_auto.TOKENIZER_MAPPING_NAMES.get(kind)
         own = getattr(transformers, name) if name else None
         takes_types = takes_types and "token_type_ids" in getattr(own, "model_input_names", ())
+    takes_types = takes_types and not hasattr(text, "type_vocab_sizes")  # of the cells of a table
     made.model_input_names = ["input_ids", "attention_mask"]
     made.model_input_names += ["token_type_ids"] if takes_types else []
     positions = getattr(text, "max_position_embeddings", None)
@@ -114,7 +154,7 @@ def reason(error: Exception, parameters: Iterable[str]) -> str:
         return f"needs the package {package[1]}" if package else told
     if _MISSED.search(str(error)):
         for what, names in _OTHER_INPUTS:
-            if any(map(names.search, parameters)):
+            if any(map(names.search, (*parameters, *_WORD.findall(str(error))))):
                 return f"needs {what} besides the text"
     return told
 
@@ -150,6 +190,9 @@ def _fitting(model_class: Any, config: Any) -> Any:
         config = config.get_text_config()
     if _CAUSAL.search(model_class.__name__) and hasattr(config, "is_decoder"):
         config.is_decoder = True
+    for name, token in (("decoder_start_token_id", 2), ("pad_token_id", 0)):
+        if config.is_encoder_decoder and getattr(config, name, 0) is None:
+            setattr(config, name, token)
     config.architectures = [model_class.__name__]
     return config
 

@@ -21,6 +21,7 @@ from built import NotBuiltError, encoder, fills_up, inputs, texts
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
+from dask_embed.models.classes import gives_one_vector, gives_scores, plain_class
 from dask_embed.models.dual import has_text_side
 from dask_embed.runtime import lanes
 from dask_embed.tokens.lists import TokenLists
@@ -33,14 +34,15 @@ _QUESTION = "what does it return?"
 
 # ------------------------------------------------------------------------------- the reference
 def vectors(model_class: Any, folder: Path) -> np.ndarray:
-    """Mean of the token vectors of each text."""
+    """Mean of the token vectors of each text, or the one that the model gives itself."""
     model, info = model_class.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
     missing = [each for each in info["missing_keys"] if "pooler" not in each]
     if missing:
         raise NotBuiltError(f"transformers does not find its own weights again ({missing[0]})")
     given = []
     for text in [texts()[0], *texts()]:
-        output = _alone(encoder(model.eval()), folder, text, model)
+        more = {"output_hidden_states": True} if gives_scores(model_class) else {}
+        output = _alone(encoder(model.eval()), folder, text, model, **more)
         if has_text_side(model.config):
             vector = getattr(output, "pooler_output", None)
             if vector is None:
@@ -48,7 +50,12 @@ def vectors(model_class: Any, folder: Path) -> np.ndarray:
             # FLAVA and SAM 3 have one for each token
             given.append((vector[0] if vector.ndim == 2 else vector[0].mean(0)).numpy())
             continue
+        if gives_one_vector(model_class):
+            given.append(output.pooler_output[0].numpy())
+            continue
         hidden = getattr(output, "last_hidden_state", None)
+        states = getattr(output, "hidden_states", None)
+        hidden = states[-1] if hidden is None and states else hidden
         if hidden is None or hidden.ndim != 3:
             raise NotBuiltError("gives no vectors of tokens")
         given.append(hidden[0].mean(0).numpy())
@@ -107,8 +114,11 @@ def read(task: str, folder: Path) -> list[str]:
     """Return the texts of a task; answers are looked for behind a question."""
     if task != "answer":
         return texts()
-    between = (_tokens(folder).sep_token or "") * 2
-    return [f"{_QUESTION} {between} {text}" for text in texts()]
+    separator = _tokens(folder).sep_token or ""
+    given = texts()
+    if transformers.AutoConfig.from_pretrained(folder).model_type == "longformer":
+        given = [text.replace(separator, " ") for text in given]  # it takes three and no more
+    return [f"{_QUESTION} {separator * 2} {text}" for text in given]
 
 
 def _require_same(one: np.ndarray, again: np.ndarray) -> None:
@@ -146,7 +156,9 @@ def embedding_paths(folder: Path) -> Iterator[tuple[str, np.ndarray]]:
 
 def embedded(folder: Path, partitions: int = 1, attention: str = "auto", **settings: Any) -> Any:
     model = de.Model(str(folder), device="cpu", attention=attention)
-    embedder = de.Embedder(model, column="text", pooling="mean", normalize=False, **settings)
+    kind: Any = type(transformers.AutoConfig.from_pretrained(folder))
+    pooling = "auto" if gives_one_vector(plain_class(kind)) else "mean"
+    embedder = de.Embedder(model, column="text", pooling=pooling, normalize=False, **settings)
     frame = pd.DataFrame({"text": texts()})
     if partitions > 1:
         lazy = embedder(dd.from_pandas(frame, npartitions=partitions))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ LAYERS = 3
 # made smaller by one factor; the first that fits counts.
 _MOST: tuple[tuple[str, int, str], ...] = (
     (r"(type|types|char|phoneme|lang).*(vocab|size)|num_(labels|channels)|n_langs", 8, ""),
+    (r"tokenizer_chunk_size", 10**9, ""),  # a multiple of what strides make
+    (r"filters", 2, ""),
     (r"image_size|img_size|input_size|crop_size", 32, ""),
     (r"patch_size|tubelet", 8, ""),
     (
@@ -63,6 +66,19 @@ _SPECIAL = ("pad", "bos", "eos", "cls", "sep", "mask", "unk")
 _VOCABULARY = re.compile(r"(?<!type_)(?<!lang_)vocab_size")
 # Fields that a default leaves to the model, which some models do not take.
 _LEFT_OPEN = re.compile(r"head_dim$|key_value_heads$|layer_indices$|clip_qkv$")
+# What some of those take instead, and a seed without which each call draws others.
+_OPEN: dict[str, Any] = {
+    "deepstack_layer_map": [[0, 0]],
+    "hash_seed": 0,
+    "indexer_budget": 16,
+    "indexer_compress_ratio": 4,
+    "indexer_head_dim": 8,
+    "indexer_kv_heads": 1,
+    "indexer_n_heads": 2,
+    "mlp_layer_types": ["dense", "sparse", "sparse"],
+    "moe_intermediate_size": 16,
+    "sliding_window": 8,
+}
 _LEFT = ("transformers_version", "model_type", "architectures", "dtype", "per_layer_config")
 # Fields that only checkpoints have, by the error that tells of them.
 _ABSENT = re.compile(r"'(\w+)' object has no attribute '(\w+)'")
@@ -89,6 +105,10 @@ class Attempt:
         Give the sizes of heads that the default leaves open.
     types : tuple of str
         Kinds of layers besides those of the default.
+    own : bool
+        Leave out what a configuration makes of its other fields.
+    more : mapping
+        Fields that are not among those of the default.
     """
 
     most: Mapping[str, int] = field(default_factory=dict)
@@ -98,6 +118,8 @@ class Attempt:
     scaled: bool = False
     filled: bool = False
     types: tuple[str, ...] = ()
+    own: bool = False
+    more: Mapping[str, int] = field(default_factory=dict)
 
 
 ATTEMPTS = (
@@ -123,6 +145,20 @@ ATTEMPTS = (
     Attempt({"num_hidden_layers": 24, "num_layers_per_stack": 3}),
     Attempt({"hidden_size": 128, "embedding_dim": 128}),
     Attempt({"num_key_value_heads": 4, "index_kpool": 4}),
+    Attempt(rope=(1, 1, 2)),
+    Attempt({"num_key_value_heads": 4}, own=True),
+    Attempt({"num_key_value_heads": 4}, own=True, filled=True),
+    Attempt(
+        {"num_key_value_heads": 4, "num_attention_heads": 4},
+        own=True,
+        more={
+            **dict.fromkeys(("swa_num_attention_heads", "swa_num_key_value_heads"), 4),
+            **dict.fromkeys(("swa_q_lora_rank", "swa_kv_lora_rank", "swa_head_dim"), 16),
+            **dict.fromkeys(("swa_qk_nope_head_dim", "swa_qk_rope_head_dim", "swa_v_head_dim"), 8),
+        },
+    ),
+    Attempt({"num_channels": 9, "chunk_length": 16, "visual_prompt_size": 8}),
+    Attempt({"encoder_layers": 2, "decoder_layers": 2}),
 )
 
 
@@ -166,7 +202,7 @@ def shrunk(
     default = default or kind()
     absent = absent or Absent()
     fields = dict(_fields(default, tokenizer, attempt, absent))
-    return kind(**fields, **absent.of(kind.__name__))
+    return kind(**{**attempt.more, **fields, **absent.of(kind.__name__)})
 
 
 def _fields(
@@ -175,6 +211,7 @@ def _fields(
     written = default.to_dict()
     smaller = _Smaller(attempt, written)
     layers = next((v for k, v in written.items() if re.search(r"layers$|n_layer$", k)), None)
+    own = {each.name for each in dataclasses.fields(default)}
     spare = iter(range(len(tokenizer), len(tokenizer) + 24))
     if default.is_encoder_decoder:
         yield "decoder_start_token_id", 2
@@ -182,8 +219,12 @@ def _fields(
         part = vars(default).get(name)  # attributes of heterogeneous ones raise
         if isinstance(part, transformers.PretrainedConfig):
             yield name, shrunk(type(part), tokenizer, attempt, part, absent)
-        elif name in _LEFT:
+        elif name in _LEFT or (attempt.own and name not in own):
             continue
+        elif value is None and name in _OPEN and (attempt.filled or name == "hash_seed"):
+            yield name, _OPEN[name]
+        elif value is None and name == "vocabulary_map":
+            yield name, {each: next(spare) for each in ("<image>", "<|extra_200|>")}
         elif _VOCABULARY.search(name) and isinstance(value, int | None):
             yield name, len(tokenizer) + 24
         elif _ID.search(name) and isinstance(value, int | list) and not isinstance(value, bool):

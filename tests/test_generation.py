@@ -484,3 +484,20 @@ def test_prompts_of_one_length_are_not_taken_for_right() -> None:
         model(torch.tensor([[5]]))  # its first forward pass divides weights, once
     given = TextGeneration(model, bpe())(TokenLists.of(prompts), GenerationSettings(6))
     assert [given.tokens[row].tolist() for row in range(5)] == alone
+
+
+def test_a_model_that_takes_one_prompt_at_a_time() -> None:
+    """XLNet's `generate` refuses two where attention goes one way."""
+    config = transformers.XLNetConfig(
+        vocab_size=len(bpe()), d_model=HIDDEN, n_layer=2, n_head=2, d_inner=16, attn_type="uni"
+    )
+    model = _seeded(transformers.XLNetLMHeadModel, config, 0)
+    model.generation_config.eos_token_id = None
+    prompts = [[9, 8, 7, 6], [5, 6], [9, 8, 7, 5]]
+    alone = []
+    with torch.inference_mode():
+        for ids in prompts:
+            written = model.generate(torch.tensor([ids]), max_new_tokens=3, do_sample=False)
+            alone.append(written[0, len(ids) :].tolist())
+    given = TextGeneration(model, bpe())(TokenLists.of(prompts), GenerationSettings(3))
+    assert [given.tokens[row].tolist() for row in range(len(prompts))] == alone

@@ -25,7 +25,7 @@ from dask_embed.models.dual import run_text_side
 from dask_embed.models.foreign import told_as
 from dask_embed.models.modules import Dense, LayerNorm
 from dask_embed.models.options import WEIGHT_BITS
-from dask_embed.models.parts import decodes_texts, token_part, transformer_name
+from dask_embed.models.parts import decodes_texts, takes_texts, token_part, transformer_name
 from dask_embed.models.prepared import prepared
 from dask_embed.models.requirements import require_packages
 from dask_embed.models.sources import adapter_folder
@@ -93,7 +93,11 @@ class LoadedModel:
     _gaps: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        whole = self.transformer is self.model or self.transformer.config.is_encoder_decoder
+        whole = (
+            self.transformer is self.model
+            or self.transformer.config.is_encoder_decoder
+            or not takes_texts(self.transformer)
+        )
         self.runs_as_one = self.runs_as_one or (self.task != "embed" and whole)
 
     @property

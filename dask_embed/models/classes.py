@@ -79,18 +79,18 @@ def computes(model_class: Any, config: PretrainedConfig, weight: str) -> bool:
 
 def gives_one_vector(model_class: Any) -> bool:
     """Return whether models of a class give a vector for a text and none for its tokens."""
-    fields = _output_fields(model_class)
+    fields = output_fields(model_class)
     return "pooler_output" in fields and "last_hidden_state" not in fields
 
 
 def gives_scores(model_class: Any) -> bool:
     """Return whether models of a class give the scores of a head and no vectors."""
-    fields = _output_fields(model_class)
+    fields = output_fields(model_class)
     return "logits" in fields and "last_hidden_state" not in fields
 
 
 @functools.lru_cache(maxsize=64)
-def _output_fields(model_class: Any) -> frozenset[str]:
+def output_fields(model_class: Any) -> frozenset[str]:
     """Return what models of a class say that they give, nothing where they do not say it."""
     try:
         annotated = typing.get_type_hints(model_class.forward).get("return")

@@ -69,7 +69,12 @@ def token_part(model: Any, *, encoder: bool) -> Any:
     if gives_scores(type(model)):  # a composite that has no class without its head (Llama 4)
         name = transformer_name(model)
         part = model.get_decoder() if name is None else getattr(model, name)
-        return model if part is model else token_part(part, encoder=False)
+        if part is model:
+            raise ValueError(
+                f"{type(model).__name__} gives the scores of its head, and no part of it gives "
+                "the vectors of a text's tokens; take a model without such a head"
+            )
+        return token_part(part, encoder=False)
     return model
 
 
@@ -93,6 +98,15 @@ def _below_pooling(model: Any) -> Any:
 def _gives_a_tuple(model: Any) -> bool:
     asked = inspect.signature(model.forward).parameters.get("return_dict")
     return asked is not None and asked.default is False
+
+
+def takes_texts(model: Any) -> bool:
+    """Return whether the forward pass of a model takes ids of tokens (Perceiver's has no such)."""
+    parameters = inspect.signature(model.forward).parameters
+    if "input_ids" in parameters:
+        return True
+    named = [each for each in parameters.values() if each.kind is each.POSITIONAL_OR_KEYWORD]
+    return all(each.default is not each.empty for each in named)
 
 
 def transformer_name(model: torch.nn.Module) -> str | None:

@@ -8,10 +8,12 @@ for `dask_embed.Model` to say.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
 from dask_embed._validation import shown
+from dask_embed.runtime.libraries import importing
 
 # Entries of config.json by which transformers chooses code, kernels, files or devices.
 _OF_TRANSFORMERS = frozenset(
@@ -86,8 +88,9 @@ def model_settings(written: dict[str, Any], folder: Path, *, code: bool) -> dict
 
 def _described(written: dict[str, Any], folder: Path) -> dict[str, Any]:
     kept: dict[str, Any] = {}
+    hidden = _hidden_fields(written.get("model_type"))
     for name, value in written.items():
-        if not _describes(name):
+        if name not in hidden and not _describes(name):
             continue
         if name == "backbone" and value is not None:
             raise ValueError(
@@ -99,6 +102,20 @@ def _described(written: dict[str, Any], folder: Path) -> dict[str, Any]:
             value = _described(value, folder)
         kept[name] = value
     return kept
+
+
+@functools.lru_cache(maxsize=64)
+def _hidden_fields(kind: Any) -> frozenset[str]:
+    """Return the fields of a type of models that begin with an underscore, as one of OPT does."""
+    from transformers import CONFIG_MAPPING, PretrainedConfig
+
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        return frozenset()
+    with importing():
+        found = CONFIG_MAPPING[kind]
+    own = dataclasses.fields(found) if dataclasses.is_dataclass(found) else ()
+    names = {each.name for each in own if each.name.startswith("_")}
+    return frozenset(name for name in names if not hasattr(PretrainedConfig, name))
 
 
 def _describes(name: str) -> bool:

@@ -56,4 +56,6 @@ def vector_size(config: Any) -> int | None:
     projected = _PROJECTED.get(config.model_type)
     size = getattr(config, projected or "hidden_size", None)
     size = size or getattr(config, "hidden_size", None)
+    if size is None:  # BLT, whose bytes are read by a part and written by another
+        size = getattr(getattr(config, "decoder_config", None), "hidden_size", None)
     return size * _STREAMS.get(config.model_type, 1) if isinstance(size, int) else None

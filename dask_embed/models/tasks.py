@@ -81,7 +81,7 @@ def require_head(task: str, checkpoint: Checkpoint, model: Model) -> None:
         return
     needed = TASKS[task]
     config = checkpoint.config
-    if type(config) not in _auto_class(task)._model_mapping:
+    if type(config) not in _auto_class(task, config)._model_mapping:
         raise ValueError(
             f"model {model.name!r} is of type {config.model_type!r}, for which transformers has no "
             f"{needed.auto_class}"
@@ -147,7 +147,7 @@ def _require_same_head(task: str, config: Any, saved: list[str], model: Model) -
 def _classes(task: str, config: Any) -> list[Any]:
     """Return the classes that transformers has for a task and a configuration."""
     with importing():
-        known = _auto_class(task)._model_mapping.get(type(config), ())
+        known = _auto_class(task, config)._model_mapping.get(type(config), ())
     return list(known) if isinstance(known, tuple) else [known]
 
 
@@ -190,15 +190,25 @@ def _require_labels_of_use(task: str, model: Model) -> None:
         )
 
 
-def _auto_class(task: str) -> Any:
+def _auto_class(task: str, config: Any) -> Any:
+    """Return the class of transformers that loads `task` for a configuration.
+
+    It has decoders behind encoders of sounds (Voxtral) among the encoders with a decoder.
+    """
     import transformers
 
-    return getattr(transformers, TASKS[task].auto_class)
+    given = getattr(transformers, TASKS[task].auto_class)
+    if task == "causal-lm" and type(config) not in given._model_mapping:
+        other = getattr(transformers, TASKS["seq2seq-lm"].auto_class)
+        if not config.is_encoder_decoder and type(config) in other._model_mapping:
+            return other
+    return given
 
 
 def class_for(task: str, checkpoint: Checkpoint) -> Any:
     """Return the class that loads `task`; to embed, for T5 and its kin, the encoder alone."""
-    return (_encoder_for(checkpoint) if task == "embed" else None) or _auto_class(task)
+    encoder = _encoder_for(checkpoint) if task == "embed" else None
+    return encoder or _auto_class(task, checkpoint.config)
 
 
 def encoder_fields(task: str, checkpoint: Checkpoint) -> dict[str, Any]:
