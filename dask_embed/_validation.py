@@ -236,9 +236,11 @@ def local_path(name: str, value: str | os.PathLike[str]) -> Path:
 
     Raises
     ------
-    ValueError
-        If the operating system can have no file of this name.
+    TypeError, ValueError
+        If it is no path, or the operating system can have no file of this name.
     """
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"{name} must be a path, got {shown(value)}")
     try:
         path = Path(value).expanduser()
         path.stat()

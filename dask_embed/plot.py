@@ -26,6 +26,7 @@ from dask_embed.columns import stored_vectors
 from dask_embed.columns.arrays import dimension_of
 from dask_embed.columns.frames import is_dask_frame, require_frame
 from dask_embed.curation import looking
+from dask_embed.curation.ranking import require_single_values
 from dask_embed.curation.thresholds import duplicates_by_threshold, prefix_of
 from dask_embed.lazy.arrays import lazy_dimension
 
@@ -238,9 +239,11 @@ def _present(frame: Any, columns: dict[str, Any]) -> list[Any]:
         column_name(argument, name, allow_none=argument == "color")
         if name is not None and list(frame.columns).count(name) != 1:
             raise ValueError(
-                f"{argument} names column {name!r}, which the dataframe does not have once; its "
-                f"columns are {shown(list(frame.columns))}"
+                f"{argument} names column {shown(name)}, which the dataframe does not have once; "
+                f"its columns are {shown(list(frame.columns))}"
             )
+        if argument in ("color", "id"):
+            require_single_values(frame, argument, name)
     return list(dict.fromkeys(name for name in columns.values() if name is not None))
 
 

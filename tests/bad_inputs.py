@@ -7,18 +7,24 @@ any work, in one line that names the argument. Anything else is an unanswered ca
 from __future__ import annotations
 
 import inspect
+import io
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 
 import dask_embed as de
+from dask_embed._validation import shown
 
 LONGEST_MESSAGE = 900
+# What a user may paste in the wrong place: no message holds it.
+PASSWORD, TOKEN = "pa55-w0rd", "hf_" + "Qx7" * 12
 _HOME = str(Path(de.__file__).parent)
 _KINDS = (TypeError, ValueError, OSError, ModuleNotFoundError)
 
@@ -79,6 +85,23 @@ def wrong_values() -> dict[str, Any]:
         "complex": 1j,
         "timestamp": pd.Timestamp(0),
         "NA": pd.NA,
+        "numpy bool": np.True_,
+        "words of booleans": "False",
+        "1.0": 1.0,
+        "above 64 bits": 2**63,
+        "text of a number": "5",
+        "range": range(3),
+        "keys": {"a": 1}.keys(),
+        "generator": iter(["a"]),
+        "decimal": Decimal("0.5"),
+        "error": ValueError("x"),
+        "module": inspect,
+        "file": io.StringIO("x"),
+        "lazy DataFrame": dd.from_pandas(pd.DataFrame({"a": [1]}), npartitions=1),
+        "lazy Series": dd.from_pandas(pd.Series([1], name="a"), npartitions=1),
+        "password": f"s3://user:{PASSWORD}@bucket/x",
+        "token": TOKEN,
+        "tokens": [TOKEN],
     }
 
 
@@ -149,7 +172,7 @@ def _words(value: Any) -> tuple[str, ...]:
     """Return what names the argument by its value: as a column that is not there, or a text."""
     if not isinstance(value, str | int):
         return ()
-    column = f"column {value!r} is not in the dataframe"
+    column = f"column {shown(value)} is not in the dataframe"
     return (column, repr(value), value) if isinstance(value, str) and value.strip() else (column,)
 
 
@@ -166,6 +189,8 @@ def judge(error: Exception, *words: str) -> Found:
         problem = "not one line"
     elif len(text) > LONGEST_MESSAGE:
         problem = f"{len(text)} characters"
+    elif PASSWORD in text or TOKEN in text:
+        problem = "tells a secret"
     elif words and not any(word in text for word in words):
         problem = f"does not name {' or '.join(words)}"
     return Found(problem, error, trace)

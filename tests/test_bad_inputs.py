@@ -6,13 +6,14 @@ accepted nothing is run here.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import io
 import json
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from safetensors.numpy import save_file
 
 import dask_embed as de
 from dask_embed import operators
+from dask_embed.jobs import cluster
 from dask_embed.jobs.parquet import _READER_OPTIONS
 from dask_embed.operators.filters.base import TextFilter
 
@@ -75,6 +77,7 @@ def vectors(made) -> pd.DataFrame:
 
 def operator(name: str, good: dict[str, Any], frame: pd.DataFrame, *also: str) -> Subject:
     cls, lazy = getattr(de, name), dd.from_pandas(frame, npartitions=1)
+    also = (*also, "name must not hold")  # of the model that is named
     return Subject(name, lambda **given: cls(**given)(lazy), good, arguments_of(cls), also=also)
 
 
@@ -140,6 +143,120 @@ def test_functions(vectors: pd.DataFrame, made) -> None:
     ):
         also = (call.__name__, "Embedder takes", "takes a column of vectors")
         assert_told(Subject(call.__name__, call, good, arguments_of(call), also=also))
+
+
+STEPS = {
+    "mark_exact_duplicates": {"column": "text"},
+    "mark_fuzzy_duplicates": {"column": "text"},
+    "fuzzy_signatures": {"column": "text"},
+    "mark_semantic_duplicates": {"column": "embedding"},
+    "cluster": {"column": "embedding", "n_clusters": 2},
+    "nearest": {"queries": None, "column": "embedding", "k": 2},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_over_a_corpus(name: str, vectors: pd.DataFrame) -> None:
+    call = getattr(dd.from_pandas(vectors, npartitions=2).ml, name)
+    names = tuple(each for each in arguments_of(call) if each != "self")
+    assert_told(Subject(name, call, STEPS[name], names, also=("",)))
+
+
+@pytest.mark.parametrize("name", ["mark_exact_duplicates", "mark_fuzzy_duplicates", "nearest"])
+def test_what_knows_rows_is_no_list(name: str, vectors: pd.DataFrame) -> None:
+    call = getattr(dd.from_pandas(vectors, npartitions=2).ml, name)
+    with pytest.raises(TypeError, match="id must name a column of numbers, texts or dates; column"):
+        call(**STEPS[name], id="embedding")
+
+
+def test_steps_take_a_column_that_stands_once(vectors: pd.DataFrame) -> None:
+    twice = dd.from_pandas(pd.concat([vectors, vectors[["other"]]], axis=1), npartitions=1)
+    with pytest.raises(ValueError, match="names column 'other', which stands more than once"):
+        twice.ml.mark_exact_duplicates("other")
+
+
+def test_centres(vectors: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """k-means, what it has fitted, and the file of that."""
+    monkeypatch.chdir(tmp_path)
+    lazy = dd.from_pandas(vectors, npartitions=1)
+    fitted = de.KMeans(2).fit(lazy["embedding"])
+    fitted.save("good.safetensors")
+    centres = {"centres": fitted.centres, "metric": "cosine"}
+    used = lambda made: lazy.ml.cluster(centres=made)  # noqa: E731
+    for subject in (
+        Subject("KMeans", de.KMeans, {"n_clusters": 2}, arguments_of(de.KMeans)),
+        Subject("fit", de.KMeans(2).fit, {"series": lazy["embedding"]}, ("series", "check")),
+        Subject("FittedKMeans", de.FittedKMeans, centres, arguments_of(de.FittedKMeans), used),
+        Subject("save", fitted.save, {}, ("path",)),
+        Subject("load", de.FittedKMeans.load, {}, ("path",)),
+    ):
+        assert_told(dataclasses.replace(subject, also=("",)))
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        *("", "{", "[]", "null", "[" * 100_000, '{"metric": 5}', '{"metric": "cosine", "a": 1}'),
+        *('{"metric": "cosine", "steps": "x"}', '{"metric": "cosine", "origin": []}'),
+    ],
+)
+def test_damaged_centres(told: str, vectors: pd.DataFrame, tmp_path: Path) -> None:
+    save_file(
+        {"centres": np.ones((2, 32), "float32")}, tmp_path / "a.safetensors", {"dask_embed": told}
+    )
+    with pytest.raises(ValueError, match=r"a\.safetensors' is damaged, or of another version"):
+        dd.from_pandas(vectors, npartitions=1).ml.cluster(centres=tmp_path / "a.safetensors")
+
+
+def _joined(**given: Any) -> None:
+    with de.cluster(**given):
+        pass
+
+
+def test_clusters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is wrong is told before a cluster is started; an address without one, in one line."""
+
+    @contextlib.contextmanager
+    def started(*given: Any) -> Iterator[None]:
+        yield
+
+    options = ("workers", "threads", "memory", "dashboard", "timeout")
+    there = {"where": "tcp://127.0.0.1:1", "timeout": "1ms"}
+    assert_told(Subject("joined", _joined, there, ("where", *options[:3]), also=("",)))
+    with pytest.raises(OSError, match=r"no scheduler answers at 'tcp://127\.0\.0\.1:1': "):
+        _joined(**there)
+    monkeypatch.setattr(cluster, "_local", started)
+    assert_told(Subject("local", _joined, {}, options))
+
+
+def test_what_is_told_of_a_frame(vectors: pd.DataFrame) -> None:
+    lazy = dd.from_pandas(vectors, npartitions=1)
+    marks = {"frame": lazy.ml.mark_exact_duplicates("text")}
+    for call, good in (
+        (de.curation_report, {"frame": lazy}),
+        (de.duplicates_by_threshold, marks),
+        (lambda operator: de.ModelPlugin(operator), {"operator": None}),
+        (de.register_operator, {"name": "new", "operator": de.Embedder}),
+    ):
+        assert_told(Subject(call.__name__, call, good, arguments_of(call), also=("",)))
+
+
+def test_pictures(vectors: pd.DataFrame) -> None:
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    lazy = dd.from_pandas(vectors, npartitions=1)
+    marks = lazy.ml.mark_exact_duplicates("text").compute()
+    axes = pyplot.figure().add_subplot()
+    for call, good, names in (
+        (de.plot.map, {"frame": vectors, "ax": axes}, ("frame", "column", "color", "method")),
+        (de.plot.similarities, {"frame": marks, "ax": axes}, ("frame", "column", "threshold")),
+        (de.plot.duplicates, {"frame": marks, "ax": axes}, ("frame", "thresholds", "prefix")),
+        (de.plot.pairs, {"frame": marks}, ("frame", "column", "id", "rows", "prefix")),
+    ):
+        assert_told(Subject(call.__name__, call, good, names, also=("",)))
+    with pytest.raises(TypeError, match="color must name a column of numbers, texts or dates"):
+        de.plot.map(vectors, color="embedding", ax=axes)
+    pyplot.close("all")
 
 
 def _shown_progress(**given: Any) -> None:

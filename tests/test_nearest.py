@@ -357,7 +357,7 @@ def test_an_index_is_kept_and_used_again(tmp_path: Path) -> None:
         (None, {"query_id": "a"}, "query_id='a' has no effect without queries"),
         (np.ones((1, 16)), {"prompt_name": "a"}, "no effect without texts as queries"),
         (np.ones((1, 16)), {"query_column": "a"}, "no effect without a dataframe as queries"),
-        (some_frame(), {"query_id": "name"}, "query_id 'name' is not a column of the queries"),
+        (some_frame(), {"query_id": "name"}, "query_id names column 'name', which is not in the"),
         (some_frame(), {"query_column": "id"}, "vectors are needed"),
         (None, {"lists": 1}, "lists must be True or False"),
         (None, {"check": 1}, "check must be True or False"),

@@ -106,6 +106,8 @@ REFUSED = {
     "text": ("vault://b/x", {"storage_options": MARKER}, "must be a dictionary, got one str"),
     "pairs": ("vault://b/x", {"storage_options": [("secret", MARKER)]}, "got one list"),
     "wrong": ("vault://b/x", {"storage_options": WRONG}, "there is no filesystem for"),
+    "word": ("vault://b/x", {"filesystem": MARKER}, "and one str as filesystem="),
+    "list": ("vault://b/x", {"filesystem": [MARKER]}, "and one list as filesystem="),
     "no-protocol": ("nosuch://b/x", {"storage_options": STORE}, "Protocol not known: nosuch"),
 }
 

@@ -11,7 +11,15 @@ import numpy as np
 
 from dask_embed._options import NamedOptions, named_options
 from dask_embed._reprs import ShortRepr
-from dask_embed._validation import column_name, local_path, one_of, shown
+from dask_embed._validation import (
+    boolean,
+    column_name,
+    integer_from_zero,
+    local_path,
+    one_of,
+    shown,
+    shown_error,
+)
 from dask_embed.columns.frames import require_frame, require_series
 from dask_embed.curation.clusters import Settings, fitted, with_clusters
 from dask_embed.curation.kmeans import METRICS, Centres
@@ -57,6 +65,15 @@ class FittedKMeans(NamedOptions):
     converged: bool = False
     origin: dict[str, Any] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        one_of("metric", self.metric, METRICS)
+        boolean("converged", self.converged)
+        integer_from_zero("steps", self.steps)
+        if isinstance(self.inertia, bool) or not isinstance(self.inertia, int | float):
+            raise TypeError(f"inertia must be a number, got {shown(self.inertia)}")
+        _require_told(self.origin)
+        object.__setattr__(self, _TENSOR, _array(self.centres))
+
     def __repr__(self) -> str:
         clusters, dimension = self.centres.shape
         return f"FittedKMeans({clusters} clusters x {dimension}, metric={self.metric!r})"
@@ -95,8 +112,13 @@ class FittedKMeans(NamedOptions):
         file = safetensors_file("path", path)
         shapes, metadata = read_header(file)
         if set(shapes) != {_TENSOR} or _METADATA not in metadata:
-            raise ValueError(f"{str(file)!r} was not written by FittedKMeans.save")
-        return cls(read_tensors(file)[_TENSOR], **json.loads(metadata[_METADATA]))
+            raise ValueError(f"{shown(str(file))} was not written by FittedKMeans.save")
+        try:
+            return cls(read_tensors(file)[_TENSOR], **json.loads(metadata[_METADATA]))
+        except (TypeError, ValueError, RecursionError) as error:
+            raise ValueError(
+                f"{shown(str(file))} is damaged, or of another version: {shown_error(error)}"
+            ) from error
 
     def plain(self) -> Centres:
         """Return the centres as the kernels take them."""
@@ -179,7 +201,12 @@ class KMeans(ShortRepr, NamedOptions, Settings):
             raise ValueError(f"column {series.name!r} has no vectors to fit centres to")
         told = origin.to_json() if origin.told else {}
         return FittedKMeans(
-            centres.values, self.metric, centres.inertia, centres.steps, centres.converged, told
+            centres.values,
+            self.metric,
+            float(centres.inertia),
+            centres.steps,
+            bool(centres.converged),
+            told,
         )
 
 
@@ -243,6 +270,7 @@ def cluster(
     column_name("column", column)
     require_vector_column(frame, column)
     origin = numbers_of_one_space(frame, column, check)
+    column_name("output", output)
     names = (output, f"{output}_distance" if distance is None else distance)
     if centres is not None and n_clusters is not None:
         raise TypeError("cluster takes n_clusters, or centres that are known; got both")
@@ -284,8 +312,7 @@ def _known(centres: Any, metric: str, frame: Any, column: Any) -> FittedKMeans:
     if isinstance(centres, str | Path):
         centres = FittedKMeans.load(centres)
     if not isinstance(centres, FittedKMeans):
-        one_of("metric", metric, METRICS)
-        centres = FittedKMeans(_array(centres), metric)
+        centres = FittedKMeans(centres, metric)
     dimension = lazy_dimension(frame[column])
     if centres.centres.shape[1] != dimension:
         raise ValueError(
@@ -293,6 +320,15 @@ def _known(centres: Any, metric: str, frame: Any, column: Any) -> FittedKMeans:
             f"{column!r} of {dimension}"
         )
     return centres
+
+
+def _require_told(origin: Any) -> None:
+    try:
+        told = json.loads(json.dumps(origin))
+    except (TypeError, ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        raise TypeError(f"origin must be what FittedKMeans.origin was, got {shown(origin)}")
 
 
 def _array(centres: Any) -> np.ndarray:

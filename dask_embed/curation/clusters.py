@@ -44,12 +44,12 @@ class Settings:
     fit_data_fraction: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.n_clusters != "auto":
-            if isinstance(self.n_clusters, str):
-                raise TypeError(
-                    f"n_clusters must be a positive integer or 'auto', got {shown(self.n_clusters)}"
-                )
+        if not isinstance(self.n_clusters, str):
             positive_integer("n_clusters", self.n_clusters, allow_none=False)
+        elif self.n_clusters != "auto":
+            raise TypeError(
+                f"n_clusters must be a positive integer or 'auto', got {shown(self.n_clusters)}"
+            )
         one_of("metric", self.metric, METRICS)
         one_of("init", self.init, ("k-means++", "random"))
         integer_from_zero("max_iter", self.max_iter)

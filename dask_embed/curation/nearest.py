@@ -24,7 +24,7 @@ from dask_embed.curation.indexes import IndexSettings
 from dask_embed.curation.measures import MEASURES
 from dask_embed.curation.neighbours import Search, Side
 from dask_embed.curation.queries import Queries, no_effect, queries_of
-from dask_embed.curation.ranking import require_column
+from dask_embed.curation.ranking import require_single_values
 from dask_embed.curation.searches import Nearest
 from dask_embed.curation.spaces import (
     PACKED,
@@ -128,7 +128,7 @@ def nearest(
     column_name("column", column)
     boolean("lists", lists)
     one_of("engine", engine, _ENGINES)
-    require_column(frame, "id", id, allow_none=True)
+    require_single_values(frame, "id", id)
     _side(frame, column, id)
     made = require_one_space(frame, column, check)
     metric = _metric(frame, column, metric, made.told.get("precision"))
@@ -246,8 +246,12 @@ def _index(
     """Return how indexes are made, None where the search is exact."""
     defaults = {"n_lists": None, "n_probe": 16, "index": None}
     if engine == "exact":
-        changed = {n: None if value == defaults[n] else value for n, value in settings.items()}
-        no_effect(changed, "engine='faiss'")
+        given = {
+            name: value
+            for name, value in settings.items()
+            if type(value) is not type(defaults[name]) or value != defaults[name]
+        }
+        no_effect(given, "engine='faiss'")
         return None
     if metric not in indexes.METRICS:
         raise ValueError(

@@ -13,6 +13,7 @@ from dask.utils import is_dataframe_like
 
 from dask_embed._validation import column_name, shown, strings
 from dask_embed.columns.frames import is_dask_frame
+from dask_embed.curation.ranking import require_single_values
 from dask_embed.curation.spaces import require_vector_column, ways_apart
 from dask_embed.curation.vectors import vector_series
 from dask_embed.jobs.lineage import origins
@@ -95,13 +96,8 @@ def no_effect(options: dict[str, Any], without: str) -> None:
 
 def _of_frame(frame: Any, column: Any, label: Any) -> Queries:
     column_name("query_column", column)
-    column_name("query_id", label, allow_none=True)
     require_vector_column(frame, column, "query_column", tokens=True)
-    if label is not None and label not in frame.columns:
-        raise ValueError(
-            f"query_id {label!r} is not a column of the queries; these are "
-            f"{shown(list(frame.columns))}"
-        )
+    require_single_values(frame, "query_id", label)
     if not is_dask_frame(frame):
         frame = dd.from_pandas(frame, npartitions=1, sort=False)
     origin = origins(frame[[column]]).get(column, UNKNOWN)

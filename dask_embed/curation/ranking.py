@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 
 from dask_embed._validation import column_name, integer_from_zero, meant, shown
 from dask_embed.columns.frames import row_label
@@ -19,6 +20,7 @@ PLACES = 32
 """Bits of a row's number that tell its place in the partition; those above tell the partition."""
 
 _KEEP = ("lowest id", "random")
+_NESTED = ("ListDtype", "StructDtype")  # of cuDF
 
 
 def row_numbers(partition: int, rows: int) -> np.ndarray:
@@ -139,9 +141,9 @@ def ranking_of(
     TypeError, ValueError
         If these do not fit each other or the frame.
     """
-    require_column(frame, "id", id, allow_none=True)
+    require_single_values(frame, "id", id)
     integer_from_zero("seed", seed, allow_none=True)
-    if seed is not None and keep != "random":
+    if seed is not None and not (isinstance(keep, str) and keep == "random"):
         raise ValueError(f"seed={seed} has no effect without keep='random'")
     if isinstance(keep, str):
         choices = [*_KEEP, *named]
@@ -159,12 +161,15 @@ def _columns(frame: Any, keep: Any) -> Sequence[tuple[Any, str]]:
     if isinstance(keep, tuple) and len(keep) == 2 and isinstance(keep[1], str):
         keep = [keep]
     if not isinstance(keep, Sequence) or not keep:
-        raise TypeError(f"keep must be a name or columns as in ('quality', 'max'), got {keep!r}")
+        raise TypeError(
+            f"keep must be a name or columns as in ('quality', 'max'), got {shown(keep)}"
+        )
     found = []
     for each in keep:
         if not isinstance(each, tuple) or len(each) != 2 or each[1] not in ("max", "min"):
             raise ValueError(
-                f"keep takes columns with 'max' or 'min', as in ('quality', 'max'); got {each!r}"
+                "keep takes columns with 'max' or 'min', as in ('quality', 'max'); got "
+                f"{shown(each)}"
             )
         require_column(frame, "keep", each[0])
         dtype = frame._meta[each[0]].dtype
@@ -179,10 +184,24 @@ def _columns(frame: Any, keep: Any) -> Sequence[tuple[Any, str]]:
 def require_column(frame: Any, argument: str, name: Any, *, allow_none: bool = False) -> None:
     """Raise unless an argument names a column of a dataframe."""
     column_name(argument, name, allow_none=allow_none)
-    if name is not None and name not in frame.columns:
+    columns = list(frame.columns)
+    if name is not None and columns.count(name) != 1:
+        what = "stands more than once" if name in columns else "is not"
         raise ValueError(
-            f"{argument} names column {name!r}, which is not in the dataframe; its columns are "
-            f"{shown(list(frame.columns))}"
+            f"{argument} names column {shown(name)}, which {what} in the dataframe; its columns "
+            f"are {shown(columns)}"
+        )
+
+
+def require_single_values(frame: Any, argument: str, name: Any) -> None:
+    """Raise unless an argument names a column that does not hold lists, or is None."""
+    require_column(frame, argument, name, allow_none=True)
+    dtype = None if name is None else frame[name].dtype
+    arrow = getattr(dtype, "pyarrow_dtype", None)
+    if type(dtype).__name__ in _NESTED or (arrow is not None and pa.types.is_nested(arrow)):
+        raise TypeError(
+            f"{argument} must name a column of numbers, texts or dates; column {shown(name)} is "
+            f"of {dtype}"
         )
 
 

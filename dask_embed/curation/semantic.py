@@ -306,7 +306,7 @@ def _centres(
     """Return how centres are found, or those that are known."""
     if kmeans is None:
         return Settings(n_clusters)
-    if n_clusters != "auto":
+    if not isinstance(n_clusters, str) or n_clusters != "auto":
         raise ValueError(f"n_clusters={shown(n_clusters)} has no effect with kmeans")
     if isinstance(kmeans, str | Path):
         kmeans = FittedKMeans.load(kmeans)

@@ -38,7 +38,7 @@ def require_vector_column(
     if names.count(column) != 1:
         what = "stands more than once in" if column in names else "is not in"
         raise ValueError(
-            f"{argument} {column!r} {what} the dataframe; its columns are {shown(names)}"
+            f"{argument} {shown(column)} {what} the dataframe; its columns are {shown(names)}"
         )
     series = frame._meta[column] if is_dask_frame(frame) else frame[column]
     if not (tokens and token_dimension(series)):

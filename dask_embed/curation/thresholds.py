@@ -54,7 +54,7 @@ def duplicates_by_threshold(
     >>> import pandas as pd
     >>> import dask_embed as de
     >>> marks = pd.DataFrame({"kept": [True, False, False], "similarity": [None, 0.8, 0.95]})
-    >>> de.duplicates_by_threshold(marks.addprefix_of("fuzzy_"), [0.8, 0.9]).dropped.tolist()
+    >>> de.duplicates_by_threshold(marks.add_prefix("fuzzy_"), [0.8, 0.9]).dropped.tolist()
     [2, 1]
     """
     require_frame("duplicates_by_threshold", frame)

@@ -69,14 +69,15 @@ def places(paths: str | list[str], filesystem: Any, storage_options: Any) -> tup
             paths, filesystem, {}, {}, storage_options
         )
     except Exception as error:  # whatever the library of a store raises
-        told = {"filesystem": filesystem} if filesystem is not None else {}
         kind = ImportError if isinstance(error, ImportError) else ValueError
         # what opens a store may stand in the error of a library, which is then not shown
-        quoted = any(value in str(error) for value in texts_in(storage_options))
+        kept = [*texts_in(storage_options), *texts_in([filesystem])]
+        quoted = any(value in str(error) for value in kept if value)
         said = type(error).__name__ if quoted else shown_error(error)
+        told = "" if filesystem is None else f" and one {type(filesystem).__name__} as filesystem="
         raise kind(
-            f"there is no filesystem for {shown({'path': paths, **told})}: {said}; give "
-            "storage_options=, or filesystem= of fsspec or pyarrow"
+            f"there is no filesystem for {shown({'path': paths})}{told}: {said}; give "
+            "storage_options=, or filesystem='fsspec', 'arrow' or a filesystem of their libraries"
         ) from (None if quoted else error)
     if isinstance(fs, LocalFileSystem):
         for path in found:
@@ -188,7 +189,7 @@ def _partition_columns(frame: Any, given: Any) -> list[str]:
     for name in names:
         if name not in columns:
             raise ValueError(
-                f"partition_on names the column {name!r}, which the frame has not"
+                f"partition_on names the column {shown(name)}, which the frame has not"
                 f"{meant(name, columns)}; its columns are {shown(columns)}"
             )
     if len(set(names)) < len(names):

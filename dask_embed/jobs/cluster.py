@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -10,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dask_embed._options import named_options
-from dask_embed._validation import positive_integer, shown
+from dask_embed._secrets import refuse_password
+from dask_embed._validation import (
+    local_path,
+    non_empty_string,
+    positive_integer,
+    shown,
+    shown_error,
+)
 
 _NODES = Path("/sys/devices/system/node")
 # Of a local cluster: nobody else's business, on a port that is free.
@@ -70,6 +78,9 @@ def cluster(
     """
     for name, value in (("workers", workers), ("threads", threads)):
         positive_integer(name, value)
+    _require_amounts(memory, timeout)
+    if dashboard is not None:
+        non_empty_string("dashboard", dashboard)
     if not isinstance(where, str | Path) or not str(where).strip():
         raise TypeError(
             "where must be 'local', 'cuda', the address of a scheduler or the file that it writes, "
@@ -90,6 +101,24 @@ def cluster(
                 )
         with _joined(str(where), timeout) as client:
             yield client
+
+
+def _require_amounts(memory: Any, timeout: Any) -> None:
+    """Raise ValueError for a limit or a time that Dask does not read as one."""
+    from dask.utils import parse_bytes, parse_timedelta
+
+    for name, given, parse, example in (
+        ("memory", memory, parse_bytes, "8GiB"),
+        ("timeout", timeout, parse_timedelta, "30s"),
+    ):
+        if given is None:
+            continue
+        amount: Any = None
+        if isinstance(given, str | int | float) and not isinstance(given, bool):
+            with contextlib.suppress(ValueError, KeyError, IndexError, OverflowError):
+                amount = parse(given)
+        if amount is None or not 0 < amount < math.inf:
+            raise ValueError(f"{name} must be an amount such as {example!r}, got {shown(given)}")
 
 
 @contextlib.contextmanager
@@ -175,19 +204,28 @@ def _closed(kind: Any, **options: Any) -> Iterator[Any]:
 @contextlib.contextmanager
 def _joined(where: str, timeout: str | int | None) -> Iterator[Any]:
     from distributed import Client
+    from distributed.comm.registry import backends
 
     options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
-    if "://" in where:
+    refuse_password("where", where)
+    scheme, is_address, _ = where.partition("://")
+    if is_address:
         options["address"] = where
-    elif Path(where).suffix == ".json" or Path(where).is_file():
-        _wait_for(Path(where), timeout)
-        options["scheduler_file"] = where
-    else:
+    elif (file := local_path("where", where)).suffix == ".json" or file.is_file():
+        _wait_for(file, timeout)
+        options["scheduler_file"] = str(file)
+    if not options.keys() & {"address", "scheduler_file"} or (
+        is_address and scheme not in backends
+    ):
         raise ValueError(
             "where must be 'local', 'cuda', the address of a scheduler ('tcp://host:8786') or a "
             f"file that it wrote, got {shown(where)}"
         )
-    with Client(**options) as client:
+    try:
+        client = Client(**options)
+    except (OSError, ValueError) as error:
+        raise OSError(f"no scheduler answers at {shown(where)}: {shown_error(error)}") from error
+    with client:
         yield client
 
 

@@ -82,7 +82,7 @@ def quantize(frame: Any, column: str, precision: str, *, ranges: Any = None) -> 
     column_name("column", column)
     if column not in frame.columns:
         raise ValueError(
-            f"column {column!r} is not in the dataframe; its columns are "
+            f"column {shown(column)} is not in the dataframe; its columns are "
             f"{shown(list(frame.columns))}"
         )
     ranges = checked_ranges(precision, ranges)

@@ -203,7 +203,7 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
                 near = meant(column, names)
                 what = "stands more than once in the dataframe"
                 what = what if column in names else f"is not in the dataframe{near}"
-                raise ValueError(f"column {column!r} {what}; its columns are {shown(names)}")
+                raise ValueError(f"column {shown(column)} {what}; its columns are {shown(names)}")
             self.check_column(frame[column])
         self.types()
         kept = list(self.kept(frame).columns)

@@ -238,7 +238,8 @@ def _target_ids(tokenizer: Any, targets: tuple[str, ...]) -> list[int]:
         if len(ids) != 1 or ids[0] == tokenizer.unk_token_id != vocabulary.get(target):
             pieces = tokenizer.convert_ids_to_tokens(ids)
             raise ValueError(
-                f"targets must be single tokens of the vocabulary; {target!r} is {pieces}"
+                f"targets must be single tokens of the vocabulary; {shown(target)} is "
+                f"{len(pieces)} of them, such as {shown(pieces[:3])}"
             )
         found.append(ids[0])
     return sorted(set(found))

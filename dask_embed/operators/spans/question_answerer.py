@@ -122,7 +122,7 @@ class QuestionAnswerer(ModelOperator):
         if (self.question is None) == (self.question_column is None):
             raise ValueError(
                 "give either question= (one for all rows) or question_column=; got "
-                f"{shown(self.question)} and {self.question_column!r}"
+                f"{shown(self.question)} and {shown(self.question_column)}"
             )
         positive_integer("top_k", self.top_k)
         positive_integer("max_answer_length", self.max_answer_length, allow_none=False)

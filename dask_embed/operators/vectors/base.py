@@ -206,8 +206,8 @@ def require_revision(files: Sequence[Path], revision: str | None) -> str:
     found = file_fingerprint(files)
     if revision not in (None, found):
         raise ValueError(
-            f"file {str(files[0])!r} has fingerprint {found!r} but {revision!r} was asked for: "
-            "this machine's copy differs from the one the job was built with"
+            f"file {str(files[0])!r} has fingerprint {found!r} but revision={shown(revision)} "
+            "was asked for: this machine's copy differs from the one the job was built with"
         )
     return found
 
@@ -229,7 +229,7 @@ def safetensors_file(name: str, path: str | Path) -> Path:
     if len(found) != 1:
         what = f"a folder with {len(found)} of them" if place.is_dir() else "no file or folder"
         raise ValueError(
-            f"{name} must be a .safetensors file or a folder with one; {str(path)!r} is {what}"
+            f"{name} must be a .safetensors file or a folder with one; {shown(str(path))} is {what}"
         )
     return found[0]
 
