@@ -169,6 +169,10 @@ class NamedOptions:
                 return object.__getattribute__(self, name)  # a property that failed says why
             if name.startswith("_"):
                 raise AttributeError(f"{cls.__name__!r} object has no attribute {name!r}")
-            names = [each for each in dir(cls) if not each.startswith("_")]
-            close = meant(name, names)
-            raise AttributeError(f"{cls.__name__} has no attribute {name!r}{close}; {cls.used}")
+            raise AttributeError(_no_attribute(cls, name))
+
+
+@functools.lru_cache(maxsize=64)  # Dask asks each operand of each node for an `expr`
+def _no_attribute(cls: type[NamedOptions], name: str) -> str:
+    close = meant(name, [each for each in dir(cls) if not each.startswith("_")])
+    return f"{cls.__name__} has no attribute {name!r}{close}; {cls.used}"

@@ -122,7 +122,7 @@ def append_columns(frame: pd.DataFrame, columns: dict[str, Result]) -> pd.DataFr
 
 def empty_columns(frame: pd.DataFrame, types: dict[str, pa.DataType]) -> pd.DataFrame:
     """Return `frame`, which has no rows, with empty columns of `types` at its end."""
-    out = frame.iloc[:0].copy(deep=False)
+    out = (frame.iloc[:0] if len(frame) else frame).copy(deep=False)
     for name, dtype in types.items():
         out[name] = pd.Series([], index=out.index, dtype=_dtype(dtype))
     return out

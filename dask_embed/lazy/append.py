@@ -6,13 +6,14 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+from dask_embed.columns import empty_columns
 from dask_embed.lazy._dask import Expr, new_collection
 from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult, dependents_of
 from dask_embed.lazy.given_text import as_given
 from dask_embed.operators.base import ColumnOperator, FrameOperator
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.fused import keeping, parts_of, together
-from dask_embed.operators.renamed import plain, renamed
+from dask_embed.operators.renamed import all_types, plain, renamed
 from dask_embed.runtime import planned
 
 
@@ -39,11 +40,11 @@ class OperatorRows(ComputedRows):
         planned.tell(self)
         return None
 
-    @property
+    @functools.cached_property
     def made(self) -> set[str]:
         return set(self.operator.output_columns)
 
-    @property
+    @functools.cached_property
     def reads(self) -> set[str]:
         return set(self.operator.input_columns)
 
@@ -56,6 +57,20 @@ class OperatorRows(ComputedRows):
 
 class AppendColumns(OperatorRows, SameRows):
     """Rows and columns of `frame`, then the columns that `operator` computes from them."""
+
+    @functools.cached_property
+    def _meta(self) -> Any:
+        if type(self.operator).meta is not ColumnOperator.meta:
+            return super()._meta
+        return empty_columns(self.frame._meta, all_types(self.operator))
+
+    @functools.cached_property
+    def _named(self) -> tuple[Any, ...]:
+        return (*self.frame.columns, *self.operator.output_columns)
+
+    @property
+    def columns(self) -> list[Any]:
+        return list(self._named)
 
     def keeping(self, wanted: set[str]) -> ComputedRows:
         operator = keeping(self.operator, wanted)

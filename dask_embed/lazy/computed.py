@@ -86,8 +86,14 @@ class ComputedRows(Blockwise):
         """
         return 0
 
+    ndim = 2  # known without `_meta`, which is asked for often in a plan of many nodes
+
+    @functools.cached_property
+    def _unfuse(self) -> Unfuse:
+        return Unfuse(self._name)
+
     def dependencies(self) -> list[Expr]:
-        return [*super().dependencies(), Unfuse(self._name)]
+        return [*super().dependencies(), self._unfuse]
 
     def _tune_up(self, parent: Expr) -> Expr | None:
         return in_equal_parts(parent)
@@ -302,6 +308,10 @@ class SelectResult(Projection):
     selections end a filter's way down. A filter goes through where it can pass the node below,
     too: else Dask would bring it up again, without end.
     """
+
+    @functools.cached_property
+    def ndim(self) -> int:
+        return self.frame.ndim if isinstance(self.operand("columns"), list) else 1
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Index):

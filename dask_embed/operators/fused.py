@@ -11,8 +11,9 @@ import pyarrow as pa
 from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_device
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.rehearsal import require_some_row
-from dask_embed.operators.renamed import renamed, unwrapped
+from dask_embed.operators.renamed import all_types, renamed, unwrapped
 from dask_embed.operators.vectors.embedder import Embedder, embed_together
+from dask_embed.runtime.remembered import remembered
 
 if TYPE_CHECKING:
     from dask_embed.runtime.stats import Meter
@@ -54,7 +55,7 @@ class Together(ColumnOperator):
         return {name: dtype for part in self.parts for name, dtype in part.types().items()}
 
     def _all_types(self) -> dict[str, pa.DataType]:
-        return {name: dtype for part in self.parts for name, dtype in part._all_types().items()}
+        return {name: dtype for part in self.parts for name, dtype in all_types(part).items()}
 
     def plan(self) -> list[str]:
         return [line for part in self.parts for line in part.plan()]
@@ -180,8 +181,9 @@ def parts_of(operator: ColumnOperator) -> tuple[ColumnOperator, ...]:
     return tuple(renamed(part, names) or part for part in parts) if names else parts
 
 
+@remembered
 def tokens_key(operator: ColumnOperator) -> Hashable:
-    """Return what operators must have in common to share the tokens of a partition.
+    """Return what operators of a plan must have in common to share the tokens of a partition.
 
     None where an operator shares none, or reads or encodes in a way of its own: a key that it
     inherits does not speak of that.

@@ -11,6 +11,7 @@ import pyarrow as pa
 from dask_embed.columns import empty_columns
 from dask_embed.columns.frames import require_columns
 from dask_embed.operators.base import ColumnOperator, Frame
+from dask_embed.runtime.remembered import remembered
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -50,7 +51,7 @@ class Renamed(ColumnOperator):
         return dict(zip(self._named(types), types.values(), strict=True))
 
     def _all_types(self) -> dict[str, pa.DataType]:
-        types = self.operator._all_types()
+        types = all_types(self.operator)
         return dict(zip(self._named(types), types.values(), strict=True))
 
     def plan(self) -> list[str]:
@@ -74,6 +75,12 @@ class Renamed(ColumnOperator):
         for column in self.operator.output_columns:
             result[self._named([column])[0]] = made[column]
         return result
+
+
+@remembered
+def all_types(operator: ColumnOperator) -> dict[str, pa.DataType]:
+    """Return the types of all columns of an operator of a plan, whose files are pinned."""
+    return operator._all_types()
 
 
 def renamed(operator: ColumnOperator, names: Mapping[Any, Any]) -> ColumnOperator | None:
