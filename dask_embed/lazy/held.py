@@ -1,0 +1,137 @@
+"""What an operator asks of steps above it, and what each of these does to it."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+from dask_embed.lazy._dask import Expr, Index, Projection
+from dask_embed.lazy.conditions import is_rowwise, walk
+from dask_embed.lazy.steps import Step
+
+
+@dataclasses.dataclass(frozen=True)
+class Held:
+    """What an operator, and a selection of its columns, ask of a step that it is to rise above.
+
+    Attributes
+    ----------
+    made, reads : frozenset
+        Columns that it computes, and that it computes them from.
+    hidden : frozenset
+        Columns that it has and the selection has not.
+    one_row_each : bool
+        Whether it makes one row of each.
+    """
+
+    made: frozenset[Any]
+    reads: frozenset[Any]
+    hidden: frozenset[Any]
+    one_row_each: bool
+
+    def renamed(self, names: Mapping[Hashable, Hashable] | None) -> Held:
+        if not names:
+            return self
+        made, reads = (
+            frozenset(names.get(column, column) for column in columns)
+            for columns in (self.made, self.reads)
+        )
+        return dataclasses.replace(self, made=made, reads=reads)
+
+    def hindrance(self, passage: Passage) -> str | None:
+        """Return in words why it stays below a step, None if it may rise."""
+        step = passage.step
+        if step.reads & self.made:
+            return f"reads {_words(step.reads & self.made)}"
+        if changed := step.changes & (self.made | self.reads):
+            return f"changes {_words(changed)}"
+        if passage.repeats_names:
+            return "has columns of one name"
+        if self.hidden and (again := passage.new_columns & self.hidden):
+            return f"makes another {_words(again)}"
+        if passage.reads_all or passage.reads & self.made:
+            return f"reads {_words(passage.reads & self.made or self.made)}"
+        if not self.one_row_each and not passage.each_row_alone:
+            return "depends on how many rows there are"
+        return None
+
+
+def held_by(top: Any) -> Held:
+    """Return what the operator below asks of steps above it."""
+    node = top.computing
+    hidden = frozenset(node.columns) - frozenset(top.columns)
+    return Held(frozenset(node.made), frozenset(node.reads), hidden, node.one_row_each)
+
+
+class Passage:
+    """A step above operators, and what it reads of them beside its frame.
+
+    Parameters
+    ----------
+    step : Step
+    node : Expr
+        The step.
+    sources : list of Expr
+        What it is on: an operator, or a selection of its columns and this operator.
+    """
+
+    def __init__(self, step: Step, node: Any, sources: list[Expr]) -> None:
+        self.step = step
+        self.node = node
+        self.sources = sources
+        self._others = [
+            each
+            for place, each in enumerate(node.operands)
+            if place != step.place and isinstance(each, Expr)
+        ]
+
+    @functools.cached_property
+    def repeats_names(self) -> bool:
+        columns = list(self.node.columns)
+        return len(set(columns)) != len(columns)
+
+    @functools.cached_property
+    def new_columns(self) -> frozenset[Any]:
+        return frozenset(self.node.columns) - frozenset(self.sources[0].columns)
+
+    @functools.cached_property
+    def _readers(self) -> list[Expr]:
+        """What its other inputs compute from the sources at once."""
+        names = {source._name for source in self.sources}
+        return [
+            node
+            for each in self._others
+            for node in walk(each, names)
+            if not isinstance(node, Index)
+            and any(below._name in names for below in node.dependencies())
+        ]
+
+    @functools.cached_property
+    def reads_all(self) -> bool:
+        """Whether its other inputs read all columns."""
+        names = {source._name for source in self.sources}
+        return any(each._name in names for each in self._others) or any(
+            not isinstance(each, Projection) for each in self._readers
+        )
+
+    @functools.cached_property
+    def reads(self) -> frozenset[Any]:
+        """Columns that its other inputs read."""
+        return frozenset(
+            column
+            for each in self._readers
+            if isinstance(each, Projection)
+            for column in each.columns
+        )
+
+    @functools.cached_property
+    def each_row_alone(self) -> bool:
+        return self.step.each_row_alone and all(
+            is_rowwise(each, self.sources) for each in self._others
+        )
+
+
+def _words(columns: frozenset[Any]) -> str:
+    return ", ".join(sorted(map(str, columns)))
