@@ -58,6 +58,8 @@ class OperatorRows(ComputedRows):
 class AppendColumns(OperatorRows, SameRows):
     """Rows and columns of `frame`, then the columns that `operator` computes from them."""
 
+    _pickle_functools_cache = False  # nothing that travels needs the empty frame of each node
+
     @functools.cached_property
     def _meta(self) -> Any:
         if type(self.operator).meta is not ColumnOperator.meta:
