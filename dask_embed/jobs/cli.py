@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from dask_embed._secrets import without_secrets
 from dask_embed._version import __version__
 from dask_embed.jobs.command.operators import LISTED, OperatorCommand, about
 
@@ -44,6 +45,14 @@ class _Operators(click.Group):
         if found is None and about(name) is not None:
             return OperatorCommand(name, explains=self.explains)
         return found
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; what was typed in a wrong place may be a secret, which errors quote."""
+        try:
+            return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = without_secrets(error.message)
+            raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands; click would make each for it."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 
+from dask_embed._secrets import without_secrets
 from dask_embed._validation import shown_error
 
 DONE, FAILED, USAGE, INPUT, MODEL, INTERRUPTED = range(6)
@@ -38,7 +39,7 @@ class Ended(click.ClickException):
     """The job ended before it was done; click shows the message and takes the exit code."""
 
     def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
+        super().__init__(without_secrets(message))
         self._shown = False
         self.exit_code = exit_code  # type: ignore[misc]  # of a class in click, here of each
 
