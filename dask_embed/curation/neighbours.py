@@ -105,26 +105,34 @@ def rows_of(partition: Any, side: Side, number: int, metric: str) -> Rows:
     labels = to_host(partition[[side.label]])[side.label].iloc[places].reset_index(drop=True)
     if labels.isna().any():
         raise ValueError(f"id column {side.label!r} has rows without a value: nothing knows them")
-    if not labels.is_monotonic_increasing:
-        order = labels.sort_values(kind="stable").index.to_numpy()
-        vectors = [vectors[o] for o in order] if isinstance(vectors, list) else vectors[order]
-        places, labels = places[order], labels.iloc[order].reset_index(drop=True)
-    return Rows(vectors, places, labels, len(valid))
+    return _by_label(Rows(vectors, places, labels, len(valid)))
 
 
 def block_of(parts: list[Rows]) -> Rows:
     """Return the rows of several partitions as one, in the order of what knows them."""
     places = np.concatenate([part.places for part in parts])
     labels = pd.concat([part.labels for part in parts], ignore_index=True)
-    order = labels.sort_values(kind="stable").index.to_numpy()
-    if isinstance(parts[0].vectors, list):
-        every = [each for part in parts for each in part.vectors]
-        vectors: Any = [every[o] for o in order]
-    else:
-        vectors = np.concatenate([part.vectors for part in parts])[order]
     of = np.repeat(np.arange(len(parts)), [len(part.places) for part in parts])
-    labels = labels.iloc[order].reset_index(drop=True)
-    return Rows(vectors, places[order], labels, sum(part.total for part in parts), of[order])
+    if isinstance(parts[0].vectors, list):
+        vectors: Any = [each for part in parts for each in part.vectors]
+    else:
+        vectors = np.concatenate([part.vectors for part in parts])
+    return _by_label(Rows(vectors, places, labels, sum(part.total for part in parts), of))
+
+
+def _by_label(rows: Rows) -> Rows:
+    """Return rows in the order of what knows them."""
+    if rows.labels.is_monotonic_increasing:
+        return rows
+    order = rows.labels.sort_values(kind="stable").index.to_numpy()
+    vectors, of = rows.vectors, rows.parts
+    return Rows(
+        [vectors[o] for o in order] if isinstance(vectors, list) else vectors[order],
+        rows.places[order],
+        rows.labels.iloc[order].reset_index(drop=True),
+        rows.total,
+        None if of is None else of[order],
+    )
 
 
 def of_partition(found: pd.DataFrame, block: Rows, part: int) -> pd.DataFrame:
@@ -135,8 +143,18 @@ def of_partition(found: pd.DataFrame, block: Rows, part: int) -> pd.DataFrame:
     return found[there].assign(query=(np.cumsum(mine) - 1)[query[there]]).reset_index(drop=True)
 
 
-def near(queries: Rows, rows: Rows, search: Search, own: bool, index: Index | None) -> pd.DataFrame:
-    """Return the nearest rows of a partition: number of the query, neighbour, similarity."""
+def near(
+    queries: Rows,
+    rows: Rows,
+    search: Search,
+    own: bool,
+    index: Index | None,
+    before: pd.DataFrame | None,
+) -> pd.DataFrame:
+    """Return the nearest rows of a partition: number of the query, neighbour, similarity.
+
+    Of those that are further away than the `k` nearest that were found `before` some are left out.
+    """
     leave_out = np.arange(len(queries.places)) if own else None
     if index is not None:
         found = index.search(queries.vectors, rows.vectors, search.k, leave_out)
@@ -146,13 +164,27 @@ def near(queries: Rows, rows: Rows, search: Search, own: bool, index: Index | No
         )
     else:
         found = pairwise.nearest_rows(
-            queries.vectors, rows.vectors, search.k, search.metric, leave_out=leave_out
+            queries.vectors,
+            rows.vectors,
+            search.k,
+            search.metric,
+            leave_out=leave_out,
+            floor=_floor(before, len(queries.places), search.k),
         )
     there = found.rows >= 0
     number = np.nonzero(there)[0]
     labels = rows.labels.iloc[found.rows[there]].reset_index(drop=True)
     similarity = found.similarities[there]
     return pd.DataFrame({"query": number, "neighbour": labels, "similarity": similarity})
+
+
+def _floor(found: pd.DataFrame | None, queries: int, k: int) -> np.ndarray:
+    """Return the similarity of the `k`-th row of each query, -inf if there are fewer."""
+    floor = np.full(queries, -np.inf, np.float32)
+    if found is not None:
+        last = found.groupby("query").cumcount().to_numpy() == k - 1
+        floor[found["query"].to_numpy()[last]] = found["similarity"].to_numpy()[last]
+    return floor
 
 
 def nearest_of(parts: list[pd.DataFrame], k: int) -> pd.DataFrame:
@@ -164,9 +196,14 @@ def nearest_of(parts: list[pd.DataFrame], k: int) -> pd.DataFrame:
     return every[every.groupby("query").cumcount() < k].reset_index(drop=True)
 
 
-def offsets_of(parts: list[Rows]) -> np.ndarray:
+def total_of(rows: Rows) -> int:
+    """Return how many rows a partition has, with and without a vector."""
+    return rows.total
+
+
+def offsets_of(totals: list[int]) -> np.ndarray:
     """Return the position of the first row of each partition."""
-    return np.concatenate([[0], np.cumsum([part.total for part in parts])]).astype(np.int64)
+    return np.concatenate([[0], np.cumsum(totals)]).astype(np.int64)
 
 
 def _positions(labels: pd.Series, side: Side, offsets: np.ndarray) -> pd.Series:

@@ -83,6 +83,7 @@ def nearest_rows(
     measure: str,
     *,
     leave_out: np.ndarray | None = None,
+    floor: np.ndarray | None = None,
 ) -> Neighbours:
     """Return the nearest rows of `vectors` for each query.
 
@@ -95,8 +96,11 @@ def nearest_rows(
         See `Measure`.
     leave_out : numpy.ndarray, optional
         int64, shape (queries,): a row of `vectors` that is none of a query's, -1 for none.
+    floor : numpy.ndarray, optional
+        float32, shape (queries,): similarities below which no row is wanted.
     """
     best = Best(len(queries), k)
+    least = np.float32(-np.inf) if floor is None else floor
     centre = queries.mean(axis=0, dtype=np.float64) if measure == "euclidean" else None
     by = Measure(measure, centre)
     buffer = np.empty(_QUERIES * _ROWS, np.float32)
@@ -110,7 +114,7 @@ def nearest_rows(
             if out is not None:
                 here = np.flatnonzero((out >= rows.start) & (out < rows.stop))
                 products[here, out[here] - rows.start] = -np.inf
-            passed = by.as_products(best.lowest[asked], left)
+            passed = by.as_products(np.maximum(best.lowest, least)[asked], left)
             query, row = _candidates(products, passed, by.error(left, right), k)
             query, row = query + asked.start, row + rows.start
             best.add(query, row, by.between(queries, query, vectors, row))

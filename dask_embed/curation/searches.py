@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ import pandas as pd
 from dask_embed.columns import empty_columns
 from dask_embed.curation.graph import StepGraph, partitions_of
 from dask_embed.curation.indexes import build_index
-from dask_embed.curation.moving import fewer, shares
+from dask_embed.curation.moving import shares
 from dask_embed.curation.neighbours import (
     Search,
     Side,
@@ -24,9 +25,25 @@ from dask_embed.curation.neighbours import (
     of_partition,
     offsets_of,
     rows_of,
+    total_of,
     with_lists,
 )
 from dask_embed.lazy._dask import Expr, List
+
+_FEW = 4  # blocks of queries that meet all partitions as they are
+_FIRST = 8
+
+
+def _turns(blocks: int) -> list[range]:
+    """Return the blocks that are searched at a time: those later on know what was found before.
+
+    Twice as many as all before, so that a turn finds about `k` rows more of each query, where each
+    block for itself would.
+    """
+    bounds = [0, min(_FIRST, blocks)]
+    while bounds[-1] < blocks:
+        bounds.append(min(2 * bounds[-1], blocks))
+    return [range(*each) for each in itertools.pairwise(bounds)]
 
 
 class Nearest(Expr):
@@ -48,7 +65,7 @@ class Nearest(Expr):
         search: Search = self.operand("search")
         of = "every row, itself left out" if search.same else "each query"
         how = "" if search.index is None else f", of {search.index.probes} lists of an index"
-        pairs = f"{fewer(self.queries.npartitions)} x {fewer(self.rows.npartitions)} blocks"
+        pairs = f"{self.queries.npartitions} x {self.rows.npartitions} partitions"
         return (
             f"find the {search.k} nearest by {search.metric} in {search.rows.column} for {of}"
             f"{how}: {pairs}"
@@ -77,8 +94,8 @@ class Nearest(Expr):
         queries = (
             rows if search.same else self._rows(graph, "queries", self.queries, search.queries)
         )
-        total = graph.add("total", 0, offsets_of, List(*rows))
-        asked = total if search.same else graph.add("asked", 0, offsets_of, List(*queries))
+        total = self._offsets(graph, "total", rows)
+        asked = total if search.same else self._offsets(graph, "asked", queries)
         finish, offsets = with_lists if search.lists else long_frame, List(asked, total)
         for number, best in enumerate(self._best(graph, queries, rows)):
             more = (parts[number],) if search.lists else ()
@@ -89,20 +106,26 @@ class Nearest(Expr):
     def _best(self, graph: StepGraph, queries: list[Any], rows: list[Any]) -> Iterator[Any]:
         """Yield what was found for each partition of queries; blocks of both meet each other."""
         search: Search = self.operand("search")
-        blocks = self._blocks(graph, "block", rows)
-        asking = blocks if search.same else self._blocks(graph, "asking", queries)
+        asking = self._blocks(graph, "asking", queries)
+        if search.same:
+            blocks = asking
+        elif len(asking) <= _FEW:
+            blocks = [(part, 1) for part in rows]
+        else:
+            blocks = self._blocks(graph, "block", rows)
         indexes = [
             search.index and graph.add("index", p, build_index, b, search.index, p, len(blocks))
             for p, (b, _) in enumerate(blocks)
         ]
         join = functools.partial(nearest_of, k=search.k)
         for number, (query, count) in enumerate(asking):
-            found = [
-                graph.add(f"near-{number}", place, near, query, block, search, own, index)
-                for place, ((block, _), index) in enumerate(zip(blocks, indexes, strict=True))
-                for own in [search.same and place == number]
-            ]
-            best = graph.tree("best", join, found, number)
+            best = None
+            for turn, places in enumerate(_turns(len(blocks))):
+                found = [] if best is None else [best]
+                for p in places:
+                    given = (query, blocks[p][0], search, search.same and p == number, indexes[p])
+                    found.append(graph.add(f"near-{number}", p, near, *given, best))
+                best = graph.tree(f"best-{turn}", join, found, number)
             if count == 1:
                 yield best
                 continue
@@ -117,6 +140,11 @@ class Nearest(Expr):
             block = graph.add(step, place, block_of, List(*group)) if len(group) > 1 else group[0]
             found.append((block, len(group)))
         return found
+
+    def _offsets(self, graph: StepGraph, step: str, rows: list[Any]) -> Any:
+        """Add where partitions begin, for which none is held until the last has been read."""
+        counts = graph.each(f"{step}-rows", total_of, rows)
+        return graph.add(step, 0, offsets_of, List(*counts))
 
     def _rows(self, graph: StepGraph, step: str, frame: Expr, side: Side) -> list[Any]:
         metric = self.operand("search").metric
