@@ -13,6 +13,7 @@ import numpy as np
 from dask_embed.curation.measures import Measure
 
 _QUERIES, _ROWS = 1024, 4096  # of a block of products: 16 MiB of float32
+_GROUPS = 8  # of products for each neighbour that is wanted, to bound the least of them
 
 
 class Neighbours(NamedTuple):
@@ -130,12 +131,22 @@ def _candidates(
     tell more than `passed`, the products of what was found until then.
     """
     columns = products.shape[1]
-    found = _above(products, passed - error)
-    if len(found) > 2 * k * len(products) and columns > k:
-        place = columns - k
-        highest = np.partition(products, place, axis=1)[:, place]
-        found = _above(products, np.maximum(passed, highest) - error)
+    told = bool(np.isfinite(passed).all())
+    found = _above(products, passed - error) if told or columns <= k else None
+    if found is None or (len(found) > 2 * k * len(products) and columns > k):
+        found = _above(products, np.maximum(passed, _exceeded(products, k)) - error)
     return found // columns, found % columns
+
+
+def _exceeded(products: np.ndarray, k: int) -> np.ndarray:
+    """Return for each query a number that `k` of its products reach, and few more.
+
+    The `k`-th of the highest of some groups: two of the best seldom are in one.
+    """
+    groups = min(_GROUPS * k, products.shape[1])
+    whole = products.shape[1] // groups * groups
+    highest = products[:, :whole].reshape(len(products), -1, groups).max(axis=1)
+    return np.partition(highest, groups - k, axis=1)[:, groups - k]
 
 
 def _above(products: np.ndarray, floor: np.ndarray) -> np.ndarray:

@@ -31,7 +31,7 @@ from dask_embed.curation.neighbours import (
 from dask_embed.lazy._dask import Expr, List
 
 _FEW = 4  # blocks of queries that meet all partitions as they are
-_FIRST = 8
+_FIRST = 4
 
 
 def _turns(blocks: int) -> list[range]:
