@@ -18,7 +18,7 @@ from dask_embed.curation.measures import Measure, unit
 METRICS = ("cosine", "euclidean")
 # Rows of float32 copies and of their distances that are held at a time.
 _ROWS = 8192
-# Rows of the sample, which is in random order, that k-means++ chooses from: each choice reads them all.
+# Rows of the sample, in random order, that k-means++ chooses from: each choice reads them all.
 _CHOICE = 10_000
 # Lloyd steps on the sample, which is in memory.
 _STEPS = 50
