@@ -9,6 +9,7 @@ resident set. A tenth of the texts are copies, another tenth copies with some wo
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib.util
 import json
 import resource
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tables import finish, markdown
 
 FILE_ROWS = 20_000
 WORDS = 50_000
@@ -47,11 +49,11 @@ def main() -> None:
             for task, contenders in CONTENDERS.items():
                 runs += [measured(task, each, rows, folder, arguments) for each in contenders]
     report = {"runs": runs, "growth": growth(runs), "machine": describe("cpu")}
-    report["settings"] = {k: v for k, v in vars(arguments).items() if k not in ("output", "run")}
+    left = ("output", "run", "page")
+    report["settings"] = {k: v for k, v in vars(arguments).items() if k not in left}
     report["versions"] = versions()
-    show(runs, report["growth"])
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2))
+    told = f"{table(runs)}\n\n{grown(report['growth'])}"
+    finish("curation", told, report, arguments.output, arguments.page)
 
 
 def parse() -> argparse.Namespace:
@@ -60,6 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--peer-rows", type=int, default=100_000, help="most rows of slow peers")
     parser.add_argument("--scratch", help="folder for the corpora, by default that of the system")
     parser.add_argument("--output", help="file for all figures, JSON")
+    parser.add_argument("--page", action="store_true", help="put the table into the docs")
     parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -143,14 +146,50 @@ def with_datasketch(folder: Path) -> Kept:
     index = MinHashLSH(threshold=THRESHOLD, num_perm=128)
     kept = 0
     for number, text in enumerate(pd.read_parquet(folder)["text"]):
-        words = text.split()
         minhash = MinHash(128)
-        grams = {" ".join(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
-        minhash.update_batch([gram.encode() for gram in grams])
+        minhash.update_batch([gram.encode() for gram in grams_of(text)])
         if not index.query(minhash):
             index.insert(number, minhash)
             kept += 1
     return kept, {}
+
+
+def with_numpy_permutations(folder: Path) -> Kept:
+    """The method of text-dedup's MinHash script, written for this: NumPy, dictionaries, union-find.
+
+    Of each text 128 permutations of 32-bit hashes of its n-grams, in the bands that datasketch
+    chooses; texts that share a band are one cluster unseen, of which the first stays.
+    """
+    from datasketch.lsh import _optimal_param
+
+    bands, rows = _optimal_param(THRESHOLD, 128, 0.5, 0.5)
+    random = np.random.default_rng(1)
+    prime = np.uint64((1 << 61) - 1)
+    factors, offsets = random.integers(1, prime, size=(2, 128), dtype=np.uint64)
+    tables: list[dict[bytes, int]] = [{} for _ in range(bands)]
+    parent: list[int] = []
+    for number, text in enumerate(pd.read_parquet(folder)["text"]):
+        parent.append(number)
+        hashes = [hashlib.sha1(gram.encode()).digest()[:4] for gram in grams_of(text)]
+        values = np.frombuffer(b"".join(hashes), np.uint32).astype(np.uint64)
+        signature = (np.outer(values, factors) + offsets) % prime & np.uint64(0xFFFFFFFF)
+        lowest = signature.min(axis=0).astype(np.uint32)
+        for band, found in enumerate(tables):
+            first = found.setdefault(lowest[band * rows : (band + 1) * rows].tobytes(), number)
+            one, other = root_of(parent, first), root_of(parent, number)
+            parent[max(one, other)] = min(one, other)
+    return sum(row == root_of(parent, row) for row in range(len(parent))), {}
+
+
+def root_of(parent: list[int], row: int) -> int:
+    while parent[row] != row:
+        parent[row] = row = parent[parent[row]]
+    return row
+
+
+def grams_of(text: str) -> set[str]:
+    words = text.split()
+    return {" ".join(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
 
 
 def with_semhash(folder: Path) -> Kept:
@@ -169,10 +208,11 @@ CONTENDERS: dict[str, dict[str, Callable[[Path], Kept]]] = {
     "fuzzy": {
         "dask-embed": with_dask_embed("drop_fuzzy_duplicates", threshold=THRESHOLD, ngram=NGRAM),
         "datasketch": with_datasketch,
+        "text-dedup": with_numpy_permutations,
         "semhash": with_semhash,  # by vectors of its own, not by n-grams
     },
 }
-PACKAGES = {"datasketch": "datasketch", "semhash": "semhash"}
+PACKAGES = {each: each for each in ("datasketch", "semhash")} | {"text-dedup": "datasketch"}
 """What a contender needs, of those that are too slow for the largest corpus."""
 
 
@@ -202,20 +242,26 @@ def versions() -> dict[str, str]:
     return {each.__name__: each.__version__ for each in (dask, datasketch, de, np, pd)}
 
 
-def show(runs: list[dict[str, Any]], grows: dict[str, Any]) -> None:
-    print(
-        f"{'task':7}{'contender':12}{'rows':>10}{'seconds':>9}{'rows/s':>9}{'MiB':>8}{'kept':>10}"
-    )
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return seconds, rows a second, memory and rows kept of each run."""
+    lines = []
     for run in runs:
-        head = f"{run['task']:7}{run['contender']:12}{run['rows']:>10,}"
+        line = [f"{run['task']}, {run['contender']}", f"{run['rows']:,}"]
         if "left_out" in run:
-            print(f"{head}  left out: {run['left_out']}")
+            lines.append([*line, f"left out: {run['left_out']}", "", "", ""])
             continue
         rate = run["rows"] / run["seconds"]
-        figures = f"{run['seconds']:9.1f}{rate:9,.0f}{run['peak_mib']:8,.0f}{run['kept']:10,}"
-        print(f"{head}{figures}")
-    for task, each in grows.items():
-        print(f"{task}: seconds grow with rows to the power of {each['exponent']:.2f}")
+        line += [f"{run['seconds']:.1f}", f"{rate:,.0f}", f"{run['peak_mib']:,.0f}"]
+        lines.append([*line, f"{run['kept']:,}"])
+    return markdown(["duplicates", "rows", "seconds", "rows/s", "MiB", "kept"], lines)
+
+
+def grown(grows: dict[str, Any]) -> str:
+    told = [
+        f"{task} duplicates: seconds grow with rows to the power of {each['exponent']:.2f}"
+        for task, each in grows.items()
+    ]
+    return "; ".join(told)
 
 
 if __name__ == "__main__":

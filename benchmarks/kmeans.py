@@ -9,58 +9,33 @@ rows, computed in the same way for all::
 from __future__ import annotations
 
 import argparse
-import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import finish, markdown
 from vector_runs import (
     Run,
     in_memory,
-    in_process,
+    medians,
     one_run,
+    parser,
     read_vectors,
+    report_of,
+    runs_of,
     timed,
-    versions,
-    write_vectors,
 )
 
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    arguments = parse()
+    arguments = parser(__doc__, clusters=100).parse_args()
     if arguments.run:
         one_run(CONTENDERS, arguments.run)
         return
-    from machine import describe
-
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        folder = Path(scratch) / "vectors"
-        write_vectors(folder, arguments.rows, arguments.dimension)
-        runs = [
-            in_process(__file__, each, folder, arguments)
-            for _ in range(arguments.rounds)
-            for each in CONTENDERS
-        ]
-    show(runs)
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("output", "run")}
-    report = {"runs": runs, "machine": describe("cpu"), "settings": settings}
-    report["versions"] = versions("faiss", "sklearn")
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2))
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dimension", type=int, default=384)
-    parser.add_argument("--clusters", type=int, default=100)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scratch", help="folder for the vectors, by default that of the system")
-    parser.add_argument("--output", help="file for all figures, JSON")
-    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args()
+    runs = runs_of(__file__, CONTENDERS, arguments)
+    report = report_of(runs, arguments, "faiss", "sklearn")
+    finish("kmeans", table(runs), report, arguments.output, arguments.page)
 
 
 def inertia_of(vectors: np.ndarray, centres: np.ndarray) -> float:
@@ -129,14 +104,16 @@ CONTENDERS: dict[str, Run] = {
 }
 
 
-def show(runs: list[dict[str, Any]]) -> None:
-    print(f"{'contender':24}{'seconds':>9}{'inertia':>14}{'MiB':>8}")
-    for run in runs:
-        if "left_out" in run:
-            print(f"{run['contender']:24}  left out: {run['left_out']}")
-            continue
-        figures = f"{run['seconds']:9.2f}{run['inertia']:14,.1f}{run['peak_mib']:8,.0f}"
-        print(f"{run['contender']:24}{figures}")
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return seconds, inertia and memory of each contender."""
+    lines = []
+    for name, found in medians(runs, "seconds", "inertia", "peak_mib").items():
+        if isinstance(found, str):
+            lines.append([name, found, "", ""])
+        else:
+            seconds, inertia, memory = found
+            lines.append([name, f"{seconds:.1f}", f"{inertia:,.0f}", f"{memory:,.0f}"])
+    return markdown(["k-means", "seconds", "inertia", "MiB"], lines)
 
 
 if __name__ == "__main__":

@@ -9,65 +9,46 @@ the rate of a 2048 x 2048 matrix product that the products of all queries and ro
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tables import finish, markdown
 from vector_runs import (
     Run,
     in_memory,
-    in_process,
+    medians,
     one_run,
+    parser,
     read_vectors,
+    report_of,
+    runs_of,
     timed,
-    versions,
-    write_vectors,
 )
 
 
 def main() -> None:
     """Measure, print a table, write JSON."""
-    arguments = parse()
+    arguments = parser(__doc__, queries=1000, k=10).parse_args()
     if arguments.run:
         one_run(CONTENDERS, arguments.run)
         return
-    from machine import describe, matmul_rate
+    from machine import matmul_rate
 
-    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
-        folder = Path(scratch) / "vectors"
-        write_vectors(folder, arguments.rows, arguments.dimension)
-        runs, rates = [], []
-        for _ in range(arguments.rounds):
-            rates.append(matmul_rate("cpu", "float32"))
-            runs += [in_process(__file__, each, folder, arguments) for each in CONTENDERS]
-    rate = float(np.median(rates))
-    needed = 2 * arguments.rows * arguments.queries * arguments.dimension / rate
-    best = next((run["found"] for run in runs if run["contender"] == "numpy"), None)
+    rates = [matmul_rate("cpu", "float32")]
+    runs = runs_of(__file__, CONTENDERS, arguments)
+    rates.append(matmul_rate("cpu", "float32"))
+    needed = 2 * arguments.rows * arguments.queries * arguments.dimension / float(np.mean(rates))
+    best = next((run["found"] for run in runs if run.get("contender") == "numpy"), None)
     for run in runs:
         if "seconds" in run:
             run["share_of_matmul"] = needed / run["seconds"]
-            run["recall"] = recall(run.pop("found"), best)
-    show(runs, rate)
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("output", "run")}
-    report = {"runs": runs, "matmul_flops_per_second": rates, "machine": describe("cpu")}
-    report |= {"settings": settings, "versions": versions("faiss")}
-    if arguments.output:
-        Path(arguments.output).write_text(json.dumps(report, indent=2))
-
-
-def parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--rows", type=int, default=1_000_000)
-    parser.add_argument("--dimension", type=int, default=384)
-    parser.add_argument("--queries", type=int, default=1000)
-    parser.add_argument("--k", type=int, default=10)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--scratch", help="folder for the vectors, by default that of the system")
-    parser.add_argument("--output", help="file for all figures, JSON")
-    parser.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
-    return parser.parse_args()
+            run["recall"] = recall(run["found"], best)
+    for run in runs:
+        run.pop("found", None)
+    report = report_of(runs, arguments, "faiss") | {"matmul_flops_per_second": rates}
+    finish("nearest", table(runs), report, arguments.output, arguments.page)
 
 
 def queries_of(arguments: argparse.Namespace) -> np.ndarray:
@@ -147,23 +128,23 @@ CONTENDERS: dict[str, Run] = {
 }
 
 
-def recall(found: list[list[int]], best: list[list[int]] | None) -> float | None:
+def recall(found: list[list[int]], best: list[list[int]] | None) -> float:
     if best is None:
-        return None
+        return float("nan")
     same = [len(set(a) & set(b)) for a, b in zip(found, best, strict=True)]
     return sum(same) / sum(map(len, best))
 
 
-def show(runs: list[dict[str, Any]], rate: float) -> None:
-    print(f"matrix product: {rate / 1e9:.0f} Gflop/s")
-    print(f"{'contender':20}{'seconds':>9}{'share':>8}{'MiB':>8}{'recall':>8}")
-    for run in runs:
-        if "left_out" in run:
-            print(f"{run['contender']:20}  left out: {run['left_out']}")
-            continue
-        share, told = f"{run['share_of_matmul']:.0%}", run["recall"]
-        line = f"{run['contender']:20}{run['seconds']:9.2f}{share:>8}{run['peak_mib']:8,.0f}"
-        print(line + ("" if told is None else f"{told:8.3f}"))
+def table(runs: list[dict[str, Any]]) -> str:
+    """Return seconds, share of the matrix product, memory and recall of each contender."""
+    lines = []
+    for name, found in medians(runs, "seconds", "share_of_matmul", "peak_mib", "recall").items():
+        if isinstance(found, str):
+            lines.append([name, found, "", "", ""])
+        else:
+            seconds, share, memory, same = found
+            lines.append([name, f"{seconds:.1f}", f"{share:.0%}", f"{memory:,.0f}", f"{same:.3f}"])
+    return markdown(["nearest", "seconds", "of matmul", "MiB", "recall"], lines)
 
 
 if __name__ == "__main__":

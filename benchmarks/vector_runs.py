@@ -6,10 +6,12 @@ import argparse
 import importlib.util
 import json
 import resource
+import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +63,56 @@ def in_memory(vectors: np.ndarray, partitions: int) -> Any:
     array = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
     frame = pd.DataFrame({"embedding": pd.Series(pd.arrays.ArrowExtensionArray(array))})
     return dd.from_pandas(frame, npartitions=partitions, sort=False)
+
+
+def parser(description: str | None, **counts: int) -> argparse.ArgumentParser:
+    """Return a parser of what all of them take, and of some numbers."""
+    found = argparse.ArgumentParser(description=description)
+    every = {"rows": 1_000_000, "dimension": 384, "rounds": 1, **counts}
+    for name, default in every.items():
+        found.add_argument(f"--{name}", type=int, default=default)
+    found.add_argument("--scratch", help="folder for the vectors, by default that of the system")
+    found.add_argument("--output", help="file for all figures, JSON")
+    found.add_argument("--page", action="store_true", help="put the table into docs/performance.md")
+    found.add_argument("--run", nargs=3, help=argparse.SUPPRESS)
+    return found
+
+
+def runs_of(
+    script: str, contenders: Mapping[str, Run], arguments: argparse.Namespace
+) -> list[dict[str, Any]]:
+    """Return what all contenders tell, taking turns."""
+    with tempfile.TemporaryDirectory(dir=arguments.scratch) as scratch:
+        folder = Path(scratch) / "vectors"
+        write_vectors(folder, arguments.rows, arguments.dimension)
+        return [
+            in_process(script, each, folder, arguments)
+            for _ in range(arguments.rounds)
+            for each in contenders
+        ]
+
+
+def report_of(
+    runs: list[dict[str, Any]], arguments: argparse.Namespace, *modules: str
+) -> dict[str, Any]:
+    """Return runs with what they were measured with."""
+    from machine import describe
+
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("output", "run", "page")}
+    report = {"runs": runs, "machine": describe("cpu"), "settings": settings}
+    return report | {"versions": versions(*modules)}
+
+
+def medians(runs: list[dict[str, Any]], *figures: str) -> dict[str, list[float] | str]:
+    """Return the medians of some figures of each contender, or why there are none."""
+    found: dict[str, list[float] | str] = {}
+    for name in dict.fromkeys(run["contender"] for run in runs):
+        own = [run for run in runs if run["contender"] == name]
+        if "left_out" in own[0]:
+            found[name] = f"left out: {own[0]['left_out']}"
+        else:
+            found[name] = [statistics.median(run[f] for run in own) for f in figures]
+    return found
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
