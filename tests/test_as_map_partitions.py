@@ -117,6 +117,29 @@ def test_with_an_array_of_a_selection(sources, eager):
     assert given.z.tolist() == [2 * n for n in english(eager).length]
 
 
+BESIDE = {
+    "locate": lambda part, array: part.loc[array > 45],
+    "assign": lambda part, array: part.assign(z=array),
+    "locate, then select": lambda part, array: part.loc[array > 45][["id"]],
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("source", ["parquet", "arrow"])
+def test_with_an_array_of_a_selection_of_filtered_files(sources, eager, source, name):
+    """An operator stays below what takes an array: it keeps files in as many parts as the array."""
+    lazy = both(sources[source])[0]
+    part = lazy[lazy.id > 4][["id", "vector"]]
+    assert part.optimize(fuse=False).npartitions < part.npartitions
+    given = BESIDE[name](part, de.to_array(part.vector) @ QUERY).compute()
+    whole = eager[eager.id > 4][["id", "length"]]
+    scores = np.float32(2 * whole.length.to_numpy())
+    wanted = BESIDE[name](whole, scores)
+    assert given.sort_values("id").id.tolist() == wanted.id.tolist()
+    if "z" in wanted:
+        assert given.sort_values("id").z.tolist() == wanted.z.tolist()
+
+
 @pytest.mark.parametrize("source", ["parquet", "arrow"])
 def test_with_an_array_where_few_columns_are_read(sources, pdf, source):
     """Of files that few columns are read of, Dask makes fewer partitions than the array has."""

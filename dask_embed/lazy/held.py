@@ -7,7 +7,7 @@ import functools
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from dask_embed.lazy._dask import Expr, Index, Projection
+from dask_embed.lazy._dask import Expr, Index, Projection, are_co_aligned
 from dask_embed.lazy.conditions import is_rowwise, walk
 from dask_embed.lazy.steps import Step
 
@@ -49,6 +49,8 @@ class Held:
             return f"changes {_words(changed)}"
         if passage.repeats_names:
             return "has columns of one name"
+        if passage.beside_another:
+            return "takes partitions beside those of another frame or array"
         if self.hidden and (again := passage.new_columns & self.hidden):
             return f"makes another {_words(again)}"
         if passage.reads_all or passage.reads & self.made:
@@ -91,6 +93,19 @@ class Passage:
     def repeats_names(self) -> bool:
         columns = list(self.node.columns)
         return len(set(columns)) != len(columns)
+
+    @functools.cached_property
+    def beside_another(self) -> bool:
+        """Whether it needs as many partitions of another frame, or of an array.
+
+        Of files that few columns are read of Dask makes fewer: nodes of ours right below a step
+        bring both to one number, where the step is right above the files nothing does.
+        """
+        return (
+            self.step.rows.blockwise
+            and bool(self._others)
+            and not are_co_aligned(self.sources[0], *self._others)
+        )
 
     @functools.cached_property
     def new_columns(self) -> frozenset[Any]:
