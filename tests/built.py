@@ -219,7 +219,10 @@ def _first_inputs(model: Any, tokens: Any) -> dict[str, Any]:
     begin = {}
     if model.config.is_encoder_decoder and model.can_generate():
         begin["decoder_input_ids"] = torch.tensor([[2]])
-    return {**inputs(tokens, texts()[0], model), **begin}
+    text = texts()[0]
+    if type(model).__name__.endswith("QuestionAnswering"):  # behind a question
+        text = f"what? {(tokens.sep_token or '') * 2} {text}"
+    return {**inputs(tokens, text, model), **begin}
 
 
 def _first_tensor(output: Any) -> torch.Tensor:

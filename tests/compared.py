@@ -44,7 +44,7 @@ def vectors(model_class: Any, folder: Path) -> np.ndarray:
         more = {"output_hidden_states": True} if gives_scores(model_class) else {}
         output = _alone(encoder(model.eval()), folder, text, model, **more)
         if has_text_side(model.config):
-            vector = getattr(output, "pooler_output", None)
+            vector = getattr(output, "embeds", getattr(output, "pooler_output", None))  # CLVP
             if vector is None:
                 raise NotBuiltError("its get_text_features gives no vector of a text")
             # FLAVA and SAM 3 have one for each token
@@ -87,7 +87,11 @@ def likelihoods(model_class: Any, folder: Path) -> list[np.ndarray]:
         values = []
         for candidate in CANDIDATES:
             labels = torch.tensor([tokens(candidate).input_ids])
-            output = _alone(model, folder, text, labels=labels)
+            more = {"labels": labels}
+            if model.config.model_type == "fsmt":  # its class makes no beginning of labels
+                begun = model.prepare_decoder_input_ids_from_labels(labels)
+                more = {"decoder_input_ids": begun, "use_cache": False}
+            output = _alone(model, folder, text, **more)
             chosen = output.logits.log_softmax(-1).gather(2, labels[:, :, None])
             values.append(float(chosen.double().sum()))
         given.append(np.array(values))

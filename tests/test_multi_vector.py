@@ -198,6 +198,19 @@ def test_what_is_not_run_is_refused(
     assert "\n" not in str(caught.value)
 
 
+def test_a_setting_of_a_version_to_come(folders: dict[str, Path], tmp_path: Path) -> None:
+    known = {"skiplist_words", "skiplist_tasks", "keep_only_token_ids"}
+    assert set(MultiVectorMask.config_keys) == known
+    masks = [path.name for path in folders["colbert"].glob("*_MultiVectorMask")]
+    files = (f"{masks[0]}/config.json", WHOLE, TRANSFORMER)
+    for number, file in enumerate(files):
+        changed = edited(
+            folders["colbert"], tmp_path / str(number), file, lambda c: c | {"new_setting": 1}
+        )
+        with pytest.raises(ValueError, match=r"new_setting=1, which is not known"):
+            de.MultiVectorEmbedder(changed)(FRAME)
+
+
 def test_token_pooling_is_refused(tmp_path: Path) -> None:
     base = tiny.save("bert", tmp_path / "base")
     folder = save(tmp_path / "model", base, MultiVectorMask(), HierarchicalTokenPooling())

@@ -204,6 +204,26 @@ def test_settings_that_are_not_known(folders: dict[str, Path], tmp_path: Path) -
             de.SparseEmbedder(folder)(dd.from_pandas(FRAME, npartitions=1))
 
 
+@pytest.mark.parametrize(
+    "file",
+    [
+        "1_SpladePooling/config.json",
+        "sentence_bert_config.json",
+        "config_sentence_transformers.json",
+    ],
+)
+def test_a_setting_of_a_version_to_come(
+    folders: dict[str, Path], tmp_path: Path, file: str
+) -> None:
+    known = {"pooling_strategy", "activation_function", "embedding_dimension"}
+    assert set(SpladePooling.config_keys) == known
+    folder = Path(shutil.copytree(folders["max"], tmp_path / "model"))
+    written = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(written | {"new_setting": 1}))
+    with pytest.raises(ValueError, match=r"new_setting=1, which is not known"):
+        de.SparseEmbedder(folder)(dd.from_pandas(FRAME, npartitions=1))
+
+
 def test_dense_and_sparse_are_told_apart(folders: dict[str, Path], tmp_path: Path) -> None:
     lazy = dd.from_pandas(FRAME, npartitions=1)
     with pytest.raises(ValueError, match="use SparseEmbedder"):

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _LAST_PLACE = ("siglip_text_model", "siglip2_text_model")
 # Fields that hold the size of the space that texts share with the others, the first that is there.
 _WIDTHS = ("projection_dim", "projection_size", "hidden_size")
+# What get_text_features calls the vector, the projected one of CLVP first.
+_OUTPUTS = ("embeds", "pooler_output")
 
 
 TABLE = "static-embedding"
@@ -153,7 +155,8 @@ def _features(model: Any, ids: torch.Tensor, mask: torch.Tensor, **given: torch.
     from transformers.modeling_outputs import BaseModelOutput
 
     vectors = model.get_text_features(**model.text_rows.of(ids, mask), **given)
-    vectors = getattr(vectors, "pooler_output", vectors)
+    for name in _OUTPUTS:
+        vectors = getattr(vectors, name, vectors)
     if getattr(vectors, "ndim", 0) not in (2, 3):  # BLIP-2
         raise ValueError(f"get_text_features of {type(model).__name__} gives no vector of a text")
     if vectors.ndim == 2:  # FLAVA has one for each token
