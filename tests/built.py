@@ -14,6 +14,7 @@ import shrunk
 import tiny
 import torch
 import transformers
+from tokenizers.processors import RobertaProcessing
 from transformers.models.auto import tokenization_auto
 
 from dask_embed.models.classes import output_fields
@@ -124,6 +125,9 @@ def tokenizer(kind: str, config: Any, takes_types: bool) -> Any:
     text = text_config(config)
     after = getattr(text, "pad_token_id", None) == 1
     made = tiny._roberta_tokenizer() if after else tiny.wordpiece()
+    if after:  # pairs as RoBERTa's, which Longformer counts on
+        ends = [(token, made.convert_tokens_to_ids(token)) for token in ("</s>", "<s>")]
+        made.backend_tokenizer.post_processor = RobertaProcessing(*ends, trim_offsets=False)
     with contextlib.suppress(Exception):  # a tokenizer that is not installed
         name = tokenization_auto.TOKENIZER_MAPPING_NAMES.get(kind)
         own = getattr(transformers, name) if name else None
