@@ -351,6 +351,20 @@ def test_a_model_is_put_back() -> None:
     assert not hasattr(model, "new")
 
 
+def test_what_there_is_once_weights_were_written_to_counts() -> None:
+    """RWKV divides them with its first text, and says so in an attribute."""
+    model: Any = torch.nn.Linear(2, 2).requires_grad_(False)
+    model.divided, model.seen = False, 0
+    state = ModelState(model)
+    model.weight.div_(2)
+    model.divided, model.seen = True, 1
+    state.restore()
+    assert (model.divided, model.seen) == (True, 1)
+    model.seen = 2
+    state.restore()
+    assert (model.divided, model.seen) == (True, 1)
+
+
 def test_hidden_states_of_two_streams_side_by_side(tmp_path: Path) -> None:
     """Reformer's are twice as wide as its configuration says; its local attention draws nothing."""
     tokenizer = tiny.wordpiece()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -61,6 +62,28 @@ def test_architecture_equals_its_own_class(kind: str) -> None:
 def test_a_short_text_changes_nothing_for_long_ones(kind: str, head: str) -> None:
     """BigBird turns sparse attention off with a short one, for scores and what is written too."""
     assert [row["outcome"] for row in sweep.one(kind, (head,))] == ["equal"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads"),
+    [
+        ("voxtral", ("seq2seq-lm",)),  # a decoder behind an encoder of sounds
+        ("perceiver", ("classify",)),  # a transformer that takes no ids
+        pytest.param("blt", ("embed", "causal-lm"), marks=pytest.mark.slow),
+        pytest.param("reformer", ("embed", "causal-lm"), marks=pytest.mark.slow),
+        pytest.param("fsmt", ("seq2seq-lm",), marks=pytest.mark.slow),
+        pytest.param("clvp", ("embed",), marks=pytest.mark.slow),
+    ],
+)
+def test_what_is_unlike_the_others(kind: str, heads: tuple[str, ...]) -> None:
+    assert [row["outcome"] for row in sweep.one(kind, heads)] == ["equal"] * len(heads)
+
+
+def test_results_for_other_places_than_tokens_are_refused() -> None:
+    """Perceiver fills in words for every place that it has."""
+    (row,) = sweep.one("perceiver", ("fill-mask",))
+    assert row["outcome"] == "refused"
+    assert re.search(r"gives \d+ results for \d+ tokens, and one for each is needed", row["why"])
 
 
 def test_a_result_that_differs_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import inspect
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from dask_embed.inference.attention import PACKED_ATTENTION, packed_batch
 from dask_embed.inference.branches import BranchedTokens
+from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.state import ModelState
@@ -72,10 +74,25 @@ class Forward:
         Whatever a text changes in the model is put back before the next.
         """
         vectors = []
-        for row in range(len(tokens)):
-            with self.by_itself():
-                vectors.append(self._rows(tokens.take(np.array([row]))))
+        for given in self.each_alone(tokens):
+            if isinstance(given, Exception):
+                raise given
+            vectors.append(given)
         return torch.cat(vectors)
+
+    def each_alone(self, tokens: TokenLists) -> list[torch.Tensor | Exception]:
+        """Return the vectors of each text as `alone` makes them, or why the model refuses it."""
+        vectors: list[torch.Tensor | Exception] = []
+        with self._put_back_after() as put_back:
+            for row in range(len(tokens)):
+                try:
+                    vectors.append(self._rows(tokens.take(np.array([row]))))
+                except Exception as error:  # every architecture has its own way to refuse
+                    if is_out_of_memory(error):
+                        raise
+                    vectors.append(error)
+                put_back()
+        return vectors
 
     def at_positions(self, tokens: TokenLists, positions: np.ndarray) -> torch.Tensor:
         """Call the model on one text with position ids of shape (tokens,)."""
@@ -195,20 +212,29 @@ class Forward:
     @contextlib.contextmanager
     def by_itself(self) -> Iterator[None]:
         """Give the context in which this thread alone runs the model, which is then put back."""
+        with self._put_back_after():
+            yield
+
+    @contextlib.contextmanager
+    def _put_back_after(self) -> Iterator[Callable[[], None]]:
+        """Give the context of `by_itself`, and what puts the model back meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
             self._switch(packed=False)
             state = ModelState(self._loaded.model)
+            put_back = partial(self._put_back, state)
             try:
-                yield
+                yield put_back
             finally:
-                changes = state.changes()
-                self.changes = self.changes or changes
-                # weights in fewer bits, by libraries of their own, take their form with the first
-                # batch
-                quantized = getattr(self._loaded.model, "hf_quantizer", None) is not None
-                if changes and not quantized:
-                    state.restore()
+                put_back()
+
+    def _put_back(self, state: ModelState) -> None:
+        changes = state.changes()
+        self.changes = self.changes or changes
+        # weights in fewer bits, by libraries of their own, take their form with the first batch
+        quantized = getattr(self._loaded.model, "hf_quantizer", None) is not None
+        if changes and not quantized:
+            state.restore()
 
     @contextlib.contextmanager
     def _attending(self, *, packed: bool = False) -> Iterator[None]:

@@ -7,7 +7,6 @@ import torch
 
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.lengths import SHORT, lengths_to_try, repeating_tokens
-from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.loading.load import LoadedModel
 from dask_embed.models.vocabulary import Tables
 from dask_embed.tokens.lists import TokenLists
@@ -51,7 +50,7 @@ def texts_alone(
     for special in (True, False):
         for shortest in range(1, min(_LONGEST_LEAST, max(lengths)) + 1):
             tokens = random_tokens(loaded, [max(n, shortest) for n in lengths], special=special)
-            given = [_vectors_of(forward, tokens, text) for text in range(len(tokens))]
+            given = forward.each_alone(tokens)
             taken = np.array([isinstance(each, torch.Tensor) for each in given])
             if taken[: len(SHORT)].all():
                 limits = [int(length) - 1 for length in tokens.lengths[~taken]]
@@ -59,15 +58,6 @@ def texts_alone(
                 alone = torch.cat([each for each in given if isinstance(each, torch.Tensor)])
                 kept = tokens.take(np.flatnonzero(taken))
                 return kept, alone, shortest, min(limits, default=None)
-            problem = problem or next(each for each in given if isinstance(each, str))
+            error = next(each for each in given if isinstance(each, Exception))
+            problem = problem or f"{type(error).__name__}: {error!s:.200}"
     raise ValueError(f"model {loaded.spec.name!r} does not run on a text: {problem}")
-
-
-def _vectors_of(forward: Forward, tokens: TokenLists, text: int) -> torch.Tensor | str:
-    """Return the vectors of a text, or why the model does not take it."""
-    try:
-        return forward.alone(tokens.take(np.array([text])))
-    except Exception as error:  # every architecture has its own way to refuse
-        if is_out_of_memory(error):
-            raise
-        return f"{type(error).__name__}: {error!s:.200}"

@@ -33,6 +33,11 @@ class ModelState:
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
+        self._model = model
+        self._remember()
+
+    def _remember(self) -> None:
+        model = self._model
         self._owners: list[tuple[Any, dict[str, Any]]] = [
             (owner, _remembered(owner)) for owner in _owners(model)
         ]
@@ -49,7 +54,7 @@ class ModelState:
         found = [
             f"{type(owner).__name__}.{name}"
             for owner, before in self._owners
-            for name in _differing(before, _remembered(owner))
+            for name in _differing(before, _entries(owner))
         ]
         rewritten = sum(buffer._version != version for buffer, version, _ in self._buffers)
         return found + ["a buffer"] * (rewritten > 0)
@@ -59,11 +64,12 @@ class ModelState:
         return [weights._version for weights in self._weights] != self._versions
 
     def restore(self) -> None:
-        """Put everything back, unless weights were written to."""
+        """Put everything back; where weights were written to, what there is now counts instead."""
         if self.rewrote_weights():
+            self._remember()
             return
         for owner, before in self._owners:
-            for name in _differing(before, _remembered(owner)):
+            for name in _differing(before, _entries(owner)):
                 if name in before:
                     owner.__dict__[name] = _copied(before[name])
                 else:
@@ -86,8 +92,12 @@ def _owners(model: torch.nn.Module) -> Iterator[Any]:
 
 def _remembered(owner: Any) -> dict[str, Any]:
     """Return the attributes of a module or configuration; of containers their entries."""
+    return {name: _copied(value) for name, value in _entries(owner).items()}
+
+
+def _entries(owner: Any) -> dict[str, Any]:
     left = _FETCHED if "_hf_hook" in owner.__dict__ else ("_parameters",)
-    return {name: _copied(value) for name, value in owner.__dict__.items() if name not in left}
+    return {name: value for name, value in owner.__dict__.items() if name not in left}
 
 
 def _copied(value: Any) -> Any:

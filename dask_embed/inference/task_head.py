@@ -132,11 +132,18 @@ class TaskHead:
         for number, made in enumerate(tried, 1):
             try:
                 tokens = made()
-                return tokens, self._each_alone(tokens)
+                results = self._each_alone(tokens)
+                break
             except Exception as error:  # every architecture has its own way to refuse
                 if is_out_of_memory(error) or number == len(tried):
                     raise
-        raise AssertionError("the last one raises")
+        if self.per_token and len(results) != len(tokens.values):  # Perceiver's for masked tokens
+            raise ValueError(
+                f"model {self._loaded.spec.name!r} ({self._loaded.checkpoint.config.model_type}) "
+                f"gives {len(results)} results for {len(tokens.values)} tokens, and one for each "
+                "is needed"
+            )
+        return tokens, results
 
     def _encoded(self, texts: TokenLists, parts: int = 1) -> TokenLists:
         """Return what the tokenizer makes of some texts, or of pairs of them."""
