@@ -22,6 +22,7 @@ import pandas as pd
 import pytest
 
 import dask_embed as de
+from dask_embed.jobs.unfinished import process_start
 
 MARK = "_dask_embed_unfinished"
 
@@ -259,6 +260,18 @@ def test_a_job_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=rf"process {os.getppid()} still runs"):
         de.discard_unfinished(tmp_path)
     assert _content(str(tmp_path)) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system tells no start")
+@pytest.mark.parametrize("began", ["2001-01-01T00:00:00+00:00", "2101-01-01T00:00:00+00:00"])
+def test_a_clock_that_jumps_makes_no_job_dead_and_none_alive(tmp_path: Path, began: str) -> None:
+    """By when it began the process would be another one, or could be any."""
+    _with_mark(tmp_path, _mark(began=began, started=process_start(os.getppid())))
+    with pytest.raises(RuntimeError, match=rf"process {os.getppid()} still runs"):
+        de.discard_unfinished(tmp_path)
+    other = _mark(began=began, started=f"{process_start(os.getppid())}0")
+    (tmp_path / MARK).write_text(json.dumps(other))
+    assert de.discard_unfinished(tmp_path) == ["part.2-2f6d1c0a-9b1d5e77.parquet"]
 
 
 DEAD = {

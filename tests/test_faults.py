@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask
@@ -101,6 +102,38 @@ def test_a_file_that_may_not_grow(tmp_path: Path) -> None:
     assert "File too large" in told.stdout, told.stderr
     assert not list(out.glob("*.parquet"))
     _frame(0, 40, 2).ml.to_parquet(out, resume=True)
+    assert sorted(de.read_parquet(out)["id"].compute()) == [*range(40)]
+
+
+def test_a_clock_that_jumps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Days forth and back while a job dies and is gone on with."""
+    import datetime as clock
+
+    class Jumping(clock.datetime):
+        days = iter([0, 9, -9, 40] * 9)
+
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return clock.datetime.now(tz) + clock.timedelta(days=next(cls.days))
+
+    jumping = SimpleNamespace(datetime=Jumping, UTC=clock.UTC)
+    monkeypatch.setattr("dask_embed.jobs.job.datetime", jumping)
+    out, sync, calls = tmp_path / "out", os.fsync, Counter[str]()
+
+    def fails(number: int) -> None:
+        calls["sync"] += 1
+        if calls["sync"] > 20:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        sync(number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", fails)
+        with pytest.raises(OSError, match="Input/output error"):
+            _frame(0, 40, 8).ml.to_parquet(out, resume=True)
+    before = {file: file.read_bytes() for file in out.glob("*.parquet")}
+    assert before
+    _frame(0, 40, 8).ml.to_parquet(out, resume=True)
+    assert all(file.read_bytes() == content for file, content in before.items())
     assert sorted(de.read_parquet(out)["id"].compute()) == [*range(40)]
 
 

@@ -29,7 +29,7 @@ from dask_embed.jobs.folder import (
     write_mark,
 )
 from dask_embed.jobs.manifest import Resumption, begin_records
-from dask_embed.jobs.unfinished import is_alive
+from dask_embed.jobs.unfinished import is_alive, process_start
 from dask_embed.runtime.files import create_file, hidden_files, remove_file
 
 
@@ -112,6 +112,7 @@ class Job:
             "frame": self.run.frame,
             "host": socket.gethostname(),
             "process": os.getpid(),
+            "started": process_start(os.getpid()),
             "began": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "names": self.names,
         }

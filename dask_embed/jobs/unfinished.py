@@ -7,6 +7,7 @@ import datetime
 import os
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import psutil  # type: ignore[import-untyped]  # distributed needs it, too
@@ -145,6 +146,8 @@ def is_alive(job: dict[str, Any]) -> bool:
     number = job.get("process")
     if number == os.getpid():
         return job["run"] in _under_way
+    if job.get("started") is not None and isinstance(number, int):
+        return process_start(number) == job["started"]
     try:
         process = psutil.Process(number)
         began = datetime.datetime.fromisoformat(str(job.get("began"))).timestamp()
@@ -152,6 +155,20 @@ def is_alive(job: dict[str, Any]) -> bool:
         return process.status() != psutil.STATUS_ZOMBIE and process.create_time() <= began + 1
     except (psutil.NoSuchProcess, ValueError, TypeError):
         return False
+
+
+def process_start(number: int) -> str | None:
+    """Return what another process with this number has not, whatever happens to the clock.
+
+    None where there is no such process, it has ended, or the system does not tell.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        told = Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    state, ticks = told[0], told[19]  # since the machine was started
+    return None if state == "Z" else f"{boot}-{ticks}"
 
 
 def _wrote(fs: Any, folder: str, job: dict[str, Any], file: str) -> bool:
