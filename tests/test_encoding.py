@@ -98,7 +98,7 @@ def test_rows_that_are_too_long():
     assert encoded.rows.tolist() == [0, 2, 4]
     assert list(encoded.failures) == [1, 3]
     assert "more than 8 tokens" in encoded.failures[1]
-    for text, ids, origins in zip(["x", "", "ab"], encoded.tokens, encoded.context, strict=True):
+    for text, ids, origins in zip(["x", "", "ab"], encoded.samples, encoded.context, strict=True):
         expected = by_transformers(tiny.wordpiece(), text)
         assert ids.tolist() == expected["input_ids"]
         assert [tuple(pair) for pair in origins.offsets] == expected["offset_mapping"]

@@ -221,3 +221,15 @@ def test_another_class_may_not_take_a_name(names: None) -> None:
     de.register_operator("mine", Everything)
     with pytest.raises(ValueError, match="'mine' is taken"):
         de.register_operator("mine", KeyTokens)
+
+
+def test_equal_sequences_run_once(tiny_bert: str) -> None:
+    """Texts of which the tokenizer makes the same; each keeps a result of its own."""
+    operator = Everything(tiny_bert)
+    texts = ["two words", "two  words", " Two words", "x", None, "two words"]
+    before = totals()
+    out = operator(pd.DataFrame({"text": pd.array(texts, "str")}))
+    after = totals()
+    assert [after[name] - before[name] for name in ("rows", "unique_rows")] == [5, 2]
+    alone = [operator(pd.DataFrame({"text": [text]}))["count"][0] for text in ("two words", "x")]
+    assert values_of(out["count"]) == [*[alone[0]] * 3, alone[1], None, alone[0]]

@@ -63,21 +63,21 @@ def test_take(lists: list[list[int]], data: st.DataObject) -> None:
 
 
 @given(LISTS)
-def test_unique(lists: list[list[int]]) -> None:
-    first, inverse = TokenLists.of(lists).unique()
-    distinct = list(dict.fromkeys(map(tuple, lists)))
-    assert [tuple(lists[row]) for row in first] == distinct
-    assert first.tolist() == [lists.index(list(each)) for each in distinct]
-    assert [list(distinct[position]) for position in inverse] == lists
-    assert first.dtype == inverse.dtype == np.int64
+def test_digests_tell_lists_apart(lists: list[list[int]]) -> None:
+    """Also lists of which one begins the other, and the same ids in another order."""
+    lists = [*lists, [1, 2], [1], [], [2, 1], [1, 2], [], [1, 2, 0]]
+    digests = TokenLists.of(lists).digests()
+    assert [digests.index(each) for each in digests] == [lists.index(each) for each in lists]
+    assert {len(each) for each in digests} == {16}
 
 
-def test_unique_by_hand() -> None:
-    """Lists of which one begins the other differ, and so does the order of the same ids."""
-    lists = [[1, 2], [1], [], [2, 1], [1, 2], [], [1, 2, 0]]
-    first, inverse = TokenLists.of(lists).unique()
-    assert first.tolist() == [0, 1, 2, 3, 6]
-    assert inverse.tolist() == [0, 1, 2, 3, 0, 2, 4]
+def test_digests_tell_types_apart() -> None:
+    """Of a pair that is parted elsewhere, and ids that are the bytes of another's types."""
+    ids = [[1, 2, 0x01000000], [1, 2, 0x01000000], [1, 2, 0x01000000]]
+    typed = TokenLists.of(ids, [[0, 0, 1], [0, 1, 1], [0, 0, 1]]).digests()
+    assert typed[0] == typed[2] != typed[1]
+    plain = TokenLists.of([*ids, [1, 2, 3, 4, 0]]).digests()
+    assert not {*plain} & {*typed, *TokenLists.of([[1, 2, 3, 4]], [[0] * 4]).digests()}
 
 
 # --------------------------------------------------------------------------------- TextTokenizer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,15 +11,18 @@ import torch
 
 from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
 from dask_embed.columns.types import vector_type
-from dask_embed.inference import engine
+from dask_embed.inference.driver import Driver
 from dask_embed.inference.heads import apply_modules
+from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.precision import DTYPES, to_precision
+from dask_embed.inference.repeats import Claims
 from dask_embed.inference.runner import Runner
-from dask_embed.inference.sinks import Reduction
+from dask_embed.inference.sinks import Reduction, SideBySide, TokenVectorSink, VectorSink
 from dask_embed.inference.stream import Batching, Stream
 from dask_embed.models.modules import HeadModule
 from dask_embed.runtime.stats import Meter
 from dask_embed.tokens.encoded import Encoded, Row
+from dask_embed.tokens.lists import TokenLists
 
 Outcome = tuple[dict[str, Result], dict[int, str]]
 
@@ -106,24 +109,23 @@ def embed_vectors(
     failures : dict
         Row number to message.
     """
-    first = requests[0]
     stream = _stream(requests, runner, column.values, meter)
+    first = requests[0]
     left_out = first.prompt if first.leaves_out_prompt else ""
     skipped = runner.tokenizer(first.limit).prompt_length(left_out) if left_out else 0
-    reductions: dict[Hashable, Reduction] = {}
-    kinds = {}
-    for request in requests:
-        reduction = request.reduction(runner, skipped)
-        reductions.setdefault(reduction.kind, reduction)
-        kinds[request.output] = reduction.kind
-    outcomes = engine.vectors(stream, list(reductions.values()), on_device=on_device)
-    valid = np.array([text is not None for text in column.values])
-    valid[list(stream.failures)] = False
-    vectors = {
-        kind: Vectors(outcome.values, valid)
-        for kind, outcome in zip(reductions, outcomes, strict=True)
-    }
-    return {name: vectors[kind] for name, kind in kinds.items()}, stream.failures
+    wanted = {request.output: request.reduction(runner, skipped) for request in requests}
+    reductions = list({each.kind: each for each in wanted.values()}.values())
+    rows = len(column.values)
+    outs = [_allocate(stream, (rows, each.dimension), each.dtype, on_device) for each in reductions]
+    claims = None
+    if outs[0].device.type == "cpu" and runner.vector_cache.holds(1):
+        kind = tuple(each.kind for each in reductions)
+        claims = Claims(runner.vector_cache, kind, SideBySide(outs))
+    compute = _token_vectors(runner, stream.batching)
+    Driver(stream, compute, VectorSink(outs, reductions), claims=claims).run()
+    valid = _valid(column, stream)
+    vectors = {each.kind: Vectors(out, valid) for each, out in zip(reductions, outs, strict=True)}
+    return {name: vectors[each.kind] for name, each in wanted.items()}, stream.failures
 
 
 def embed_tokens(
@@ -136,11 +138,32 @@ def embed_tokens(
 ) -> Outcome:
     """Return the token vectors of every text."""
     stream = _stream([request], runner, column.values, meter)
-    outcome = engine.token_vectors(stream, on_device=on_device)
+    lengths = np.zeros(len(column.values), np.int64)
+    with stream.jobs() as jobs:
+        chunks = list(stream.chunks(jobs))
+        for encoded in chunks:
+            lengths[encoded.rows] = encoded.samples.lengths
+        starts = np.cumsum(lengths) - lengths
+        shape = (int(lengths.sum()), runner.loaded.checkpoint.hidden_size)
+        out = _allocate(stream, shape, torch.float32, on_device)
+        compute = _token_vectors(runner, stream.batching)
+        Driver(stream, compute, TokenVectorSink(out, starts)).run_chunks(jobs, chunks)
+    valid = _valid(column, stream)
+    if lengths[~valid].any():
+        out = out[torch.from_numpy(np.repeat(valid, lengths)).to(out.device)]
+    return {request.output: TokenVectors(out, lengths[valid], valid)}, stream.failures
+
+
+def _token_vectors(runner: Runner, batching: Batching) -> Callable[[TokenLists], torch.Tensor]:
+    side = batching.side(runner.loaded.tokenizer)
+    return lambda tokens: runner.token_vectors(tokens, side)
+
+
+def _valid(column: TextColumn, stream: Stream) -> np.ndarray:
+    """Return which rows have a result."""
     valid = np.array([text is not None for text in column.values])
-    valid[list(outcome.failures)] = False
-    result = TokenVectors(outcome.values, outcome.lengths[valid], valid)
-    return {request.output: result}, outcome.failures
+    valid[list(stream.failures)] = False
+    return valid
 
 
 def _stream(
@@ -152,9 +175,7 @@ def _stream(
     first = requests[0]
 
     def encode(rows: np.ndarray) -> Encoded:
-        encoded = first.encode(runner, [(texts[row] or "",) for row in rows.tolist()])
-        failures = {int(rows[row]): text for row, text in encoded.failures.items()}
-        return dataclasses.replace(encoded, rows=rows[encoded.rows], failures=failures)
+        return first.encode(runner, [(texts[row] or "",) for row in rows.tolist()]).at(rows)
 
     return Stream(
         runner,
@@ -164,3 +185,20 @@ def _stream(
         Batching.least([request.batching for request in requests]),
         first.limit,
     )
+
+
+def _allocate(
+    stream: Stream, shape: tuple[int, int], dtype: torch.dtype, on_device: bool
+) -> torch.Tensor:
+    device = stream.runner.device if on_device else torch.device("cpu")
+    try:
+        return torch.zeros(shape, dtype=dtype, device=device)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        size = shape[0] * shape[1] * dtype.itemsize / 2**30
+        raise MemoryError(
+            f"the results of a partition of {len(stream.sizes)} rows take {size:.1f} GiB of "
+            f"{device} memory, which is not there; use smaller partitions "
+            "(ddf.repartition(partition_size=...))"
+        ) from error

@@ -9,20 +9,20 @@ import numpy as np
 import torch
 
 from dask_embed.inference.memory import batch_cost, is_out_of_memory, release
-from dask_embed.inference.runner import Runner
+from dask_embed.inference.stream import Running
 from dask_embed.runtime.stats import Meter
-from dask_embed.tokens.lists import TokenLists
+from dask_embed.tokens.encoded import Samples
 
 NOT_FINITE = (
     "the model gives it a result that is no finite number (see the model's dtype and weights)"
 )
 
 
-class Sink(Protocol):
+class BatchSink(Protocol):
     """Where the results of batches go."""
 
-    def put(self, places: np.ndarray, results: Any, lengths: np.ndarray) -> torch.Tensor | None:
-        """Take the results of a batch whose sequences belong to `places`.
+    def put(self, names: np.ndarray, results: Any, lengths: np.ndarray) -> torch.Tensor | None:
+        """Take the results of a batch of samples that have these `names`.
 
         Returns
         -------
@@ -36,29 +36,25 @@ class Execution:
 
     Parameters
     ----------
-    runner : Runner
+    runner : Running
     compute : callable
-        ``(TokenLists) -> results`` of a batch.
-    sink : Sink
+        ``(samples) -> results`` of a batch.
+    sink : BatchSink
     meter : Meter
-    counts_rows : bool
-        Every sequence is a row of its own, to be counted as one.
 
     Attributes
     ----------
     failures : dict
-        Place to message, for sequences that do not fit in memory even alone, or whose result is no
+        Name to message, for samples that do not fit in memory even alone, or whose result is no
         finite number.
     """
 
     def __init__(
         self,
-        runner: Runner,
-        compute: Callable[[TokenLists], Any],
-        sink: Sink,
+        runner: Running,
+        compute: Callable[[Any], Any],
+        sink: BatchSink,
         meter: Meter,
-        *,
-        counts_rows: bool = False,
     ) -> None:
         self._failures: dict[int, str] = {}
         self._doubts: list[tuple[np.ndarray, torch.Tensor]] = []
@@ -66,37 +62,38 @@ class Execution:
         self._compute = compute
         self._sink = sink
         self._meter = meter
-        self._counts_rows = counts_rows
 
     @property
     def failures(self) -> dict[int, str]:
         while self._doubts:
-            places, finite = self._doubts.pop()
-            for place in places[~finite.cpu().numpy()].tolist():
-                self._failures[place] = NOT_FINITE
+            names, finite = self._doubts.pop()
+            for name in names[~finite.cpu().numpy()].tolist():
+                self._failures[name] = NOT_FINITE
         return self._failures
 
-    def _doubt(self, places: np.ndarray, results: Any, lengths: np.ndarray) -> None:
+    def _doubt(self, names: np.ndarray, results: Any, lengths: np.ndarray) -> None:
         """Note which results are finite; whether all are is asked later, a GPU need not wait."""
         finite = _finite(results)
         if finite is None:
             return
-        owners = places if len(finite) == len(places) else np.repeat(places, lengths)
+        owners = names if len(finite) == len(names) else np.repeat(names, lengths)
         if finite.device.type == "cuda" or not finite.all():
             self._doubts.append((owners, finite))
 
-    def run(self, places: np.ndarray, tokens: TokenLists, costs: np.ndarray) -> None:
+    def run(self, names: np.ndarray, samples: Samples, costs: np.ndarray, rows: int) -> None:
         """Run one batch, in halves where it does not fit in memory.
 
         Parameters
         ----------
-        places : numpy.ndarray
-            Names of the sequences for the sink.
-        tokens : TokenLists
+        names : numpy.ndarray
+            Of the samples, for the sink.
+        samples : Samples
         costs : numpy.ndarray
-            Tokens that each sequence takes while it runs.
+            What each sample takes while it runs.
+        rows : int
+            1 where every sample is a row of its own, to be counted as one; else 0.
         """
-        pending = [np.arange(len(places))]
+        pending = [np.arange(len(names))]
         while pending:
             part = pending.pop()
             halves = [part[len(part) // 2 :], part[: len(part) // 2]]
@@ -104,52 +101,53 @@ class Execution:
             if len(part) > 1 and not self._runner.budget.allows(cost):
                 pending += halves  # another batch of the same plan did not fit
                 continue
-            whole = len(part) == len(places)
-            problem = self._attempt(places[part], tokens if whole else tokens.take(part))
+            whole = len(part) == len(names)
+            problem = self._attempt(names[part], samples if whole else samples.take(part), rows)
             if problem is None:
                 self._runner.budget.did_fit(cost)
                 continue
             # here, not where it was caught: an error's traceback keeps activations alive
-            release(self._runner.loaded.device)
+            release(self._runner.device)
             if len(part) > 1:
                 self._meter.count(splits=1)
                 self._runner.budget.did_not_fit(cost)
                 pending += halves
             else:
-                self._retry_alone(int(places[part[0]]), tokens.take(part))
+                self._retry_alone(int(names[part[0]]), samples.take(part), rows)
 
-    def _attempt(self, places: np.ndarray, tokens: TokenLists) -> str | None:
+    def _attempt(self, names: np.ndarray, samples: Samples, rows: int) -> str | None:
         """Run a batch and return None, or why it does not fit in memory."""
+        lengths = samples.lengths
         try:
             with self._meter.busy("forward"), self._runner.session():
-                results = self._compute(tokens)
-                finite = self._sink.put(places, results, tokens.lengths)
-                self._doubt(places, results, tokens.lengths)
+                results = self._compute(samples)
+                finite = self._sink.put(names, results, lengths)
+                self._doubt(names, results, lengths)
                 if finite is not None:
-                    self._doubts.append((places, finite))
+                    self._doubts.append((names, finite))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             return str(error) or type(error).__name__
-        padding = self._runner.computed_tokens(tokens) - len(tokens.values)
+        total = int(lengths.sum())
         self._meter.count(
-            rows=len(places) if self._counts_rows else 0,
-            unique_rows=len(places),
-            tokens=len(tokens.values),
-            padding=padding,
+            rows=rows * len(names),
+            unique_rows=len(names),
+            tokens=total,
+            padding=self._runner.computed(lengths) - total,
             batches=1,
         )
         return None
 
-    def _retry_alone(self, place: int, tokens: TokenLists) -> None:
-        """Try a single sequence once more, now that memory was released; else give it up."""
-        problem = self._attempt(np.array([place]), tokens)
+    def _retry_alone(self, name: int, sample: Samples, rows: int) -> None:
+        """Try a single sample once more, now that memory was released; else give it up."""
+        problem = self._attempt(np.array([name]), sample, rows)
         if problem is not None:
-            self._meter.count(rows=int(self._counts_rows))
-            release(self._runner.loaded.device)
-            self._failures[place] = (
-                f"its {len(tokens.values)} tokens do not fit in the memory of "
-                f"{self._runner.loaded.device}, even alone: {problem:.200}"
+            self._meter.count(rows=rows)
+            release(self._runner.device)
+            self._failures[name] = (
+                f"its {int(sample.lengths.sum())} {sample.unit} do not fit in the memory of "
+                f"{self._runner.device}, even alone: {problem:.200}"
             )
 
     def _cost(self, costs: np.ndarray) -> float:

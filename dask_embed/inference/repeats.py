@@ -1,19 +1,17 @@
-"""Texts with the same tokens run once: in a partition, and as far as memory goes in a process."""
+"""Equal samples run once: in a partition, and as far as memory goes in a process."""
 
 from __future__ import annotations
 
-import hashlib
 import threading
+from array import array
 from collections.abc import Container, Hashable, Iterable
 from typing import Protocol
 
 import numpy as np
 import zict
 
-from dask_embed.runtime.stats import Meter
-from dask_embed.tokens.lists import TokenLists
+from dask_embed.tokens.encoded import Samples
 
-_DIGEST_BYTES = 16
 # What an entry takes besides its vector: digest, entries of the cache, array header.
 _ENTRY_BYTES = 480
 Key = tuple[Hashable, bytes]
@@ -22,47 +20,51 @@ Key = tuple[Hashable, bytes]
 class RepeatSink(Protocol):
     """Where results are that repeats share."""
 
-    def copy(self, rows: np.ndarray, sources: np.ndarray) -> None:
-        """Give `rows` the results of `sources`, which are complete."""
+    def copy(self, names: np.ndarray, sources: np.ndarray) -> None:
+        """Give the samples of these `names` the results of `sources`, which are complete."""
 
 
 class Repeats:
-    """Tell the texts of one partition that were seen before; to be used from one thread."""
+    """Tell the samples that were seen before; to be used from one thread.
 
-    def __init__(self, meter: Meter) -> None:
-        self._meter = meter
+    Parameters
+    ----------
+    claims : Claims, optional
+        Tells what other partitions have, or compute.
+    """
+
+    def __init__(self, claims: Claims | None = None) -> None:
+        self.claims = claims
         self._first: dict[bytes, int] = {}
-        self._pairs: list[np.ndarray] = []
+        self._pairs = array("q")
 
-    def first_seen(self, rows: np.ndarray, tokens: TokenLists) -> tuple[np.ndarray, list[bytes]]:
-        """Return the places in `tokens` that have to run, with their digests.
+    def first_seen(self, names: np.ndarray, samples: Samples) -> np.ndarray:
+        """Return the places in `samples` that have to run; empty ones have nothing to.
 
-        Repeats are remembered for `copy_all`. A text without tokens has nothing to run.
+        Repeats are remembered for `copy_all`.
         """
-        fresh, digests, repeats = [], [], []
-        for place, row in enumerate(rows.tolist()):
-            ids = tokens[place]
-            if not len(ids):
+        fresh = []
+        each = zip(names.tolist(), samples.lengths.tolist(), samples.digests(), strict=True)
+        for place, (name, length, digest) in enumerate(each):
+            if not length:
                 continue
-            digest = hashlib.blake2b(ids.tobytes(), digest_size=_DIGEST_BYTES).digest()
-            source = self._first.setdefault(digest, row)
-            if source == row:
+            source = self._first.setdefault(digest, name)
+            if source != name:
+                self._pairs.extend((name, source))
+            elif self.claims is None or self.claims.runs_here(name, digest):
                 fresh.append(place)
-                digests.append(digest)
-            else:
-                repeats.append((row, source))
-        if repeats:
-            self._pairs.append(np.array(repeats))
-        self._meter.count(rows=len(rows) - len(fresh))
-        return np.array(fresh, np.int64), digests
+        return np.array(fresh, np.int64)
 
     def copy_all(self, sink: RepeatSink, failures: dict[int, str]) -> None:
         """Give repeats the results, or the failures, of what they repeat."""
-        for pairs in self._pairs:
-            sink.copy(pairs[:, 0], pairs[:, 1])
-            for row, source in pairs.tolist():
+        if not self._pairs:
+            return
+        pairs = np.array(self._pairs).reshape(-1, 2)
+        sink.copy(pairs[:, 0], pairs[:, 1])
+        if failures:
+            for name, source in pairs.tolist():
                 if source in failures:
-                    failures[row] = failures[source]
+                    failures[name] = failures[source]
 
 
 class VectorCache:
@@ -110,6 +112,20 @@ def _weight(key: Key, vector: np.ndarray) -> int:
     return vector.nbytes + _ENTRY_BYTES
 
 
+class Vectors(Protocol):
+    """Arrays by row, an array of shape (rows, dimension) among others."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def itemsize(self) -> int: ...
+
+    def __getitem__(self, row: int, /) -> np.ndarray: ...
+
+    def __setitem__(self, row: int, vector: np.ndarray, /) -> None: ...
+
+
 class Claims:
     """What one partition computes, finds in the cache, or waits for from another partition.
 
@@ -120,11 +136,11 @@ class Claims:
     cache : VectorCache
     kind : hashable
         What vectors of equal tokens have to have in common.
-    out : numpy.ndarray
-        The vectors of the partition, shape (rows, dimension).
+    out : Vectors
+        Those of the partition.
     """
 
-    def __init__(self, cache: VectorCache, kind: Hashable, out: np.ndarray) -> None:
+    def __init__(self, cache: VectorCache, kind: Hashable, out: Vectors) -> None:
         self._cache = cache
         self._kind = kind
         self._out = out
@@ -133,17 +149,11 @@ class Claims:
         self._computed = threading.Event()
         self._borrowed: list[tuple[int, bytes, Claims]] = []
 
-    def to_compute(self, rows: np.ndarray, digests: list[bytes]) -> np.ndarray:
-        """Fill in the vectors that are known, and return which texts have to run here, as bool.
+    def runs_here(self, row: int, digest: bytes) -> bool:
+        """Fill in a vector that is known, and return whether a text has to run here.
 
         What another partition computes at the moment is waited for in `collect`.
         """
-        runs = [
-            self._runs_here(row, digest) for row, digest in zip(rows.tolist(), digests, strict=True)
-        ]
-        return np.array(runs, bool)
-
-    def _runs_here(self, row: int, digest: bytes) -> bool:
         key = (self._kind, digest)
         found = self._cache.get(key)
         if found is not None:

@@ -1,21 +1,17 @@
-"""Rows of a partition through any operator: encode, forward, postprocess, in row order."""
+"""What `forward` gave for the rows of a partition, as columns in row order."""
 
 from __future__ import annotations
 
+import copy
 import itertools
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
-from dask_embed.inference.execution import Execution
-from dask_embed.inference.stream import CHUNKS_UNDER_WAY, Stream, wait_for
-from dask_embed.runtime.lanes import Jobs
 from dask_embed.tokens.encoded import Encoded, Row
 from dask_embed.tokens.lists import TokenLists
 
@@ -50,91 +46,96 @@ class Chunk:
         return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
-@dataclass
 class Rows:
-    """Run the distinct rows of a partition.
+    """Keep results for a chunk, and the columns that are made of them; a `Sink`.
 
-    Attributes
+    Parameters
     ----------
-    stream : Stream
-        Its `encode` takes places in `distinct`.
     distinct : list of tuple of str
-    forward : callable
-        ``(TokenLists) -> results``, one per sequence.
+        Their places are the rows of the stream.
     postprocess : callable
         ``(Chunk) -> {column: values}``, one value per row.
     types : dict
         Column to Arrow type.
     """
 
-    stream: Stream
-    distinct: Sequence[Row]
-    forward: Callable[[TokenLists], Any]
-    postprocess: Callable[[Chunk], Mapping[str, Any]]
-    types: dict[str, pa.DataType]
-    _places: list[np.ndarray] = field(default_factory=list)
-    _parts: list[dict[str, pa.Array]] = field(default_factory=list)
+    keeps = False
 
-    def run(self) -> dict[str, pa.Array]:
-        """Return the result columns of the distinct rows; null where a row failed."""
-        under_way: deque[tuple[Encoded, list[Any], Execution, list[Future[None]]]] = deque()
-        with self.stream.jobs() as jobs:
-            for encoded in self.stream.chunks(jobs):
-                under_way.append(self._begin(jobs, encoded))
-                if len(under_way) == CHUNKS_UNDER_WAY:
-                    self._end(*under_way.popleft())
-            while under_way:
-                self._end(*under_way.popleft())
-        return self._assembled()
-
-    def _begin(
-        self, jobs: Jobs, encoded: Encoded
-    ) -> tuple[Encoded, list[Any], Execution, list[Future[None]]]:
-        count = len(encoded.tokens)
-        sink = _Places(count)
-        execution = Execution(self.stream.runner, self.forward, sink, self.stream.meter)
-        everything = np.arange(count)
-        busy = np.flatnonzero(encoded.tokens.lengths)
-        futures = self.stream.submit(jobs, execution, encoded, busy, everything)
-        return encoded, sink.results, execution, futures
-
-    def _end(
+    def __init__(
         self,
-        encoded: Encoded,
-        results: list[Any],
-        execution: Execution,
-        futures: list[Future[None]],
+        distinct: Sequence[Row],
+        postprocess: Callable[[Chunk], Mapping[str, Any]],
+        types: dict[str, pa.DataType],
     ) -> None:
-        """Wait for a chunk and keep its columns."""
-        wait_for(futures)
-        for place, message in execution.failures.items():
-            self.stream.failures[int(encoded.rows[place])] = message
-        lost = list(self.stream.failures)
-        kept = np.flatnonzero(~np.isin(encoded.rows, lost))
-        places = kept.tolist()
+        self._distinct = distinct
+        self._postprocess = postprocess
+        self._types = types
+        self._results: dict[int, Any] = {}
+        self._count = 0
+        self._places: list[np.ndarray] = []
+        self._parts: list[dict[str, pa.Array]] = []
+
+    def begin(self, encoded: Encoded) -> np.ndarray:
+        start = self._count
+        self._count += len(encoded.rows)
+        return np.arange(start, self._count)
+
+    def put(self, names: np.ndarray, results: Any, lengths: np.ndarray) -> None:
+        if isinstance(results, torch.Tensor):
+            results = results.float().cpu().numpy()
+        if len(results) != len(names):
+            raise ValueError(
+                f"forward must give one result per sequence: {len(names)} sequences, "
+                f"{len(results)} results"
+            )
+        self._results.update(zip(names.tolist(), results, strict=True))
+
+    def copy(self, names: np.ndarray, sources: np.ndarray) -> None:
+        for name, source in zip(names.tolist(), sources.tolist(), strict=True):
+            self._results[name] = copy.deepcopy(self._results.get(source))
+
+    def flush(self) -> None:
+        """Nothing is under way: `put` takes results at once."""
+
+    def end(self, encoded: Encoded, names: np.ndarray, failures: dict[int, str]) -> None:
+        results = [self._results.pop(name, None) for name in names.tolist()]
+        kept = np.flatnonzero(~np.isin(encoded.rows, list(failures)))
         rows, owners = np.unique(encoded.rows[kept], return_inverse=True)
-        self.stream.meter.count(rows=len(np.unique(encoded.rows)))
         if not len(rows):
             return
+        places = kept.tolist()
         context = encoded.context
         chunk = Chunk(
-            rows=[self.distinct[row] for row in rows],
+            rows=[self._distinct[row] for row in rows],
             owners=owners,
-            tokens=encoded.tokens.take(kept),
+            tokens=encoded.samples.take(kept),
             context=None if context is None else [context[place] for place in places],
             results=[results[place] for place in places],
         )
-        with self.stream.meter.seconds("convert"):
-            columns = self.postprocess(chunk)
-            self._places.append(rows)
-            self._parts.append(self._to_arrow(columns, len(rows)))
+        columns = self._postprocess(chunk)
+        self._places.append(rows)
+        self._parts.append(self._to_arrow(columns, len(rows)))
+
+    def columns(self) -> dict[str, pa.Array]:
+        """Return the result columns of the distinct rows; null where a row failed."""
+        count = len(self._distinct)
+        if not self._parts:
+            return {name: pa.nulls(count, dtype) for name, dtype in self._types.items()}
+        places = np.concatenate(self._places)
+        back = np.full(count, -1)
+        back[places] = np.arange(len(places))
+        taken = pa.array(back, mask=back < 0)
+        return {
+            name: pa.concat_arrays([part[name] for part in self._parts]).take(taken)
+            for name in self._types
+        }
 
     def _to_arrow(self, columns: Mapping[str, Any], count: int) -> dict[str, pa.Array]:
-        if columns.keys() != self.types.keys():
+        if columns.keys() != self._types.keys():
             raise ValueError(
-                f"postprocess must give the columns {list(self.types)}, it gave {list(columns)}"
+                f"postprocess must give the columns {list(self._types)}, it gave {list(columns)}"
             )
-        arrays = {name: to_column(columns[name], dtype) for name, dtype in self.types.items()}
+        arrays = {name: to_column(columns[name], dtype) for name, dtype in self._types.items()}
         for name, array in arrays.items():
             if len(array) != count:
                 raise ValueError(
@@ -142,36 +143,6 @@ class Rows:
                     f"values of {name!r}"
                 )
         return arrays
-
-    def _assembled(self) -> dict[str, pa.Array]:
-        if not self._parts:
-            return {name: pa.nulls(len(self.distinct), dtype) for name, dtype in self.types.items()}
-        places = np.concatenate(self._places)
-        back = np.full(len(self.distinct), -1)
-        back[places] = np.arange(len(places))
-        taken = pa.array(back, mask=back < 0)
-        return {
-            name: pa.concat_arrays([part[name] for part in self._parts]).take(taken)
-            for name in self.types
-        }
-
-
-class _Places:
-    """Keep the result of every sequence by its place in the chunk."""
-
-    def __init__(self, count: int) -> None:
-        self.results: list[Any] = [None] * count
-
-    def put(self, places: np.ndarray, results: Any, lengths: np.ndarray) -> None:
-        if isinstance(results, torch.Tensor):
-            results = results.float().cpu().numpy()
-        if len(results) != len(places):
-            raise ValueError(
-                f"forward must give one result per sequence: {len(places)} sequences, "
-                f"{len(results)} results"
-            )
-        for place, result in zip(places.tolist(), results, strict=True):
-            self.results[place] = result
 
 
 def to_column(values: Any, dtype: pa.DataType) -> pa.Array:

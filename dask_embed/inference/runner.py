@@ -35,6 +35,7 @@ from dask_embed.models.spec import Model
 from dask_embed.models.vocabulary import Tables
 from dask_embed.runtime.process import prepare_process
 from dask_embed.runtime.registry import Registry, evict, get_or_build, loaded
+from dask_embed.tokens.encoded import Encoded
 from dask_embed.tokens.lists import TextTokenizer, TokenLists
 from dask_embed.tokens.sequences import types_single_texts
 
@@ -95,6 +96,24 @@ class Runner:
                 usage = measure(run, loaded)
         self.budget = Budget(loaded.device, usage)
         self.vector_cache = VectorCache(config.get("cached-vectors-bytes"))
+
+    @property
+    def device(self) -> torch.device:
+        return self.loaded.device
+
+    def usable(self, encoded: Encoded[TokenLists]) -> Encoded[TokenLists]:
+        """Return the rows that the model takes; a text without tokens never reaches it."""
+        encoded, least = self.tables.within(encoded), self.verdict.shortest
+        if least == 1:
+            return encoded
+        lengths = encoded.samples.lengths
+        return encoded.without(
+            {
+                int(encoded.rows[place]): f"of tokens it has {lengths[place]}, and the model takes "
+                f"no fewer than {least}"
+                for place in np.flatnonzero((lengths > 0) & (lengths < least))
+            }
+        )
 
     def _judge(self, loaded: LoadedModel) -> Verdict:
         """Return how the transformer runs, of one that is only run with its head what that is."""
@@ -181,12 +200,12 @@ class Runner:
             hidden = self.token_vectors(tokens, padding_side)
             return self.head(hidden, tokens).float()
 
-    def computed_tokens(self, tokens: TokenLists) -> int:
-        """Return how many tokens a batch computes, padding included."""
-        longest = int(tokens.lengths.max())
+    def computed(self, lengths: np.ndarray) -> int:
+        """Return how many tokens a batch of such texts computes, padding included."""
+        longest = int(lengths.max())
         if self.verdict.packed or self._runs_alone(longest) or not self.verdict.pads:
-            return len(tokens.values)
-        return len(tokens) * self._forward.padded_length(longest)
+            return int(lengths.sum())
+        return len(lengths) * self._forward.padded_length(longest)
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:

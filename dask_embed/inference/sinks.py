@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from dask_embed.tokens.encoded import Encoded
+
 # Rows that are copied at a time: a bounded temporary.
 _COPIED_ROWS = 65_536
 
@@ -37,7 +39,22 @@ class Reduction:
     kind: Hashable
 
 
-class VectorSink:
+class _ByRow:
+    """Results that stay until the partition has run, under the numbers of their rows."""
+
+    keeps = True
+
+    def begin(self, encoded: Encoded) -> np.ndarray:
+        return encoded.rows
+
+    def flush(self) -> None:
+        """Nothing is under way unless a sink says so."""
+
+    def end(self, encoded: Encoded, names: np.ndarray, failures: dict[int, str]) -> None:
+        """Nothing to do: they stay where they are."""
+
+
+class VectorSink(_ByRow):
     """Reduce token vectors to one vector per text, in one or several ways.
 
     Parameters
@@ -80,7 +97,25 @@ class VectorSink:
             downloads.flush()
 
 
-class TokenVectorSink:
+class SideBySide:
+    """The vectors of a row from several arrays as one, in bytes."""
+
+    def __init__(self, outs: Sequence[torch.Tensor]) -> None:
+        self._parts = [out.numpy().view(np.uint8) for out in outs]
+        ends = np.cumsum([part.shape[1] for part in self._parts])
+        self._cuts = ends[:-1].tolist()
+        self.shape = (len(self._parts[0]), int(ends[-1]))
+        self.itemsize = 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return np.concatenate([part[row] for part in self._parts])
+
+    def __setitem__(self, row: int, vector: np.ndarray) -> None:
+        for part, values in zip(self._parts, np.split(vector, self._cuts), strict=True):
+            part[row] = values
+
+
+class TokenVectorSink(_ByRow):
     """Keep every token vector.
 
     Parameters
@@ -107,9 +142,6 @@ class TokenVectorSink:
             start, length = self._starts[source], self._lengths[source]
             target = self._starts[row]
             self._out[target : target + length] = self._out[start : start + length]
-
-    def flush(self) -> None:
-        """Nothing is under way: `put` copies at once."""
 
 
 class Downloads:

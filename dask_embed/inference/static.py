@@ -101,7 +101,7 @@ def embed_static(
             with meter.seconds("forward"), torch.inference_mode():
                 finite = _embed(requests, model, encoded, outs, places[kept])
             failed |= dict.fromkeys(kept[~finite].tolist(), NOT_FINITE)
-            meter.count(rows=len(kept), unique_rows=len(kept), tokens=len(encoded.tokens.values))
+            meter.count(rows=len(kept), unique_rows=len(kept), tokens=len(encoded.samples.values))
             meter.count(batches=1)
     failures = {int(places[place]): message for place, message in failed.items()}
     valid[list(failures)] = False
@@ -119,9 +119,9 @@ def _embed(
     places: np.ndarray,
 ) -> np.ndarray:
     """Put the vectors of texts into their places, and return which are finite numbers."""
-    ids = torch.from_numpy(encoded.tokens.values)
+    ids = torch.from_numpy(encoded.samples.values)
     means = embedding_bag(
-        ids, model.vectors, torch.from_numpy(encoded.tokens.offsets[:-1].astype(np.int32))
+        ids, model.vectors, torch.from_numpy(encoded.samples.offsets[:-1].astype(np.int32))
     )
     finite = np.ones(len(places), bool)
     for request, out in zip(requests, outs, strict=True):

@@ -8,8 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from dask_embed.models.modules import read_json
 from dask_embed.models.sources import load_tokenizer, tokenizer_folder
+from dask_embed.tokens.encoded import Encoded
+from dask_embed.tokens.lists import TokenLists
 
 if TYPE_CHECKING:
     from dask_embed.models.checkpoint import Checkpoint
@@ -52,6 +56,35 @@ class Tables:
         named = (m for name, m in model.named_modules() if name.endswith("token_type_embeddings"))
         sizes = [rows for rows in map(_rows, named) if rows is not None]
         return cls(_rows(_token_embedding(model)), min(sizes, default=None))
+
+    def within(self, encoded: Encoded[TokenLists]) -> Encoded[TokenLists]:
+        """Return the rows whose tokens all have an embedding; the others are failures.
+
+        On a GPU an id without one would end all that the process may still do there.
+        """
+        samples = encoded.samples
+        failures = {
+            **_beyond(encoded, samples.types, self.types, "token type"),
+            **_beyond(encoded, samples.values, self.tokens, "token id"),
+        }
+        return encoded.without(failures)
+
+
+def _beyond(
+    encoded: Encoded[TokenLists], values: np.ndarray | None, table: int | None, what: str
+) -> dict[int, str]:
+    """Return the message of each row that has a value for which a table has no row."""
+    if values is None or table is None or not len(values):
+        return {}
+    if int(values.max()) < table and int(values.min()) >= 0:
+        return {}
+    places = np.flatnonzero((values >= table) | (values < 0))
+    sequences = np.searchsorted(encoded.samples.offsets, places, side="right") - 1
+    return {
+        int(encoded.rows[sequence]): f"it has the {what} {values[place]}, and the model has "
+        f"embeddings up to {table - 1}"
+        for place, sequence in zip(places[::-1], sequences[::-1], strict=True)
+    }
 
 
 def require_vocabulary(model: Model, checkpoint: Checkpoint) -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import one_of, positive_integer, shown
@@ -226,6 +225,7 @@ class ModelOperator(ColumnOperator):
     def run(
         self, columns: list[TextColumn], *, on_device: bool, meter: Meter
     ) -> tuple[dict[str, Result], dict[int, str]]:
+        from dask_embed.inference.driver import Driver
         from dask_embed.inference.rows import Rows
         from dask_embed.inference.stream import Stream
 
@@ -233,30 +233,25 @@ class ModelOperator(ColumnOperator):
         valid = inverse >= 0
         meter.count(rows=int(valid.sum()) - len(distinct))
         runner = self.runner()
-        model = self._loaded(runner)
+        model, checkpoint = self._loaded(runner), runner.loaded.checkpoint
         stream = Stream(
             runner,
-            lambda places: self._encode(runner, distinct, places),
+            lambda rows: self.encode(runner, [distinct[row] for row in rows]).at(rows),
             [self.characters(row) for row in distinct],
             meter,
             self.batching,
-            self.longest_row(runner.loaded.checkpoint),
+            self.longest_row(checkpoint),
         )
-        types = self.output_types(runner.loaded.checkpoint)
-        rows = Rows(
-            stream,
-            distinct,
-            forward=lambda tokens: self.forward(model, tokens),
-            postprocess=lambda chunk: self.postprocess(model, chunk),
-            types=types,
+        sink = Rows(
+            distinct, lambda chunk: self.postprocess(model, chunk), self.output_types(checkpoint)
         )
-        results = rows.run()
+        Driver(stream, lambda tokens: self.forward(model, tokens), sink).run()
         taken = pa.array(inverse, mask=~valid)
         failed = stream.failures
         failures = {
             row: failed[place] for row, place in enumerate(inverse.tolist()) if place in failed
         }
-        return {name: array.take(taken) for name, array in results.items()}, failures
+        return {name: array.take(taken) for name, array in sink.columns().items()}, failures
 
     def runner(self) -> Runner:
         """Return the model as this process has it, loading it on first use."""
@@ -391,11 +386,6 @@ class ModelOperator(ColumnOperator):
         tokenizer = self.runner().loaded.tokenizer
         for text in EXAMPLES:
             yield [TextColumn([value]) for value in self.example(text, tokenizer)]
-
-    def _encode(self, runner: Runner, distinct: list[Row], places: np.ndarray) -> Encoded:
-        encoded = self.encode(runner, [distinct[place] for place in places])
-        failures = {int(places[row]): text for row, text in encoded.failures.items()}
-        return dataclasses.replace(encoded, rows=places[encoded.rows], failures=failures)
 
     def _loaded(self, runner: Runner) -> Any:
         if type(self).load is ModelOperator.load:

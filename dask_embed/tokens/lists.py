@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 # Characters of a text that are tokenized at first, per token that is kept. Docstrings have four to
 # five a token; where that was not enough, more of the text follows.
 _CHARACTERS_PER_TOKEN = 5
+_DIGEST_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,8 @@ class TokenLists:
     truncated : int
         How many of the texts were longer, when they were tokenized.
     """
+
+    unit: ClassVar[str] = "tokens"
 
     values: np.ndarray
     offsets: np.ndarray
@@ -79,25 +83,18 @@ class TokenLists:
         types = np.concatenate([self.types[start:stop] for start, stop in spans])
         return TokenLists(values, offsets, types)
 
-    def unique(self) -> tuple[np.ndarray, np.ndarray]:
-        """Find texts with the same ids.
-
-        Returns
-        -------
-        first : numpy.ndarray
-            Row at which each distinct text is first seen, int64, shape (distinct,).
-        inverse : numpy.ndarray
-            For every row its position in `first`, int64, shape (texts,).
-        """
-        seen: dict[bytes, int] = {}
-        first: list[int] = []
-        inverse = np.empty(len(self), np.int64)
-        for row in range(len(self)):
-            position = seen.setdefault(self[row].tobytes(), len(first))
-            if position == len(first):
-                first.append(row)
-            inverse[row] = position
-        return np.asarray(first, np.int64), inverse
+    def digests(self) -> list[bytes]:
+        """Return 16 bytes for each text, equal for equal ids and token types."""
+        values, size = self.values.tobytes(), self.values.itemsize
+        types = b"" if self.types is None else self.types.astype(np.int8).tobytes()
+        kind = b"" if self.types is None else b"types"
+        found = []
+        for start, stop in itertools.pairwise(self.offsets.tolist()):
+            ids = values[start * size : stop * size]
+            digest = hashlib.blake2b(ids, digest_size=_DIGEST_BYTES, person=kind)
+            digest.update(types[start:stop])
+            found.append(digest.digest())
+        return found
 
 
 def were_longer(encodings: Sequence[Any], max_length: int | None) -> list[bool]:

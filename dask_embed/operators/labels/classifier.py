@@ -185,7 +185,7 @@ def _merged(places: list[np.ndarray], parts: list[Encoded]) -> Encoded:
     """
 
     rows = np.concatenate([at[part.rows] for at, part in zip(places, parts, strict=True)])
-    tokens = [part.tokens for part in parts]
+    tokens = [part.samples for part in parts]
     types = None
     if any(each.types is not None for each in tokens):
         kinds = [np.zeros(len(t.values), np.int8) if t.types is None else t.types for t in tokens]

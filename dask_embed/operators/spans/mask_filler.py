@@ -131,22 +131,16 @@ class MaskFiller(ModelOperator):
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
         encoded = super().encode(runner, rows)
         tokenizer = runner.loaded.tokenizer
-        failures = dict(encoded.failures)
+        failures: dict[int, str] = {}
         for place, row in enumerate(encoded.rows.tolist()):
-            masks = int((encoded.tokens[place] == tokenizer.mask_token_id).sum())
+            masks = int((encoded.samples[place] == tokenizer.mask_token_id).sum())
             if not masks:
                 limit = self.limit(runner.loaded.checkpoint)
                 where = "it" if limit is None else f"its first {limit} tokens"
                 failures[row] = f"there is no mask token {tokenizer.mask_token!r} in {where}"
             elif masks > 1 and self.masks == "one":
                 failures[row] = f"it has {masks} mask tokens; masks='any' fills several"
-        kept = np.array([row not in failures for row in encoded.rows.tolist()], bool)
-        if kept.all():
-            return encoded
-        tokens = encoded.tokens.take(np.flatnonzero(kept))
-        return dataclasses.replace(
-            encoded, rows=encoded.rows[kept], tokens=tokens, failures=failures
-        )
+        return encoded.without(failures)
 
     def example(self, text: str, tokenizer: PreTrainedTokenizerBase) -> Row:
         masked = tokenizer.mask_token_id in tokenizer(text)["input_ids"]  # some add one to each

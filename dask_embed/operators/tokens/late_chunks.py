@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
     from dask_embed.inference.footprint import Footprint
     from dask_embed.inference.runner import Runner
-    from dask_embed.inference.stream import Stream
     from dask_embed.runtime.stats import Meter
     from dask_embed.tokens.sequences import Origins
 
@@ -191,22 +190,17 @@ class _Late:
 
     def run(self, meter: Meter) -> tuple[torch.Tensor, dict[int, str]]:
         """Return a vector for each chunk, shape (chunks, dimension), and failed rows."""
-        from dask_embed.inference.execution import NOT_FINITE, Execution
-        from dask_embed.inference.stream import Stream, wait_for
+        from dask_embed.inference.driver import Driver
+        from dask_embed.inference.execution import NOT_FINITE
+        from dask_embed.inference.stream import Stream
 
+        runner, batching = self._runner, self._embedder.batching
         sizes = [len(text) + len(self._prompt) for text in self._distinct.texts]
-        batching, runner = self._embedder.batching, self._runner
-        stream = Stream(runner, self._encode, sizes, meter, batching)
+        stream = Stream(runner, self._encode, sizes, meter, batching, counts_rows=False)
         sums = Sums(self._distinct.chunks, runner.loaded.checkpoint.hidden_size)
-        with stream.jobs() as jobs:
-            for encoded in stream.chunks(jobs):
-                sums.members = encoded.context or []
-                execution = Execution(runner, lambda t: self._vectors(stream, t), sums, meter)
-                places = np.arange(len(encoded.tokens))
-                busy = np.flatnonzero(encoded.tokens.lengths)
-                wait_for(stream.submit(jobs, execution, encoded, busy, places))
-                for place, message in execution.failures.items():
-                    stream.failures[int(encoded.rows[place])] = message
+        side = batching.side(runner.loaded.tokenizer)
+        # equal windows of two texts need not have the same chunks
+        Driver(stream, lambda t: runner.token_vectors(t, side), sums, repeats=False).run()
         vectors = self._pooled(sums)[self._distinct.chunk_of]
         finite = vectors.isfinite().all(1).tolist()
         failed = {}
@@ -214,9 +208,6 @@ class _Late:
             if number in stream.failures or (number >= 0 and not known):
                 failed[row] = stream.failures.get(number, NOT_FINITE)
         return vectors, failed
-
-    def _vectors(self, stream: Stream, tokens: Any) -> torch.Tensor:
-        return self._runner.token_vectors(tokens, stream.padding_side)
 
     def _pooled(self, sums: Sums) -> torch.Tensor:
         import torch

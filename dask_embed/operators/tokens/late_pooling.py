@@ -15,6 +15,7 @@ from dask_embed.text.chunking import Piece
 if TYPE_CHECKING:
     import torch
 
+    from dask_embed.tokens.encoded import Encoded
     from dask_embed.tokens.sequences import Origins
 
 
@@ -87,22 +88,31 @@ class Distinct:
 
 
 class Sums:
-    """Sums of token vectors for each chunk, filled from any thread."""
+    """Sums of token vectors for each chunk, filled from any thread; a `Sink`."""
+
+    keeps = False
 
     def __init__(self, chunks: int, dimension: int) -> None:
         import torch
 
-        self.members: Sequence[Members] = ()
+        self._members: dict[int, Members] = {}
+        self._windows = 0
         self._sums = torch.zeros(max(1, chunks), dimension)
         self._counts = torch.zeros(max(1, chunks), 1)
         self._lock = threading.Lock()
 
-    def put(self, places: np.ndarray, hidden: torch.Tensor, lengths: np.ndarray) -> None:
-        """Take the token vectors of windows; `places` are those of their `members`."""
+    def begin(self, encoded: Encoded) -> np.ndarray:
+        names = np.arange(self._windows, self._windows + len(encoded.rows))
+        self._windows += len(names)
+        self._members.update(zip(names.tolist(), encoded.context or (), strict=True))
+        return names
+
+    def put(self, names: np.ndarray, hidden: torch.Tensor, lengths: np.ndarray) -> None:
+        """Add the token vectors of windows to the sums of their chunks."""
         import torch
 
         starts = (np.cumsum(lengths) - lengths).tolist()
-        members = [self.members[place] for place in places.tolist()]
+        members = [self._members[name] for name in names.tolist()]
         tokens = np.concatenate([m.tokens + s for m, s in zip(members, starts, strict=True)])
         chunks, inverse = np.unique(
             np.concatenate([each.chunks for each in members]), return_inverse=True
@@ -116,6 +126,16 @@ class Sums:
         with self._lock:
             self._sums[own] += here
             self._counts[own] += counts
+
+    def copy(self, names: np.ndarray, sources: np.ndarray) -> None:
+        raise TypeError("windows of the same tokens need not have the same chunks")
+
+    def flush(self) -> None:
+        """Nothing is under way: `put` adds at once."""
+
+    def end(self, encoded: Encoded, names: np.ndarray, failures: dict[int, str]) -> None:
+        for name in names.tolist():
+            del self._members[name]
 
     def means(self) -> torch.Tensor:
         """Return the mean vector of each chunk, zero where it has no tokens."""

@@ -170,7 +170,7 @@ class MultiVectorEmbedder(ModelOperator):
         if expansion is None:
             return encoded
         return dataclasses.replace(
-            encoded, costs=np.maximum(encoded.tokens.lengths, expansion.length)
+            encoded, costs=np.maximum(encoded.samples.lengths, expansion.length)
         )
 
     def forward(self, model: _Interaction, tokens: TokenLists) -> list[np.ndarray]:
