@@ -21,7 +21,7 @@ from dask_embed.loading.layers import load_layer
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.modules import Dense, LayerNorm, Pooling
 from dask_embed.models.static import WEIGHTS, StaticTable, static_tokenizer
-from dask_embed.models.tokenizers import in_halves, slices
+from dask_embed.models.tokenizers import tokenized
 from dask_embed.runtime.registry import get_or_build
 from dask_embed.runtime.stats import Meter
 from dask_embed.tokens.encoded import Encoded
@@ -91,18 +91,19 @@ def embed_static(
     outs = [_allocate(request, len(valid)) for request in requests]
     failed: dict[int, str] = {}
     meter.record.max_length = requests[0].limit
-    for chosen in slices([len(text) for (text,) in rows]):
+
+    def encode(some: np.ndarray) -> Encoded:
         with meter.seconds("tokenize"), tokenizing_for(meter):
-            encode = lambda some: requests[0].encode(runner, some)  # noqa: E731
-            parts = list(in_halves(encode, rows, chosen, failed))
-        for some, encoded in parts:
-            failed |= {some[row]: message for row, message in encoded.failures.items()}
-            kept = np.array(some, np.int64)[encoded.rows]
-            with meter.seconds("forward"), torch.inference_mode():
-                finite = _embed(requests, model, encoded, outs, places[kept])
-            failed |= dict.fromkeys(kept[~finite].tolist(), NOT_FINITE)
-            meter.count(rows=len(kept), unique_rows=len(kept), tokens=len(encoded.samples.values))
-            meter.count(batches=1)
+            return requests[0].encode(runner, [rows[row] for row in some]).at(some)
+
+    for _, encoded in tokenized(encode, [len(text) for (text,) in rows], failed):
+        failed |= encoded.failures
+        kept = encoded.rows
+        with meter.seconds("forward"), torch.inference_mode():
+            finite = _embed(requests, model, encoded, outs, places[kept])
+        failed |= dict.fromkeys(kept[~finite].tolist(), NOT_FINITE)
+        meter.count(rows=len(kept), unique_rows=len(kept), tokens=len(encoded.samples.values))
+        meter.count(batches=1)
     failures = {int(places[place]): message for place, message in failed.items()}
     valid[list(failures)] = False
     return {

@@ -9,13 +9,15 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.pin import pinned
 from dask_embed.models.sources import load_tokenizer
 from dask_embed.models.spec import Model
 from dask_embed.runtime.computations import require_wanted
 from dask_embed.runtime.registry import parts
-from dask_embed.tokens.sequences import encoding_problem
+from dask_embed.tokens.slices import in_halves, slices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -124,38 +126,15 @@ def _loaded(model: Model, root: Path, revision: str) -> PreTrainedTokenizerBase:
     return tokenizer_for(tokenizer_checkpoint(model), model)
 
 
-def slices(sizes: Sequence[int]) -> Iterator[list[int]]:
-    """Yield the places of texts of so many characters, as many as are tokenized at a time."""
-    places: list[int] = []
-    characters = 0
-    for place, size in enumerate(sizes):
-        places.append(place)
-        characters += size
-        if characters >= _CHARACTERS_AT_A_TIME:
-            require_wanted()
-            yield places
-            places, characters = [], 0
-    if places:
-        yield places
+def tokenized(
+    encode: Callable[[np.ndarray], E], sizes: Sequence[int], failed: dict[int, str]
+) -> Iterator[tuple[np.ndarray, E]]:
+    """Yield what `encode` gives for texts of so many characters, each time with their places.
 
-
-def in_halves(
-    encode: Callable[[list[T]], E], items: Sequence[T], places: list[int], failed: dict[int, str]
-) -> Iterator[tuple[list[int], E]]:
-    """Yield what `encode` gives for the items at `places`, apart from those it cannot do.
-
-    These are told in `failed`, place to message.
+    Those that it cannot do are told in `failed`, place to message.
     """
-    try:
-        encoded = encode([items[place] for place in places])
-    except BaseException as error:  # tokenizers raise bare exceptions, those in Rust panic
-        problem = encoding_problem(error)
-        if len(places) == 1:
-            failed[places[0]] = f"it cannot be tokenized: {problem}"
-            return
-    else:
-        yield places, encoded
-        return
-    half = len(places) // 2
-    yield from in_halves(encode, items, places[:half], failed)
-    yield from in_halves(encode, items, places[half:], failed)
+    for places in slices(sizes, _CHARACTERS_AT_A_TIME):
+        require_wanted()
+        parts, problems = in_halves(lambda some: (some, encode(some)), places)
+        failed.update({place: f"it cannot be tokenized: {why}" for place, why in problems.items()})
+        yield from parts

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import integer_from_zero, one_of, positive_integer
@@ -18,11 +19,10 @@ from dask_embed.columns import (
 )
 from dask_embed.models.spec import Model
 from dask_embed.models.tokenizers import (
-    in_halves,
     own_tokenizer,
     pinned_tokenizer,
     require_rust,
-    slices,
+    tokenized,
     tokenizer_checkpoint,
     tokenizer_of,
 )
@@ -240,12 +240,13 @@ class Chunker(FrameOperator):
         cutter = own_tokenizer(self.spec, "chunks", Cutter.of)
         cuts: dict[str, Cut] = {}
         failed: dict[int, str] = {}
+
+        def cut(places: np.ndarray) -> list[Cut]:
+            return cutter.cut([distinct[place] for place in places], rules)
+
         with meter.seconds("tokenize"):
-            for places in slices(list(map(len, distinct))):
-                for some, found in in_halves(
-                    lambda batch: cutter.cut(batch, rules), distinct, places, failed
-                ):
-                    cuts.update(zip((distinct[place] for place in some), found, strict=True))
+            for places, found in tokenized(cut, list(map(len, distinct)), failed):
+                cuts.update(zip((distinct[place] for place in places), found, strict=True))
         cuts.update({distinct[place]: message for place, message in failed.items()})
         valid = sum(text is not None for text in texts)
         meter.count(rows=valid)

@@ -21,17 +21,16 @@ from dask_embed.columns import Result, TextColumn
 from dask_embed.models.spec import Model
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.models.tokenizers import (
-    in_halves,
     own_tokenizer,
     pinned_tokenizer,
     require_rust,
-    slices,
+    tokenized,
     tokenizer_checkpoint,
     tokenizer_of,
 )
 from dask_embed.operators.base import ColumnOperator, distinct_rows
 from dask_embed.operators.rehearsal import EXAMPLES, require_encodable
-from dask_embed.operators.tokens.columns import OFFSET, OneList, RowEncoder
+from dask_embed.operators.tokens.columns import OFFSET, OneList, RowEncoder, TokenColumns
 from dask_embed.tokens.sequences import SequenceSettings, encoding_problem, tokens_kept
 from dask_embed.tokens.sharing import tokenizing_for
 
@@ -179,20 +178,24 @@ class Tokenizer(ColumnOperator):
     ) -> tuple[dict[str, Result], dict[int, str]]:
         distinct, inverse = distinct_rows(columns)
         key = (self._settings, self.on_long, self.pair is not None)
-        encode = own_tokenizer(self.spec, key, self._encoder)
+        encoder = own_tokenizer(self.spec, key, self._encoder)
         parts = [[pa.array([], dtype) for dtype in self.types().values()]]
         back = np.full(len(distinct) + 1, -1)  # the last stands for nulls
         failed: dict[int, str] = {}
         count = 0
         meter.record.max_length = None if self.windows else self.max_length
+
+        def encode(places: np.ndarray) -> TokenColumns:
+            return encoder([distinct[place] for place in places])
+
         with meter.seconds("tokenize"), tokenizing_for(meter):
-            for places in slices([sum(map(len, row)) for row in distinct]):
-                for some, encoded in in_halves(encode, distinct, places, failed):
-                    kept = [some[row] for row in encoded.rows]
-                    failed |= {some[row]: text for row, text in encoded.failures.items()}
-                    back[kept] = np.arange(count, count + len(kept))
-                    count += len(kept)
-                    parts.append(encoded.columns)
+            sizes = [sum(map(len, row)) for row in distinct]
+            for places, encoded in tokenized(encode, sizes, failed):
+                kept = places[encoded.rows]
+                failed |= {int(places[row]): text for row, text in encoded.failures.items()}
+                back[kept] = np.arange(count, count + len(kept))
+                count += len(kept)
+                parts.append(encoded.columns)
         arrays = [pa.concat_arrays(arrays) for arrays in zip(*parts, strict=True)]
         meter.count(rows=int((inverse >= 0).sum()), unique_rows=len(distinct))
         meter.count(tokens=int(arrays[1].to_numpy().sum()))
