@@ -19,7 +19,7 @@ from dask_embed._version import __version__
 from dask_embed.jobs.origin import UNKNOWN, Origin, differences_of, origins_in_file, provenance
 from dask_embed.lazy._dask import Expr, ReadParquet
 from dask_embed.lazy.append import OperatorRows
-from dask_embed.operators.base import FrameOperator
+from dask_embed.operators.frame import FrameOperator
 from dask_embed.operators.fused import Together
 
 _COUNTING = ("version", "rows", "layout")

@@ -39,7 +39,7 @@ from dask_embed.lazy._dask import (
 from dask_embed.lazy.append import OperatorRows
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.quantize import Quantize
-from dask_embed.operators.base import FrameOperator
+from dask_embed.operators.frame import FrameOperator
 from dask_embed.operators.fused import parts_of
 from dask_embed.operators.identity import defaults
 from dask_embed.operators.renamed import unwrapped

@@ -12,7 +12,7 @@ from distributed import WorkerPlugin
 
 from dask_embed._options import NamedOptions
 from dask_embed._validation import shown
-from dask_embed.operators import ModelOperator
+from dask_embed.operators.checkpointed import CheckpointOperator
 from dask_embed.runtime.registry import forget
 
 
@@ -21,7 +21,7 @@ class ModelPlugin(NamedOptions, WorkerPlugin):
 
     Parameters
     ----------
-    *operators : ModelOperator
+    *operators : Embedder or ModelOperator
         What will run: an operator says with which head its model is loaded, and how.
 
     Raises
@@ -49,13 +49,13 @@ class ModelPlugin(NamedOptions, WorkerPlugin):
 
     idempotent = True
 
-    def __init__(self, *operators: ModelOperator) -> None:
+    def __init__(self, *operators: CheckpointOperator) -> None:
         if not operators:
             raise TypeError(
                 "ModelPlugin needs operators, as in ModelPlugin(Embedder('owner/model'))"
             )
         for each in operators:
-            if not isinstance(each, ModelOperator):
+            if not isinstance(each, CheckpointOperator):
                 raise TypeError(
                     "ModelPlugin takes operators that run a model, such as "
                     f"dask_embed.Embedder('owner/model'); got {shown(each)}"

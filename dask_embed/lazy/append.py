@@ -10,8 +10,9 @@ from dask_embed.columns import empty_columns
 from dask_embed.lazy._dask import Expr, new_collection
 from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult, dependents_of
 from dask_embed.lazy.given_text import as_given
-from dask_embed.operators.base import ColumnOperator, FrameOperator
+from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.dispatch import lazily
+from dask_embed.operators.frame import FrameOperator
 from dask_embed.operators.fused import keeping, parts_of, together
 from dask_embed.operators.renamed import all_types, plain, renamed
 from dask_embed.runtime import planned

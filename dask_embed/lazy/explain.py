@@ -28,7 +28,7 @@ from dask_embed.lazy.append import OperatorRows, settled
 from dask_embed.lazy.chunks import ChunkRows, End
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.given_text import GivenText
-from dask_embed.operators.base import FrameOperator
+from dask_embed.operators.frame import FrameOperator
 from dask_embed.operators.fused import Together, parts_of
 from dask_embed.operators.renamed import plain, unwrapped
 from dask_embed.operators.tokens.late_chunks import LateChunkEmbedder

@@ -1,236 +1,32 @@
-"""What every operator shares: the dataframe contract."""
+"""What operators share that append columns to the rows of a frame."""
 
 from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
 from dask_embed import config
-from dask_embed._options import NamedOptions
-from dask_embed._reprs import ShortRepr
-from dask_embed._validation import booleans, column_name, meant, non_empty_string, one_of, shown
 from dask_embed.columns import (
     Result,
     TextColumn,
     append_columns,
-    check_text,
     empty_columns,
     keeps_on_device,
     read_text,
 )
-from dask_embed.columns.frames import (
-    is_dask_frame,
-    require_columns,
-    require_frame,
-    row_label,
-    row_number,
-)
-from dask_embed.operators.dispatch import lazily
-from dask_embed.operators.identity import told_fields
+from dask_embed.columns.frames import require_columns
+from dask_embed.operators.frame import Frame, FrameOperator
 from dask_embed.operators.rehearsal import require_some_row
-from dask_embed.runtime.computations import follow
 from dask_embed.tokens.encoded import Row
 
 if TYPE_CHECKING:
-    from dask_embed.inference.footprint import Footprint
     from dask_embed.runtime.stats import Meter
-
-Frame = TypeVar("Frame")
-
-# Arguments that name one column, by what they are for.
-_READ = ("column", "pair")
-_WRITTEN = (
-    *("output", "score", "scores", "probabilities", "count", "offsets", "embedding", "hidden"),
-)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
-    """A function from a dataframe to another one with more columns: checks, errors, Dask token.
-
-    Parameters
-    ----------
-    on_error : {"raise", "null"}
-        What a row that cannot be used does: fail the partition with an error that names the row,
-        or become null with its message in a column of errors.
-    """
-
-    on_error: str = "raise"
-
-    used: ClassVar[str] = (
-        "an operator is called with a dataframe, and appends columns to it: "
-        "operator(pandas.DataFrame({'text': texts}))"
-    )
-
-    method: ClassVar[str] = ""
-    """Its name on ``.ml``, of operators that are part of this package."""
-
-    incidental: ClassVar[frozenset[str]] = frozenset({"on_error"})
-    """Fields that cannot change a value, or that `input_columns` or `resolved` tell; those of
-    bases are added. All others are part of what files say of a column, see `provenance`."""
-
-    def __post_init__(self) -> None:
-        booleans(self)
-        one_of("on_error", self.on_error, ("raise", "null"))
-        self._check_names()
-        for name in self.output_columns:
-            if not isinstance(name, str) or not name:
-                raise TypeError(f"an output column must be a non-empty string, got {shown(name)}")
-        if len(set(self.output_columns)) != len(self.output_columns):
-            raise ValueError(f"output columns must differ, got {shown(list(self.output_columns))}")
-
-    def _check_names(self) -> None:
-        """Raise unless all arguments that name a column can do so."""
-        for field in dataclasses.fields(self):
-            if "str" not in str(field.type) and field.type != "Any":
-                continue  # of an operator that means something else by the name
-            value, optional = getattr(self, field.name), field.default is None
-            if field.name in _READ or field.name.endswith("_column"):
-                column_name(field.name, value, allow_none=optional)
-            elif field.name in _WRITTEN:
-                non_empty_string(field.name, value, allow_none=optional)
-
-    @property
-    @abc.abstractmethod
-    def input_columns(self) -> tuple[str, ...]:
-        """Columns that are read."""
-
-    @property
-    @abc.abstractmethod
-    def output_columns(self) -> tuple[str, ...]:
-        """All columns that are appended, known without reading files."""
-
-    @abc.abstractmethod
-    def types(self) -> dict[str, pa.DataType]:
-        """Return name and Arrow type of the columns that are appended.
-
-        Raises
-        ------
-        ValueError
-            If the files that the operator needs are missing or unfit.
-        """
-
-    @abc.abstractmethod
-    def meta(self, frame: Frame) -> Frame:
-        """Return the result's empty frame, from small files alone.
-
-        Parameters
-        ----------
-        frame : pandas.DataFrame or cudf.DataFrame
-            A frame with the columns of the input, such as ``ddf._meta``.
-        """
-
-    @abc.abstractmethod
-    def apply(self, partition: Any) -> Any:
-        """Run on one pandas or cuDF partition; `__call__` without the checks."""
-
-    def prepare(self) -> None:
-        """Import what `apply` and `rehearse` take, before threads do: by default nothing."""
-
-    def resolved(self) -> dict[str, Any]:
-        """Return what the files that it reads make of the settings, as json values."""
-        return {}
-
-    def provenance(self) -> dict[str, Any]:
-        """Return what a reader of the result has to know to compute it again, as json values.
-
-        The operator's and its model's fields but for `incidental` ones, and what is `resolved`.
-        """
-        named = {"operator": type(self).__name__, "input": list(self.input_columns)}
-        return {**named, **told_fields(self), **self.resolved()}
-
-    def pinned(self) -> FrameOperator:
-        """Return the operator with all that it reads resolved: files, revisions."""
-        return self
-
-    def footprint(self, threads: int, *, on_gpu: bool = False) -> Footprint | None:
-        """Return the memory that a worker of so many threads needs, None where it is not known.
-
-        Nothing is loaded for it.
-        """
-        return None
-
-    def rehearse(self) -> None:
-        """Raise ValueError where no row could be used, whatever it holds, if small files tell."""
-
-    def check_column(self, series: Any) -> None:
-        """Raise TypeError unless an input column may be of this type: text, by default."""
-        check_text(series)
-
-    def kept(self, frame: Any) -> Any:
-        """Return `frame` with the columns that the result keeps: by default all."""
-        return frame
-
-    def __call__(self, frame: Frame) -> Frame:
-        """Return the result for a pandas, cuDF or Dask DataFrame; lazy for Dask.
-
-        Raises
-        ------
-        TypeError, ValueError
-            If the frame does not fit: a missing column or one of another type, an output name
-            that exists, a checkpoint that is missing or unfit. Nothing has been computed then.
-        """
-        follow()
-        if is_dask_frame(frame):
-            self.check(frame._meta)  # type: ignore[attr-defined]
-            from dask_embed.inference.workers import warn_of_small_workers
-
-            operator = self.pinned().with_cache()
-            operator.prepare()
-            operator.rehearse()
-            warn_of_small_workers(operator.footprint)
-            return lazily(operator, frame)
-        require_frame(type(self).__name__, frame)
-        self.check(frame)
-        return self.pinned().with_cache().apply(frame)
-
-    def with_cache(self) -> FrameOperator:
-        """Return the operator with the cache that the configuration names, if it takes it."""
-        return self
-
-    def check(self, frame: Any) -> None:
-        """Raise unless the settings, the columns of `frame` and the operator's files fit."""
-        config.check()
-        names = list(frame.columns)
-        for column in self.input_columns:
-            if names.count(column) != 1:
-                near = meant(column, names)
-                what = "stands more than once in the dataframe"
-                what = what if column in names else f"is not in the dataframe{near}"
-                raise ValueError(f"column {shown(column)} {what}; its columns are {shown(names)}")
-            self.check_column(frame[column])
-        self.types()
-        kept = list(self.kept(frame).columns)
-        taken = [name for name in self.output_columns if name in kept]
-        if taken:
-            raise ValueError(
-                f"output column {taken[0]!r} already exists; drop it first or choose another "
-                f"name with output=; the columns are {shown(names)}"
-            )
-
-    def _raise_if_wanted(self, errors: dict[int, str], partition: Any) -> None:
-        """Raise ValueError naming the first of the rows unless ``on_error="null"``."""
-        if not errors or self.on_error == "null":
-            return
-        row = min(errors)
-        label = row_label(partition.index, row)
-        raise ValueError(
-            f"row {row_number(row)} of the partition (index {label!r}): {errors[row]} "
-            f"({len(errors)} such rows); on_error='null' keeps the others"
-        )
-
-    def __dask_tokenize__(self) -> tuple[Any, ...]:
-        cls = type(self)
-        # where a class of ours lies in the package is not for names of tasks to depend on
-        home = "dask_embed" if cls.__module__.startswith("dask_embed.") else cls.__module__
-        values = tuple(getattr(self, field.name) for field in dataclasses.fields(self))
-        return (f"{home}.{cls.__qualname__}", *values)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -319,6 +115,19 @@ class ColumnOperator(FrameOperator):
         row. None, which is the default, shares nothing.
         """
         return None
+
+    def forward_key(self) -> Hashable:
+        """Return what operators must have in common for `run_together` to serve them all.
+
+        None, which is the default, where one run serves this operator alone.
+        """
+        return None
+
+    def run_together(
+        self, others: Sequence[Any], columns: list[Any], *, on_device: bool, meter: Meter
+    ) -> tuple[dict[str, Result], dict[int, str]]:
+        """Compute what `run` does, of `others` that have an equal `forward_key` too."""
+        raise TypeError(f"{type(self).__name__} has a forward_key and must define run_together")
 
     def keeping(self, wanted: Collection[str]) -> ColumnOperator:
         """Return an operator that may leave out columns that are not `wanted`: by default none."""

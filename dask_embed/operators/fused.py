@@ -12,7 +12,6 @@ from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_d
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.rehearsal import require_some_row
 from dask_embed.operators.renamed import all_types, renamed, unwrapped
-from dask_embed.operators.vectors.embedder import Embedder, embed_together
 from dask_embed.runtime.remembered import remembered
 
 if TYPE_CHECKING:
@@ -64,9 +63,7 @@ class Together(ColumnOperator):
         """Return the parts, those beside each other that one forward pass serves."""
         passes: dict[Hashable, list[ColumnOperator]] = {}
         for number, part in enumerate(self.parts):
-            key = None
-            if isinstance(part, Embedder) and type(part).run is Embedder.run:
-                key = part.forward_key()
+            key = part.forward_key()
             passes.setdefault(number if key is None else key, []).append(part)
         return list(passes.values())
 
@@ -121,11 +118,11 @@ def _run(
     for part in parts:
         part._raise_if_wanted(unusable, partition)
     on_device = keeps_on_device(partition)
-    if len(parts) == 1:
-        results, failures = parts[0].run(columns, on_device=on_device, meter=meter)
+    first, *others = parts
+    if others:
+        results, failures = first.run_together(others, columns, on_device=on_device, meter=meter)
     else:
-        embedders = [part for part in parts if isinstance(part, Embedder)]
-        results, failures = embed_together(embedders, columns[0], on_device=on_device, meter=meter)
+        results, failures = first.run(columns, on_device=on_device, meter=meter)
     meter.count(failed=len(failures))
     errors = unusable | failures
     for part in parts:

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from dask_embed.columns import empty_columns
 from dask_embed.columns.frames import require_columns
-from dask_embed.operators.base import ColumnOperator, Frame
+from dask_embed.operators.base import ColumnOperator
+from dask_embed.operators.frame import Frame
 from dask_embed.runtime.remembered import remembered
 
 

@@ -26,7 +26,7 @@ from dask_embed.models.tokenizers import (
     tokenizer_checkpoint,
     tokenizer_of,
 )
-from dask_embed.operators.base import Frame, FrameOperator
+from dask_embed.operators.frame import Frame, FrameOperator
 from dask_embed.operators.rehearsal import EXAMPLES, nothing_passes, require_encodable
 from dask_embed.operators.tokens.chunks import Chunks, Cut, Cutter
 from dask_embed.text.chunking import BOUNDARIES, Rules

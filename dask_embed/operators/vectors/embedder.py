@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -12,7 +12,6 @@ from dask_embed._validation import (
     one_of,
     positive_integer,
     require_one_prompt,
-    shown,
     text_or_none,
 )
 from dask_embed.columns import Result, TextColumn
@@ -21,12 +20,12 @@ from dask_embed.columns.ranges import CALIBRATED, checked_ranges
 from dask_embed.columns.types import PRECISIONS, token_vectors_type, vector_type
 from dask_embed.inference.encoding import encode_chats
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
-from dask_embed.models.dual import require_token_vectors
-from dask_embed.models.modules import HeadModule, Normalize, Pooling, Truncate
+from dask_embed.models.modules import HeadModule, Normalize, Pooling
 from dask_embed.models.static import static_tokenizer
-from dask_embed.operators.base import Frame
-from dask_embed.operators.model import ModelOperator
+from dask_embed.operators.checkpointed import CheckpointOperator
+from dask_embed.operators.frame import Frame
 from dask_embed.operators.rehearsal import EXAMPLES
+from dask_embed.operators.vectors.head_modules import dimension_of, head_modules, pooling_modes
 from dask_embed.text.chats import ChatRules
 from dask_embed.tokens.encoded import Encoded, Row
 
@@ -40,7 +39,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Embedder(ModelOperator):
+class Embedder(CheckpointOperator):
     """Append one embedding vector per text; lazy on a Dask DataFrame.
 
     Parameters
@@ -139,7 +138,7 @@ class Embedder(ModelOperator):
             text_or_none(name, getattr(self, name))
         require_one_prompt(self.prompt, self.prompt_name)
         if not isinstance(self.pooling, str) or self.pooling != "auto":
-            object.__setattr__(self, "pooling", _pooling_modes(self.pooling))
+            object.__setattr__(self, "pooling", pooling_modes(self.pooling))
         one_of("precision", self.precision, tuple(PRECISIONS))
         object.__setattr__(self, "ranges", checked_ranges(self.precision, self.ranges))
         if self.pooling == ("none",) and self.precision != "float32":
@@ -181,7 +180,7 @@ class Embedder(ModelOperator):
 
     def dimension(self, checkpoint: Checkpoint) -> int:
         """Return the number of values of a vector."""
-        return _dimension(checkpoint, self.modules(checkpoint))
+        return dimension_of(checkpoint, self.modules(checkpoint))
 
     def describe(self, checkpoint: Checkpoint) -> str:
         modules = self.modules(checkpoint)
@@ -213,7 +212,30 @@ class Embedder(ModelOperator):
     def run(
         self, columns: list[TextColumn], *, on_device: bool, meter: Meter
     ) -> tuple[dict[str, Result], dict[int, str]]:
-        return embed_together([self], columns[0], on_device=on_device, meter=meter)
+        return self.run_together((), columns, on_device=on_device, meter=meter)
+
+    def run_together(
+        self,
+        others: Sequence[Embedder],
+        columns: list[TextColumn],
+        *,
+        on_device: bool,
+        meter: Meter,
+    ) -> tuple[dict[str, Result], dict[int, str]]:
+        from dask_embed.inference.embedding import embed_tokens, embed_vectors
+
+        column = columns[0]
+        checkpoint = read_checkpoint(self.spec)
+        if checkpoint.static is not None:
+            from dask_embed.inference.static import embed_static
+
+            asked = [each.request(checkpoint) for each in (self, *others)]
+            return embed_static(asked, checkpoint, column, on_device=on_device, meter=meter)
+        runner = self.runner()
+        requests = [each.request(runner.loaded.checkpoint) for each in (self, *others)]
+        if not requests[0].modules:
+            return embed_tokens(requests[0], runner, column, on_device=on_device, meter=meter)
+        return embed_vectors(requests, runner, column, on_device=on_device, meter=meter)
 
     def request(self, checkpoint: Checkpoint) -> EmbeddingRequest:
         """Return what is wanted of a pass over texts."""
@@ -297,11 +319,7 @@ class Embedder(ModelOperator):
         return key if not prompt and self.max_chars is None else (key, prompt, self.max_chars)
 
     def forward_key(self) -> Hashable:
-        """Return what embedders must have in common for one forward pass to serve them all.
-
-        None where it serves this one alone.
-        """
-        if self.pooling == ("none",):
+        if self.pooling == ("none",) or type(self).run is not Embedder.run:
             return None
         checkpoint = read_checkpoint(self.spec)
         prompt = self.prompt_text(checkpoint) or ""
@@ -310,80 +328,16 @@ class Embedder(ModelOperator):
 
     def modules(self, checkpoint: Checkpoint) -> tuple[HeadModule, ...]:
         """Return what follows the transformer, with what this operator says in its place."""
-        if checkpoint.multi_vector is not None:
-            raise ValueError(
-                f"model {self.spec.name!r} is a multi-vector model (MultiVectorMask); use "
-                "MultiVectorEmbedder"
-            )
-        if checkpoint.splade is not None:
-            raise ValueError(
-                f"model {self.spec.name!r} gives sparse vectors (SpladePooling); use SparseEmbedder"
-            )
-        if checkpoint.static is not None and self.pooling not in ("auto", ("mean",)):
-            raise ValueError(
-                f"model {self.spec.name!r} is a table of vectors (StaticEmbedding), whose pooling "
-                f"is the mean; got pooling={shown(self.pooling)}"
-            )
-        if self.pooling == ("none",):
-            require_token_vectors(self.spec.name, checkpoint.config, "pooling='none'")
-            if self.truncate_dim or self.normalize is True:
-                raise ValueError(
-                    "pooling='none' gives the model's token vectors as they are; "
-                    "truncate_dim and normalize=True do not apply"
-                )
-            return ()
-        pooling = checkpoint.default_pooling
-        if self.pooling != "auto":
-            pooling = dataclasses.replace(pooling, modes=tuple(self.pooling))
-        modules: list[HeadModule] = [pooling, *checkpoint.modules]
-        if self.normalize is False:
-            modules = [module for module in modules if not isinstance(module, Normalize)]
-        truncate = self.truncate_dim or checkpoint.sentence.truncate_dim
-        if truncate is not None:
-            if self.truncate_dim is None:  # a saved one may be above the model's own dimension
-                truncate = min(truncate, _dimension(checkpoint, modules))
-            modules.append(Truncate(truncate))
-        if self.normalize is True and not isinstance(modules[-1], Normalize):
-            modules.append(Normalize())
-        return tuple(modules)
+        return head_modules(
+            checkpoint,
+            self.spec.name,
+            pooling=self.pooling,
+            normalize=self.normalize,
+            truncate_dim=self.truncate_dim,
+        )
 
     def prompt_text(self, checkpoint: Checkpoint) -> str | None:
         """Return the text put before every input, None where there is none."""
         if self.prompt is not None:
             return self.prompt
         return checkpoint.sentence.prompt(self.prompt_name)
-
-
-def embed_together(
-    embedders: Sequence[Embedder], column: TextColumn, *, on_device: bool, meter: Meter
-) -> tuple[dict[str, Result], dict[int, str]]:
-    """Return the results of embedders with an equal `Embedder.forward_key`, from one pass."""
-    from dask_embed.inference.embedding import embed_tokens, embed_vectors
-
-    checkpoint = read_checkpoint(embedders[0].spec)
-    if checkpoint.static is not None:
-        from dask_embed.inference.static import embed_static
-
-        asked = [embedder.request(checkpoint) for embedder in embedders]
-        return embed_static(asked, checkpoint, column, on_device=on_device, meter=meter)
-    runner = embedders[0].runner()
-    checkpoint = runner.loaded.checkpoint
-    requests = [embedder.request(checkpoint) for embedder in embedders]
-    if not requests[0].modules:
-        return embed_tokens(requests[0], runner, column, on_device=on_device, meter=meter)
-    return embed_vectors(requests, runner, column, on_device=on_device, meter=meter)
-
-
-def _dimension(checkpoint: Checkpoint, modules: Iterable[HeadModule]) -> int:
-    dimension = checkpoint.hidden_size
-    for module in modules:
-        dimension = module.output_dimension(dimension)
-    return dimension
-
-
-def _pooling_modes(pooling: Any) -> tuple[str, ...]:
-    if not isinstance(pooling, str | tuple | list):
-        raise TypeError(
-            f"pooling must be the name of a pooling mode or a tuple of names, got {shown(pooling)}"
-        )
-    return Pooling((pooling,) if isinstance(pooling, str) else tuple(pooling)).modes
