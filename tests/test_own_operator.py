@@ -233,3 +233,17 @@ def test_equal_sequences_run_once(tiny_bert: str) -> None:
     assert [after[name] - before[name] for name in ("rows", "unique_rows")] == [5, 2]
     alone = [operator(pd.DataFrame({"text": [text]}))["count"][0] for text in ("two words", "x")]
     assert values_of(out["count"]) == [*[alone[0]] * 3, alone[1], None, alone[0]]
+
+
+def test_three_hooks_are_all_there_is() -> None:
+    """Of every model operator: none goes a way of its own past the hooks that it inherits."""
+    from dask_embed import operators
+
+    classes = [getattr(operators, name) for name in operators.__all__]
+    base = de.ModelOperator
+    some = [each for each in classes if issubclass(each, base) and each is not base]
+    assert len(some) > 8
+    for each in some:
+        assert each.run is base.run
+        assert each.forward is not base.forward
+        assert each.postprocess is not base.postprocess

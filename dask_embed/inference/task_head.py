@@ -1,70 +1,30 @@
-"""The part of a model above its transformer, run on token vectors from wherever they come.
+"""Which token vectors a model's own head reads, as was seen, and batches through it.
 
-The head of any architecture is the model itself with its transformer taken out: a copy that shares
-the weights, in which a stand-in gives back the vectors that it is handed. So packed and padded
-batches have one way through the head, which sees real tokens only.
+Where head and transformer cannot be told apart, the whole model runs.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
-from transformers.utils import ModelOutput
 
 from dask_embed.inference.agreement import TOLERANCE, difference
+from dask_embed.inference.detached_head import logits_of, without_transformer
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.samples import probed_lengths, random_tokens
 from dask_embed.inference.state import ModelState
 from dask_embed.inference.verdict import Verdict
 from dask_embed.loading.load import LoadedModel
-from dask_embed.models.parts import transformer_name
 from dask_embed.tokens.lists import TokenLists
 
 # Which token vectors of a text its head reads, from the cheapest on.
 _READS = ("first", "last", "all")
 _PROBED_LENGTHS = [11, 3, 7, 7, 2]
-
-
-@dataclass
-class _Passed(ModelOutput):
-    """What a transformer gives; heads name its parts."""
-
-    last_hidden_state: torch.Tensor | None = None
-    pooler_output: torch.Tensor | None = None
-    past_key_values: None = None
-    hidden_states: None = None
-    attentions: None = None
-    cross_attentions: None = None
-    router_logits: None = None
-
-
-class _StandIn(torch.nn.Module):
-    """Give back the vectors that stand for embeddings, pooled if the transformer has a pooler."""
-
-    def __init__(self, transformer: torch.nn.Module) -> None:
-        super().__init__()
-        self.pooler = getattr(transformer, "pooler", None)
-        # of a bare linear pooler: ALBERT's, BigBird's
-        named = ("pooler_activation", "activation")
-        self.activation = next((a for n in named if (a := getattr(transformer, n, None))), None)
-
-    def forward(self, *args: Any, inputs_embeds: torch.Tensor, **kwargs: Any) -> _Passed:
-        return _Passed(last_hidden_state=inputs_embeds, pooler_output=self._pooled(inputs_embeds))
-
-    def _pooled(self, vectors: torch.Tensor) -> torch.Tensor | None:
-        if self.pooler is None:
-            return None
-        if isinstance(self.pooler, torch.nn.Linear):
-            assert self.activation is not None, "a bare linear pooler comes with its activation"
-            return self.activation(self.pooler(vectors[:, 0]))
-        return self.pooler(vectors)
 
 
 class TaskHead:
@@ -102,7 +62,7 @@ class TaskHead:
         shortest = verdict.shortest
         tokens, whole = self._truth([max(length, shortest) for length in _PROBED_LENGTHS])
         if not loaded.runs_as_one:
-            self._head = _without_transformer(loaded)
+            self._head = without_transformer(loaded)
             self.reads = self._tried(tokens, whole)
         if self.reads is None and not verdict.keeps_state:
             lengths, self._up_to = probed_lengths(loaded)
@@ -250,7 +210,7 @@ class TaskHead:
             arguments["token_type_ids"] = np.zeros_like(ids)
         device = self._loaded.device
         inputs = {name: torch.from_numpy(each).to(device) for name, each in arguments.items()}
-        logits = _logits(self._loaded.model(**inputs))
+        logits = logits_of(self._loaded.model(**inputs))
         return logits.flatten(0, 1) if self.per_token else logits
 
     def padded(self, tokens: TokenLists) -> torch.Tensor:
@@ -266,7 +226,7 @@ class TaskHead:
             arguments["token_type_ids"][mask] = tokens.types
         device = self._loaded.device
         on_device = {name: torch.from_numpy(each).to(device) for name, each in arguments.items()}
-        logits = _logits(self._loaded.model(**on_device))
+        logits = logits_of(self._loaded.model(**on_device))
         return logits[on_device["attention_mask"].bool()] if self.per_token else logits
 
     def _runs(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
@@ -296,30 +256,7 @@ class TaskHead:
     def _run(self, vectors: torch.Tensor) -> torch.Tensor:
         """Return the results for vectors of shape (texts, tokens, hidden size)."""
         ids = torch.zeros(vectors.shape[:2], dtype=torch.int64, device=vectors.device)
-        return _logits(self._head(input_ids=ids, inputs_embeds=vectors))
-
-
-def _without_transformer(loaded: LoadedModel) -> Any:
-    """Return a copy of the model that shares all weights but has a stand-in below its head."""
-    model = loaded.model
-    head = copy.copy(model)
-    # accelerate's hook on the whole model would run that instead of the copy
-    head.__dict__.pop("forward", None)
-    head._modules = dict(model._modules)
-    name = transformer_name(model)
-    assert name is not None, "a head that runs as one has no transformer to take out"
-    head._modules[name] = _StandIn(loaded.transformer)
-    head.config = copy.deepcopy(model.config)
-    # heads that look for the last token tell padding by its id, and there is none
-    head.config.get_text_config().pad_token_id = -1
-    return head
-
-
-def _logits(output: Any) -> torch.Tensor:
-    """Return the results of a model, the start and end of an answer as two columns."""
-    if "start_logits" in output:
-        return torch.stack([output["start_logits"], output["end_logits"]], dim=-1)
-    return output["logits"]
+        return logits_of(self._head(input_ids=ids, inputs_embeds=vectors))
 
 
 def _by_length(lengths: np.ndarray, run: Any) -> torch.Tensor:
