@@ -54,12 +54,20 @@ class Sink(BatchSink, Protocol):
 
 
 @dataclass
+class _Scope:
+    """What ends together: a chunk, or where results are kept the partition."""
+
+    execution: Execution
+    repeats: Repeats
+
+
+@dataclass
 class _Chunk:
     """What is under way."""
 
     encoded: Encoded
     names: np.ndarray
-    repeats: Repeats
+    scope: _Scope
     futures: list[Future[None]]
 
 
@@ -89,10 +97,10 @@ class Driver:
     ) -> None:
         self._stream = stream
         self._sink = sink
+        self._compute = compute
         self._claims = claims
-        self._execution = Execution(stream.runner, compute, sink, stream.meter)
-        self._repeats = Repeats(claims)
         self._finds_repeats = repeats
+        self._whole = self._scope()
 
     def run(self) -> None:
         """Run all chunks of the stream; rows that fail are in its `failures`."""
@@ -115,17 +123,21 @@ class Driver:
             if self._claims is not None:
                 self._claims.release()
 
+    def _scope(self) -> _Scope:
+        runner, meter = self._stream.runner, self._stream.meter
+        return _Scope(Execution(runner, self._compute, self._sink, meter), Repeats(self._claims))
+
     def _begin(self, jobs: Jobs, encoded: Encoded) -> _Chunk:
         names = self._sink.begin(encoded)
-        repeats = self._repeats if self._sink.keeps else Repeats()
+        scope = self._whole if self._sink.keeps else self._scope()
         if self._finds_repeats:
-            fresh = repeats.first_seen(names, encoded.samples)
+            fresh = scope.repeats.first_seen(names, encoded.samples)
         else:
             fresh = np.flatnonzero(encoded.samples.lengths)
         rows = int(self._stream.counts_rows and _is_one_each(encoded))
         self._stream.count(rows * (len(names) - len(fresh)))
-        futures = self._submit(jobs, encoded, fresh, names, rows)
-        return _Chunk(encoded, names, repeats, futures)
+        futures = self._submit(jobs, scope.execution, encoded, fresh, names, rows)
+        return _Chunk(encoded, names, scope, futures)
 
     def _end(self, chunk: _Chunk) -> None:
         """Wait for a chunk, and have it used up unless the sink keeps all."""
@@ -133,7 +145,7 @@ class Driver:
         if self._sink.keeps:
             return
         rows = chunk.encoded.rows
-        failures = self._complete(chunk.repeats)
+        failures = self._complete(chunk.scope)
         if failures:
             named = zip(rows.tolist(), chunk.names.tolist(), strict=True)
             lost = {row: failures[name] for row, name in named if name in failures}
@@ -143,30 +155,37 @@ class Driver:
         with self._stream.meter.seconds("convert"):
             self._sink.end(chunk.encoded, chunk.names, self._stream.failures)
 
-    def _complete(self, repeats: Repeats) -> dict[int, str]:
+    def _complete(self, scope: _Scope) -> dict[int, str]:
         """Give repeats their results, and return what failed, by name."""
-        failures = self._execution.failures
+        failures = scope.execution.failures
         with self._stream.meter.seconds("convert"):
             self._sink.flush()
-            repeats.copy_all(self._sink, failures)
+            scope.repeats.copy_all(self._sink, failures)
         return failures
 
     def _finish(self, jobs: Jobs) -> None:
         """Bring together what other partitions computed, and give repeats their results."""
+        execution = self._whole.execution
         if self._claims is not None:
             with self._stream.meter.seconds("convert"):
                 self._sink.flush()
-            self._claims.publish(self._execution.failures)
+            self._claims.publish(execution.failures)
             self._claims.release()
             lost = self._claims.collect()
             if len(lost):
                 self._stream.count(-len(lost))  # they are counted again when they run
                 encoded = self._stream.encode(lost)
-                _wait_for(self._submit(jobs, encoded, np.arange(len(lost)), lost, 1))
-        self._stream.failures.update(self._complete(self._repeats))
+                _wait_for(self._submit(jobs, execution, encoded, np.arange(len(lost)), lost, 1))
+        self._stream.failures.update(self._complete(self._whole))
 
     def _submit(
-        self, jobs: Jobs, encoded: Encoded, fresh: np.ndarray, names: np.ndarray, rows: int
+        self,
+        jobs: Jobs,
+        execution: Execution,
+        encoded: Encoded,
+        fresh: np.ndarray,
+        names: np.ndarray,
+        rows: int,
     ) -> list[Future[None]]:
         """Submit the samples at the places `fresh`, in batches under the budget."""
         costs = encoded.samples.lengths if encoded.costs is None else encoded.costs
@@ -176,7 +195,7 @@ class Driver:
         for batch in batches:
             chosen = fresh[batch]
             samples = encoded.samples.take(chosen)
-            work = partial(self._execution.run, names[chosen], samples, costs[chosen], rows)
+            work = partial(execution.run, names[chosen], samples, costs[chosen], rows)
             submitted.append(jobs.run(work, threads))
         return submitted
 
