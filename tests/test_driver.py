@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 from dask_embed.inference.driver import Driver
 from dask_embed.inference.execution import NOT_FINITE
 from dask_embed.inference.memory import Budget
+from dask_embed.inference.sink import Sink
 from dask_embed.inference.stream import Batching, Stream
 from dask_embed.runtime.stats import Meter
 from dask_embed.tokens.encoded import Encoded
@@ -74,20 +75,13 @@ class Model:
         return torch.from_numpy(pictures.pixels.astype(np.float32)).mean((1, 2))
 
 
-@dataclass
-class Means:
-    """Keep a number for each picture, and the order in which chunks end."""
+class Means(Sink):
+    """Keep a number for each picture, and those of each row when its chunk ends."""
 
-    keeps: bool
-    results: dict[int, float] = field(default_factory=dict)
-    rows: dict[int, list[float]] = field(default_factory=dict)
-    named: int = 0
-
-    def begin(self, encoded: Encoded) -> np.ndarray:
-        if self.keeps:
-            return encoded.rows
-        self.named += len(encoded.rows)
-        return np.arange(self.named - len(encoded.rows), self.named)
+    def __init__(self, *, keeps: bool) -> None:
+        self.keeps = keeps  # type: ignore[misc]
+        self.results: dict[int, float] = {}
+        self.rows: dict[int, list[float]] = {}
 
     def put(self, names: np.ndarray, results: torch.Tensor, lengths: np.ndarray) -> None:
         assert lengths.tolist() == [16] * len(names)
@@ -96,9 +90,6 @@ class Means:
     def copy(self, names: np.ndarray, sources: np.ndarray) -> None:
         for name, source in zip(names.tolist(), sources.tolist(), strict=True):
             self.results[name] = self.results.get(source, np.nan)
-
-    def flush(self) -> None:
-        pass
 
     def end(self, encoded: Encoded, names: np.ndarray, failures: dict[int, str]) -> None:
         for row, name in zip(encoded.rows.tolist(), names.tolist(), strict=True):

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from dask_embed.inference.batching import plan_batches
-from dask_embed.inference.execution import BatchSink, Execution
+from dask_embed.inference.execution import Execution
 from dask_embed.inference.repeats import Claims, Repeats
+from dask_embed.inference.sink import Sink
 from dask_embed.inference.stream import Stream
 from dask_embed.runtime.lanes import Jobs
 from dask_embed.tokens.encoded import Encoded
@@ -26,31 +27,6 @@ from dask_embed.tokens.encoded import Encoded
 _CHUNKS_UNDER_WAY = 2
 # A few samples are parted among the lanes, but not into batches of less than this.
 _SMALLEST_SHARE = 256
-
-
-class Sink(BatchSink, Protocol):
-    """Where the results of a partition go, each under the name of its sample.
-
-    Attributes
-    ----------
-    keeps : bool
-        Results stay until the partition has run, by the number of their row; else they are used up
-        with their chunk.
-    """
-
-    keeps: bool
-
-    def begin(self, encoded: Encoded) -> np.ndarray:
-        """Return the name of each sample of a chunk, distinct within the partition, int64."""
-
-    def copy(self, names: np.ndarray, sources: np.ndarray) -> None:
-        """Give the samples of these `names` the results of `sources`, which are complete."""
-
-    def flush(self) -> None:
-        """Wait for results that are on their way from the device."""
-
-    def end(self, encoded: Encoded, names: np.ndarray, failures: dict[int, str]) -> None:
-        """Use the results of a chunk, without those of rows that failed."""
 
 
 @dataclass

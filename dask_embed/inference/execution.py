@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 
 from dask_embed.inference.memory import batch_cost, is_out_of_memory, release
+from dask_embed.inference.sink import Sink
 from dask_embed.inference.stream import Running
 from dask_embed.runtime.stats import Meter
 from dask_embed.tokens.encoded import Samples
@@ -16,19 +17,6 @@ from dask_embed.tokens.encoded import Samples
 NOT_FINITE = (
     "the model gives it a result that is no finite number (see the model's dtype and weights)"
 )
-
-
-class BatchSink(Protocol):
-    """Where the results of batches go."""
-
-    def put(self, names: np.ndarray, results: Any, lengths: np.ndarray) -> torch.Tensor | None:
-        """Take the results of a batch of samples that have these `names`.
-
-        Returns
-        -------
-        torch.Tensor or None
-            Which of what is made of them are finite numbers, where that can differ.
-        """
 
 
 class Execution:
@@ -39,7 +27,7 @@ class Execution:
     runner : Running
     compute : callable
         ``(samples) -> results`` of a batch.
-    sink : BatchSink
+    sink : Sink
     meter : Meter
 
     Attributes
@@ -53,7 +41,7 @@ class Execution:
         self,
         runner: Running,
         compute: Callable[[Any], Any],
-        sink: BatchSink,
+        sink: Sink,
         meter: Meter,
     ) -> None:
         self._failures: dict[int, str] = {}

@@ -5,23 +5,17 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Container, Hashable, Iterable
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import zict
 
+from dask_embed.inference.sink import Sink
 from dask_embed.tokens.encoded import Samples
 
 # What an entry takes besides its vector: digest, entries of the cache, array header.
 _ENTRY_BYTES = 480
 Key = tuple[Hashable, bytes]
-
-
-class RepeatSink(Protocol):
-    """Where results are that repeats share."""
-
-    def copy(self, names: np.ndarray, sources: np.ndarray) -> None:
-        """Give the samples of these `names` the results of `sources`, which are complete."""
 
 
 class Repeats:
@@ -55,7 +49,7 @@ class Repeats:
                 fresh.append(place)
         return np.array(fresh, np.int64)
 
-    def copy_all(self, sink: RepeatSink, failures: dict[int, str]) -> None:
+    def copy_all(self, sink: Sink, failures: dict[int, str]) -> None:
         """Give repeats the results, or the failures, of what they repeat."""
         if not self._pairs:
             return
@@ -112,20 +106,6 @@ def _weight(key: Key, vector: np.ndarray) -> int:
     return vector.nbytes + _ENTRY_BYTES
 
 
-class Vectors(Protocol):
-    """Arrays by row, an array of shape (rows, dimension) among others."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def itemsize(self) -> int: ...
-
-    def __getitem__(self, row: int, /) -> np.ndarray: ...
-
-    def __setitem__(self, row: int, vector: np.ndarray, /) -> None: ...
-
-
 class Claims:
     """What one partition computes, finds in the cache, or waits for from another partition.
 
@@ -136,11 +116,11 @@ class Claims:
     cache : VectorCache
     kind : hashable
         What vectors of equal tokens have to have in common.
-    out : Vectors
-        Those of the partition.
+    out : numpy.ndarray, or what is indexed like it
+        The vectors of the partition, shape (rows, dimension).
     """
 
-    def __init__(self, cache: VectorCache, kind: Hashable, out: Vectors) -> None:
+    def __init__(self, cache: VectorCache, kind: Hashable, out: Any) -> None:
         self._cache = cache
         self._kind = kind
         self._out = out

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 
+from dask_embed.inference.sink import Sink
 from dask_embed.tokens.encoded import Encoded, Row
 from dask_embed.tokens.lists import TokenLists
 
@@ -46,8 +47,8 @@ class Chunk:
         return [range(start, stop) for start, stop in itertools.pairwise(ends)]
 
 
-class Rows:
-    """Keep results for a chunk, and the columns that are made of them; a `Sink`.
+class Rows(Sink):
+    """Keep results for a chunk, and the columns that are made of them.
 
     Parameters
     ----------
@@ -59,8 +60,6 @@ class Rows:
         Column to Arrow type.
     """
 
-    keeps = False
-
     def __init__(
         self,
         distinct: Sequence[Row],
@@ -71,14 +70,8 @@ class Rows:
         self._postprocess = postprocess
         self._types = types
         self._results: dict[int, Any] = {}
-        self._count = 0
         self._places: list[np.ndarray] = []
         self._parts: list[dict[str, pa.Array]] = []
-
-    def begin(self, encoded: Encoded) -> np.ndarray:
-        start = self._count
-        self._count += len(encoded.rows)
-        return np.arange(start, self._count)
 
     def put(self, names: np.ndarray, results: Any, lengths: np.ndarray) -> None:
         if isinstance(results, torch.Tensor):
@@ -93,9 +86,6 @@ class Rows:
     def copy(self, names: np.ndarray, sources: np.ndarray) -> None:
         for name, source in zip(names.tolist(), sources.tolist(), strict=True):
             self._results[name] = copy.deepcopy(self._results.get(source))
-
-    def flush(self) -> None:
-        """Nothing is under way: `put` takes results at once."""
 
     def end(self, encoded: Encoded, names: np.ndarray, failures: dict[int, str]) -> None:
         results = [self._results.pop(name, None) for name in names.tolist()]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from dask_embed.tokens.encoded import Encoded
+from dask_embed.inference.sink import Sink
 
 # Rows that are copied at a time: a bounded temporary.
 _COPIED_ROWS = 65_536
@@ -39,22 +39,7 @@ class Reduction:
     kind: Hashable
 
 
-class _ByRow:
-    """Results that stay until the partition has run, under the numbers of their rows."""
-
-    keeps = True
-
-    def begin(self, encoded: Encoded) -> np.ndarray:
-        return encoded.rows
-
-    def flush(self) -> None:
-        """Nothing is under way unless a sink says so."""
-
-    def end(self, encoded: Encoded, names: np.ndarray, failures: dict[int, str]) -> None:
-        """Nothing to do: they stay where they are."""
-
-
-class VectorSink(_ByRow):
+class VectorSink(Sink):
     """Reduce token vectors to one vector per text, in one or several ways.
 
     Parameters
@@ -64,6 +49,8 @@ class VectorSink(_ByRow):
     reductions : sequence of Reduction
         One for each of `outs`.
     """
+
+    keeps = True
 
     def __init__(self, outs: Sequence[torch.Tensor], reductions: Sequence[Reduction]) -> None:
         self._parts = [
@@ -115,7 +102,7 @@ class SideBySide:
             part[row] = values
 
 
-class TokenVectorSink(_ByRow):
+class TokenVectorSink(Sink):
     """Keep every token vector.
 
     Parameters
@@ -125,6 +112,8 @@ class TokenVectorSink(_ByRow):
     starts : numpy.ndarray
         First token of each row in `out`.
     """
+
+    keeps = True
 
     def __init__(self, out: torch.Tensor, starts: np.ndarray) -> None:
         self._out = out

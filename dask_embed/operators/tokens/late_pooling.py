@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dask_embed.inference.sink import Sink
 from dask_embed.operators.tokens.chunks import Chunks
 from dask_embed.text.chunking import Piece
 
@@ -87,23 +88,19 @@ class Distinct:
         return distinct
 
 
-class Sums:
-    """Sums of token vectors for each chunk, filled from any thread; a `Sink`."""
-
-    keeps = False
+class Sums(Sink):
+    """Sums of token vectors for each chunk, filled from any thread."""
 
     def __init__(self, chunks: int, dimension: int) -> None:
         import torch
 
         self._members: dict[int, Members] = {}
-        self._windows = 0
         self._sums = torch.zeros(max(1, chunks), dimension)
         self._counts = torch.zeros(max(1, chunks), 1)
         self._lock = threading.Lock()
 
     def begin(self, encoded: Encoded) -> np.ndarray:
-        names = np.arange(self._windows, self._windows + len(encoded.rows))
-        self._windows += len(names)
+        names = super().begin(encoded)
         self._members.update(zip(names.tolist(), encoded.context or (), strict=True))
         return names
 
@@ -126,12 +123,6 @@ class Sums:
         with self._lock:
             self._sums[own] += here
             self._counts[own] += counts
-
-    def copy(self, names: np.ndarray, sources: np.ndarray) -> None:
-        raise TypeError("windows of the same tokens need not have the same chunks")
-
-    def flush(self) -> None:
-        """Nothing is under way: `put` adds at once."""
 
     def end(self, encoded: Encoded, names: np.ndarray, failures: dict[int, str]) -> None:
         for name in names.tolist():
