@@ -61,7 +61,7 @@ class ModelOperator(CheckpointOperator):
         return runner
 
     def forward(self, model: Any, tokens: TokenLists) -> Any:
-        """Return the results of a batch, one per sequence.
+        """Return the results of a batch, one per sequence, which alone decides it.
 
         Parameters
         ----------
