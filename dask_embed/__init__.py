@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from dask_embed.curation.thresholds import duplicates_by_threshold
     from dask_embed.jobs.cluster import cluster
     from dask_embed.jobs.inspection import describe_model, stats
-    from dask_embed.jobs.parquet import read_parquet
     from dask_embed.jobs.plugins import ModelPlugin
     from dask_embed.jobs.progress import progress
+    from dask_embed.jobs.reading import read_parquet
     from dask_embed.jobs.unfinished import discard_unfinished
     from dask_embed.lazy.arrays import to_array
     from dask_embed.lazy.explain import explain
@@ -47,7 +47,7 @@ _HOMES = {
     "plot": "dask_embed",
     "progress": "dask_embed.jobs.progress",
     "quantize": "dask_embed.lazy.quantize",
-    "read_parquet": "dask_embed.jobs.parquet",
+    "read_parquet": "dask_embed.jobs.reading",
     "register_operator": "dask_embed.accessor",
     "stats": "dask_embed.jobs.inspection",
     "to_array": "dask_embed.lazy.arrays",

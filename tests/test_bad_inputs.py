@@ -31,7 +31,7 @@ from safetensors.numpy import save_file
 import dask_embed as de
 from dask_embed import operators
 from dask_embed.jobs import cluster
-from dask_embed.jobs.parquet import _READER_OPTIONS
+from dask_embed.jobs.reading import _READER_OPTIONS
 from dask_embed.operators.filters.base import TextFilter
 
 NAMES = {

@@ -24,7 +24,8 @@ import dask_embed as de
 from dask_embed import operators
 from dask_embed.jobs.cli import command, main
 from dask_embed.jobs.command.job import Job
-from dask_embed.jobs.command.operators import COMMANDS, LISTED, STEPS, OperatorCommand, about
+from dask_embed.jobs.command.listed import COMMANDS, LISTED, STEPS, about
+from dask_embed.jobs.command.operators import OperatorCommand
 from dask_embed.jobs.command.reading import _bytes
 from dask_embed.jobs.demo import _closest_pairs
 

@@ -14,7 +14,8 @@ import click
 
 from dask_embed._secrets import without_secrets
 from dask_embed._version import __version__
-from dask_embed.jobs.command.operators import LISTED, OperatorCommand, about
+from dask_embed.jobs.command.listed import LISTED, about
+from dask_embed.jobs.command.operators import OperatorCommand
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _EXAMPLES = """\b

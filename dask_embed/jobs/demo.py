@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from dask_embed import datasets
-from dask_embed.jobs.parquet import read_parquet
 from dask_embed.jobs.progress import progress
+from dask_embed.jobs.reading import read_parquet
 from dask_embed.lazy.arrays import to_array
 from dask_embed.operators import Embedder
 

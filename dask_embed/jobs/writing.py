@@ -6,152 +6,29 @@ import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, ClassVar
+from typing import Any
 
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from dask.tokenize import tokenize
 from dask.utils import natural_sort_key
-from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._validation import shown, shown_error
-from dask_embed.jobs.commit import Aside
-from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import (
     METADATA_KEY,
     READERS,
     Run,
-    data_files,
     frame_of,
     is_part,
-    make_folder,
     not_whole,
     read_mark,
     read_origin,
 )
 from dask_embed.jobs.identity import rows_token
-from dask_embed.jobs.origin import require_same_types
 from dask_embed.lazy._dask import ReadParquet
 
 # Dask's name of an index without one, as a column of a file.
 _NO_NAME = "__null_dask_index__"
-
-
-class WritingEngine(VectorEngine):
-    """The engine that checks what is appended against what is there."""
-
-    keeps_back: ClassVar[bool] = False
-    """Whether files in a store, too, get their names when all of a partition are there."""
-
-    @classmethod
-    def initialize_write(  # type: ignore[override]  # Dask names its arguments
-        cls,
-        df: Any,
-        fs: Any,
-        path: str,
-        append: bool = False,
-        schema: Any = "infer",
-        **options: Any,
-    ) -> Any:
-        make_folder(fs, path)
-        options["ignore_divisions"] = True  # `require_room` has looked at them
-        started = super().initialize_write(df, fs, path, schema=schema, **options)
-        if not append:
-            return started
-        written = last_schema(fs, path, data_files(fs, path))
-        require_same_types(path, written, df)
-        # Dask compares names of types, and that of nested columns is ``object`` in files.
-        named = df.astype({**dict.fromkeys(nested_types(df), object), **_text_types(df, written)})
-        # The schema is that of the frame as it is.
-        schema = started[-1]["schema"]
-        try:
-            return super().initialize_write(named, fs, path, append=True, schema=schema, **options)
-        except ValueError as error:  # of Dask, in several lines
-            said = " ".join(str(error).split())
-            raise ValueError(
-                f"append=True needs the columns and types of the files in {path!r}: {said}"
-            ) from None
-
-    @classmethod
-    def write_partition(
-        cls,
-        df: Any,
-        path: str,
-        fs: Any,
-        filename: str,
-        partition_on: Any,
-        *rest: Any,
-        **options: Any,
-    ) -> Any:
-        """Write files; on a local disk they get their names when they are whole, as in a store."""
-        if not (cls.keeps_back or isinstance(fs, LocalFileSystem)):
-            return super().write_partition(df, path, fs, filename, partition_on, *rest, **options)
-        aside = Aside(fs)
-        try:
-            told = super().write_partition(
-                df, path, aside, filename, partition_on, *rest, **options
-            )
-            sizes = aside.commit()
-        finally:
-            aside.discard()
-        return [{"meta": None, "files": sizes}] if cls.keeps_back else told
-
-
-class ResumingEngine(WritingEngine):
-    """The engine of a job that can be gone on with, which says what files it wrote.
-
-    Two that do the same job give files the same names. In a store the first one stays.
-    """
-
-    keeps_back = True
-
-
-def _text_types(frame: Any, written: pa.Schema) -> dict[str, str]:
-    """Return the types that files name for columns of text: pandas has several for the same values.
-
-    Those of operators are ``str``, and what Dask reads from files are ``string``.
-    """
-    columns = (written.pandas_metadata or {}).get("columns", ())
-    named = {each["name"]: each["numpy_type"] for each in columns}
-    return {
-        name: named[name]
-        for name, dtype in frame.dtypes.items()
-        if isinstance(dtype, pd.StringDtype)
-        and name in named
-        and _is_text(written.field(name).type)
-    }
-
-
-def _is_text(dtype: pa.DataType) -> bool:
-    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
-
-
-def with_folder_names(partition: Any, columns: list[str]) -> Any:
-    """Return a partition whose `columns` name folders, if readers get their values back from these.
-
-    Raises
-    ------
-    ValueError
-        If they would get others, or none.
-    """
-    for column in columns:
-        values = partition[column]
-        null = values.isna()
-        if null.any():
-            labels = partition.index[null.to_numpy()].tolist()
-            raise ValueError(
-                f"partition_on names folders by the values of {column!r}, and {len(labels)} rows "
-                f"of a partition have none (index {shown(labels)}): readers would not get the "
-                "column back; give these rows a value (.fillna), or drop them"
-            )
-        for value in values.unique():
-            if "/" in str(value) or "%" in str(value):
-                raise ValueError(
-                    f"partition_on names folders by the values of {column!r}, where a value must "
-                    f"not hold '/' or '%': readers would get another; got {shown(value)}"
-                )
-    return partition
 
 
 def require_options(

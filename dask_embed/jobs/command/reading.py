@@ -64,7 +64,7 @@ def open_inputs(inputs: Inputs, partition_size: str | None, wanted: Iterable[str
     """
     size = None if partition_size is None else _size(partition_size)
     if inputs.kind == "parquet":
-        from dask_embed.jobs.parquet import read_parquet
+        from dask_embed.jobs.reading import read_parquet
 
         options = {} if size is None else {"blocksize": size, "split_row_groups": "adaptive"}
         return read_parquet(list(inputs.given), **options)
