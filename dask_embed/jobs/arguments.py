@@ -12,9 +12,19 @@ from dask.tokenize import tokenize
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._secrets import refuse_password, refuse_secrets, texts_in
-from dask_embed._validation import boolean, local_path, meant, shown, shown_error, usable_text
+from dask_embed._validation import (
+    boolean,
+    local_path,
+    meant,
+    one_of,
+    shown,
+    shown_error,
+    usable_text,
+)
 from dask_embed.jobs.engine import VectorEngine
 from dask_embed.jobs.folder import EXTENSIONS
+from dask_embed.jobs.row_expr import DIGEST
+from dask_embed.jobs.rows import CHANGED, GONE, RowOptions
 
 _LONGEST_NAME = 255  # bytes of the name of a file
 _WITHOUT_RESUME = {
@@ -102,7 +112,9 @@ def require_folder(fs: Any, folder: str) -> None:
             )
 
 
-def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, Any]) -> None:
+def require_arguments(
+    frame: Any, switches: dict[str, Any], resume: Any, options: dict[str, Any]
+) -> None:
     """Raise TypeError or ValueError for options of Dask's writer that are of no use to it.
 
     Parameters
@@ -110,12 +122,15 @@ def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, A
     frame : dask.dataframe.DataFrame
     switches : dict
         Options that are True or False.
+    resume : bool or "rows"
     options : dict
         What goes on to Dask. A single name in ``partition_on`` becomes a list.
     """
     ignores_order = options.get("ignore_divisions", False)
     for name, value in {**switches, "ignore_divisions": ignores_order}.items():
         boolean(name, value)
+    if not isinstance(resume, bool) and resume != "rows":
+        raise TypeError(f"resume must be True, False or 'rows', got {shown(resume)}")
     if options.get("write_metadata_file") is not None:
         boolean("write_metadata_file", options["write_metadata_file"])
     for name in ("compute_kwargs", "custom_metadata"):
@@ -123,7 +138,7 @@ def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, A
         if value is not None and not isinstance(value, Mapping):
             refuse_secrets(name, value)  # before it is shown
             raise TypeError(f"{name} must be a dictionary, got {shown(value)}")
-    _require_effect({**switches, **options})
+    _require_effect({**switches, "resume": resume, **options})
     _require_schema(options.get("schema", "infer"))
     _require_plain(options)
     names = options.get("name_function")
@@ -134,6 +149,47 @@ def require_arguments(frame: Any, switches: dict[str, Any], options: dict[str, A
         )
     if options.get("partition_on") is not None:
         options["partition_on"] = _partition_columns(frame, options["partition_on"])
+
+
+def row_options(
+    frame: Any,
+    switches: Mapping[str, Any],
+    resume: Any,
+    options: Mapping[str, Any],
+    **given: Any,
+) -> RowOptions | None:
+    """Return how rows are known by ``resume="rows"``, None without it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If the options of `to_parquet` that speak of rows do not go together.
+    """
+    if resume != "rows":
+        for name, default in (("id", None), ("changed", "error"), ("gone", "keep")):
+            if given[name] != default:
+                raise ValueError(f"{name}={shown(given[name])} has no effect without resume='rows'")
+        return None
+    one_of("changed", given["changed"], CHANGED)
+    one_of("gone", given["gone"], GONE)
+    name = given["id"]
+    if not isinstance(name, str):
+        raise TypeError(
+            "resume='rows' needs id=, the name of a column that each row has a value of its own in;"
+            f" got {shown(name)}"
+        )
+    if switches["append"]:
+        raise ValueError("append=True does not go with resume='rows', which adds what is new")
+    if not switches["compute"]:
+        raise ValueError(
+            "compute=False does not go with resume='rows', which reads rows to see which of them "
+            "run"
+        )
+    if name in (options.get("partition_on") or ()):
+        raise ValueError(f"partition_on must not name {name!r}, by which rows are known")
+    if DIGEST in frame.columns:
+        raise ValueError(f"the frame must not have a column {DIGEST!r}: it is written beside rows")
+    return RowOptions(name, given["changed"], given["gone"])
 
 
 def _require_plain(options: Mapping[str, Any]) -> None:
@@ -156,7 +212,9 @@ def _require_effect(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name}=True has no effect on what is not appended: add append=True")
     for name in _WITHOUT_RESUME if given["resume"] else ():
         if given.get(name) is not None and given[name] is not False:
-            raise ValueError(f"{name} does not go with resume=True, {_WITHOUT_RESUME[name]}")
+            raise ValueError(
+                f"{name} does not go with resume={given['resume']!r}, {_WITHOUT_RESUME[name]}"
+            )
     if given.get("compute_kwargs") and not given["compute"]:
         raise ValueError(
             f"compute_kwargs={shown(given['compute_kwargs'])} has no effect with compute=False: "

@@ -62,14 +62,24 @@ class Identity:
     @property
     def in_short(self) -> dict[str, Any]:
         """What the metadata of each file says of it, beside the columns."""
-        return {**{name: self.said[name] for name in _COUNTING}, "token": self.token}
+        told = {name: self.said[name] for name in (*_COUNTING, "steps") if name in self.said}
+        return {**told, "token": self.token}
+
+    def differences(self, before: dict[str, Any]) -> str:
+        """Return in words what in a folder is told to be another, "" where nothing is."""
+        return "; ".join(_differences(before, self.said))
 
     def differing(self, before: dict[str, Any]) -> str:
         """Return in words how what a folder says differs from this."""
-        return "; ".join(_differences(before, self.said)) or (
+        return self.differences(before) or (
             "the frame is made of other rows or by other functions; give functions that have the "
             "same Dask token in each process"
         )
+
+
+def steps_token(plan: Expr, source: Expr, columns: list[Any]) -> str:
+    """Return 32 hexadecimal digits that tell what a plan makes of the `columns` of `source`."""
+    return tokenize(_token(plan, {source._name: "rows"}), columns)
 
 
 def rows_token(plan: Expr) -> str:

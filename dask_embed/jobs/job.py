@@ -29,6 +29,7 @@ from dask_embed.jobs.folder import (
     write_mark,
 )
 from dask_embed.jobs.manifest import Resumption, begin_records
+from dask_embed.jobs.rows import Rewrite
 from dask_embed.jobs.unfinished import is_alive, process_start
 from dask_embed.runtime.files import create_file, hidden_files, remove_file
 
@@ -54,6 +55,10 @@ class Job:
         What no other start of the same job has.
     there : Resumption, optional
         What is there of a job that can be gone on with.
+    rewrites : tuple of Rewrite
+        Files of before that some rows of stay, in files of the job's.
+    drops : frozenset of str
+        Files of before that are gone at its end, where not all are.
     """
 
     run: Run
@@ -64,6 +69,12 @@ class Job:
     summarized: bool = False
     session: str = ""
     there: Resumption | None = None
+    rewrites: tuple[Rewrite, ...] = ()
+    drops: frozenset[str] = frozenset()
+
+    @property
+    def _by_rows(self) -> bool:
+        return self.there is not None and self.there.skipped is not None
 
     @property
     def finished(self) -> bool:
@@ -119,6 +130,7 @@ class Job:
         if self.there is not None:
             told |= {"identity": self.there.identity.token, "session": self.session}
             told |= {"removes": True} if self.there.finished else {}
+            told |= {"by_rows": True} if self._by_rows else {}
         return told
 
     def _mark(self) -> None:
@@ -189,10 +201,13 @@ class Job:
         if mark is None:
             return  # the task that ends the job runs a second time
         run.require_held()
+        goes = sorted((self.before if self.replaces else self.drops) & present)
         if self.replaces or run.resumes:
-            write_mark(run.fs, run.path, {**mark, "removes": True})
-        if self.replaces:
-            self._remove(sorted(self.before & present))
+            # what is to go cannot be found out again once some is gone
+            removes: Any = goes if self._by_rows else True
+            write_mark(run.fs, run.path, {**mark, "removes": removes})
+        if self.replaces or goes:
+            self._remove(goes)
         self._remove_unfinished()
         if run.resumes:
             remove_folder(run.fs, records_path(run))

@@ -80,8 +80,8 @@ class _Lineage:
             seen.add((node._name, column))
             if made := self._made_by(node, column):
                 yield from made
-            elif below := _below(node, column):
-                pending += below
+            elif further := below(node, column):
+                pending += further
             else:
                 yield UNKNOWN
 
@@ -137,7 +137,7 @@ def mapped_operator(node: Expr) -> FrameOperator | None:
     return function if isinstance(function, FrameOperator) else None
 
 
-def _below(node: Expr, column: Any) -> list[tuple[Expr, Any]]:
+def below(node: Expr, column: Any) -> list[tuple[Expr, Any]]:
     """Return the expressions that a column comes from, and its name in each."""
     if isinstance(node, Fused):
         return [(node.exprs[0], column)]

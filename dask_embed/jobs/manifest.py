@@ -49,12 +49,15 @@ class Resumption:
         How many there are in all, None where nothing was done.
     finished : bool
         Whether all were done, so that at most the end of the job is missing.
+    skipped : frozenset of int, optional
+        Partitions of which no row runs; None where all rows do.
     """
 
     identity: Identity
     done: frozenset[int] = frozenset()
     partitions: int | None = None
     finished: bool = False
+    skipped: frozenset[int] | None = None
 
     def missing(self, partitions: int) -> list[int]:
         """Return the partitions that are to be computed.
@@ -72,7 +75,8 @@ class Resumption:
                 f"had {self.partitions} there; Dask's settings can change how many it makes of "
                 "files"
             )
-        return [place for place in range(partitions) if place not in self.done]
+        left_out = self.done | (self.skipped or frozenset())
+        return [place for place in range(partitions) if place not in left_out]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -178,7 +182,7 @@ def require_same_job(run: Run, identity: Identity, others: set[str], *, append: 
     if mark is not None:
         raise FileExistsError(
             f"{not_whole(run.path, mark)}; resume=True goes on with the same job alone, and "
-            f"{_how_it_differs(run, identity, mark)}"
+            f"{how_it_differs(run, identity, mark)}"
         )
     if others and not append:
         said = read_origin(run.fs, f"{run.path}/{last_file(others)}")
@@ -190,7 +194,8 @@ def require_same_job(run: Run, identity: Identity, others: set[str], *, append: 
         )
 
 
-def _how_it_differs(run: Run, identity: Identity, mark: dict[str, Any]) -> str:
+def how_it_differs(run: Run, identity: Identity, mark: dict[str, Any]) -> str:
+    """Return in words how the job of a mark differs from this one."""
     if "identity" not in mark:
         return "this one was begun without it"
     return identity.differing(read_identity(run.fs, run.path, mark))
@@ -212,19 +217,19 @@ def resumption(run: Run, identity: Identity, own: Iterable[str]) -> Resumption:
     return Resumption(identity, frozenset(place for place, _ in records), partitions.pop())
 
 
-def require_complete(run: Run) -> Counts:
-    """Return how many rows failed in all partitions, if all are done.
+def require_complete(run: Run, needed: Iterable[int], partitions: int) -> Counts:
+    """Return how many rows failed in the partitions that are `needed`, if all of them are done.
 
     Raises
     ------
     RuntimeError
         If one is missing.
     """
-    records = read_records(run)
-    numbers = {number for _, number in records}
-    missing = max(numbers, default=1) - len(records)
-    if missing or len(numbers) != 1:
+    records = {place: each for (place, n), each in read_records(run).items() if n == partitions}
+    missing = set(needed) - records.keys()
+    if missing:
         raise RuntimeError(
-            f"{missing} partitions that this job wrote to {run.path!r} are gone; start it again"
+            f"{len(missing)} partitions that this job wrote to {run.path!r} are gone; start it "
+            "again"
         )
-    return together(records[key].counts for key in sorted(records))
+    return together(records[place].counts for place in sorted(records))

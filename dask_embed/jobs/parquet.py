@@ -8,43 +8,31 @@ is ``object``, as for any nested column, and what made each vector column is wri
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import os
 from typing import Any
 
-import dask
 import dask.dataframe as dd
 
 from dask_embed._secrets import refuse_secrets
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.arguments import (
-    checked_names,
     folder_path,
     place,
     require_arguments,
     require_folder,
+    row_options,
 )
+from dask_embed.jobs.by_rows import plan_rows
 from dask_embed.jobs.failures import Counts, warn_of_failures
-from dask_embed.jobs.folder import Run, data_files, next_place
 from dask_embed.jobs.identity import Identity
 from dask_embed.jobs.job import Job
 from dask_embed.jobs.lineage import origins
-from dask_embed.jobs.manifest import Resumption, require_same_job, resuming_run, resumption
-from dask_embed.jobs.origin import Origin, provenance, require_same_origin
+from dask_embed.jobs.manifest import resuming_run
+from dask_embed.jobs.origin import provenance
+from dask_embed.jobs.planning import Found, checked, for_pyarrow, job_of, retries
+from dask_embed.jobs.rows import RowChanges
 from dask_embed.jobs.unfinished import under_way
-from dask_embed.jobs.write_expr import WriteParquet
-from dask_embed.jobs.writing import (
-    file_metadata,
-    last_schema,
-    layout,
-    new_run,
-    require_not_read,
-    require_options,
-    require_order,
-    require_room,
-    writes_index,
-)
+from dask_embed.jobs.writing import file_metadata, layout, new_run, require_options, writes_index
 from dask_embed.jobs.writing_engine import ResumingEngine, WritingEngine, with_folder_names
 from dask_embed.lazy._dask import _is_local_fs, new_collection
 
@@ -56,7 +44,10 @@ def to_parquet(
     overwrite: bool = False,
     append: bool = False,
     repeat: bool = False,
-    resume: bool = False,
+    resume: bool | str = False,
+    id: str | None = None,
+    changed: str = "error",
+    gone: str = "keep",
     write_index: bool | None = None,
     compute: bool = True,
     **options: Any,
@@ -78,10 +69,20 @@ def to_parquet(
         Add the rows to those in the folder. A partition without rows then writes no file.
     repeat : bool
         Append although the folder holds what this very frame gave, which is an error otherwise.
-    resume : bool
+    resume : bool or "rows"
         Go on with a job that died: only partitions that are missing are computed. A folder in which
         this very job has finished is left as it is, and one that another job began is an error that
-        says what differs.
+        says what differs. With "rows" only rows run whose `id` and content are not in the folder
+        yet, and are added, also those of a job that died; the rows that operators read are read
+        before, to see which these are.
+    id : str, optional
+        Of ``resume="rows"``: a column of integers or texts, each of one of the rows that the
+        operators read.
+    changed : {"error", "keep", "replace"}
+        Of ``resume="rows"``: what becomes of rows whose id is there with another content: the
+        columns that their results are computed from, and those that are written beside them.
+    gone : {"keep", "drop"}
+        Of ``resume="rows"``: what becomes of rows in the folder whose id the frame does not have.
     write_index : bool, optional
         Whether the index becomes a column; by default where it has a name.
     compute : bool
@@ -94,6 +95,7 @@ def to_parquet(
     -------
     None, or with ``compute=False`` a Dask scalar, whose value is a dictionary: of each column of an
     operator with ``on_error="null"`` its `rows`, how many `failed`, and why the `first` did.
+    With ``resume="rows"`` how many ids were `new`, the `same`, `changed` and `gone`.
 
     Warns
     -----
@@ -131,21 +133,33 @@ def to_parquet(
     if "engine" in options:
         raise TypeError("engine is no option: vectors are written by pyarrow; leave it out")
     switches = {"overwrite": overwrite, "append": append, "repeat": repeat, "compute": compute}
-    switches["resume"] = resume
     switches["write_index"] = write_index is None or write_index
-    require_arguments(frame, switches, options)
+    require_arguments(frame, switches, resume, options)
+    rows = row_options(frame, switches, resume, options, id=id, changed=changed, gone=gone)
     given = options.get("custom_metadata")
     refuse_secrets("custom_metadata", given)
     names, compute_kwargs = options.pop("name_function", None), options.pop("compute_kwargs", None)
     made = origins(frame)
     fs, folder = place(path, options.get("filesystem"), options.get("storage_options"))
     require_folder(fs, folder)
-    if resume:
-        identity = Identity.of(frame, made, layout(frame, write_index, options))
-        run = resuming_run(identity, fs, folder)
+    identity: Identity | None = None
+    changes: RowChanges | None = None
+    if rows is not None:
+        plan = plan_rows(
+            *(frame, made, fs, folder, layout(frame, write_index, options), rows),
+            overwrite=overwrite,
+            compute_kwargs=compute_kwargs or {},
+        )
+        changes = plan.changes
+        if plan.done:
+            return changes
+        frame, run, identity, found = plan.frame, plan.run, plan.identity, Found.by_rows(plan)
+        append = not plan.overwrites
     else:
-        identity, run = None, new_run(frame, fs, folder)
-    found = _checked(frame, made, path, run, identity, switches, options)
+        if resume:
+            identity = Identity.of(frame, made, layout(frame, write_index, options))
+        run = resuming_run(identity, fs, folder) if identity else new_run(frame, fs, folder)
+        found = checked(frame, made, path, run, identity, switches, options)
     append = append and bool(found.before)
     if write_index is None:
         write_index = writes_index(frame, run, found.before if append else set())
@@ -167,102 +181,16 @@ def to_parquet(
             name_function=run.part_name,
             **options,
         )
-    require_options(planned.expr.write_kwargs["schema"], _of_pyarrow(planned.expr), given)
-    job, node = _job(planned.expr, run, found, overwrite, names)
-    with contextlib.nullcontext() if _is_local_fs(run.fs) else _retries():
+    require_options(planned.expr.write_kwargs["schema"], for_pyarrow(planned.expr), given)
+    job, node = job_of(planned.expr, run, found, names)
+    with contextlib.nullcontext() if _is_local_fs(run.fs) else retries():
         written = new_collection(node)
     if not compute:
         return written
     # as at the line that called the accessor
     if not job.finished:
         warn_of_failures(_computed(written, job, compute_kwargs or {}), path, stacklevel=4)
-    return None
-
-
-def _of_pyarrow(planned: Any) -> dict[str, Any]:
-    """Return what Dask's node passes on to pyarrow's writer."""
-    ours = ("custom_metadata", "schema", "index_cols", "fmd", "head", "return_metadata")
-    return {name: value for name, value in planned.write_kwargs.items() if name not in ours}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Found:
-    """What is in a folder before a job: its files, the dead run to take over, what is done."""
-
-    before: set[str]
-    dead: str | None
-    there: Resumption | None
-
-
-def _checked(
-    frame: Any,
-    made: dict[Any, Origin],
-    path: str,
-    run: Run,
-    identity: Identity | None,
-    switches: dict[str, bool],
-    options: dict[str, Any],
-) -> _Found:
-    """Return what is in the folder, if the job may be written there."""
-    overwrite, append, repeat = (switches[name] for name in ("overwrite", "append", "repeat"))
-    if overwrite and append:
-        raise ValueError("overwrite=True replaces what append=True adds to: give one of them")
-    present = data_files(run.fs, run.path)
-    there = None
-    if identity is not None:
-        own = {file for file in present if run.wrote(file)}
-        present -= own
-        there = resumption(run, identity, own)
-        if not (overwrite or there.finished):
-            require_same_job(run, identity, present, append=append)
-    begun = there is not None and (there.finished or run.holds())
-    dead = None
-    if not begun or overwrite:
-        dead = require_room(run, present, overwrite=overwrite, append=append, repeat=repeat)
-    if overwrite:
-        require_not_read(frame, run)
-    if append and present:
-        require_same_origin(path, last_schema(run.fs, run.path, present), made, frame)
-        if not options.get("ignore_divisions", False):
-            require_order(frame, run, present)
-    return _Found(present, dead, there)
-
-
-def _retries() -> Any:
-    """Let tasks that write to a store run again when it fails, as Dask's writer does."""
-    if "retries" in dask.config.get("annotations", {}):
-        return contextlib.nullcontext()
-    return dask.annotate(retries=5)
-
-
-def _job(
-    planned: Any,
-    run: Run,
-    found: _Found,
-    overwrite: bool,
-    name_function: Any,
-) -> tuple[Job, WriteParquet]:
-    """Return the job, and the node that writes what Dask's node `planned` would."""
-    before = frozenset(found.before)
-    arguments = dict(zip(planned._parameters, planned.operands, strict=True))
-    append = arguments["append"]
-    summarized = bool(arguments["write_metadata_file"])
-    if append and not summarized and run.fs.exists(f"{run.path}/_metadata"):
-        raise ValueError(
-            f"write_metadata_file=False would hide the rows: {run.path!r} has a _metadata file, "
-            "from which readers take the list of files"
-        )
-    if name_function is None:
-        named, empty = None, "none" if append else "first"
-        arguments["offset"] = next_place(before) if append else 0
-    else:
-        first = arguments["offset"]
-        places = range(first, first + planned.frame.npartitions)
-        named, empty = checked_names(name_function, places, set(before)), "all"
-        arguments["name_function"] = name_function
-    session = os.urandom(4).hex()
-    job = Job(run, before, overwrite, named, found.dead, summarized, session, found.there)
-    return job, WriteParquet(*arguments.values(), job, empty)
+    return changes
 
 
 def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:

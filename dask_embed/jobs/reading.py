@@ -17,6 +17,7 @@ from dask_embed._validation import shown, shown_error, usable_text
 from dask_embed.jobs.arguments import places
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
 from dask_embed.jobs.folder import require_whole
+from dask_embed.jobs.row_expr import DIGEST
 
 _NOT_OPTIONS = ("path", "engine", "kwargs")
 # What Dask's reader takes; the last are dictionaries for pyarrow.
@@ -80,7 +81,11 @@ def read_parquet(path: Any, **options: Any) -> Any:
     if options.get("storage_options"):
         # Dask's node shows its arguments
         options["storage_options"] = Unshown(options["storage_options"])
-    return _read(given if len(given) > 1 else given[0], options)
+    frame = _read(given if len(given) > 1 else given[0], options)
+    if DIGEST in frame.columns and options.get("columns") is None:
+        options["columns"] = [name for name in frame.columns if name != DIGEST]
+        frame = _read(given if len(given) > 1 else given[0], options)
+    return frame
 
 
 def _text_of(path: Any) -> str:

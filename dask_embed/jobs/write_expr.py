@@ -6,10 +6,16 @@ import copy
 import pickle
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dask_embed.jobs.commit import Aside
 from dask_embed.jobs.failures import Counts, counts_of, together
 from dask_embed.jobs.folder import Run, read_mark
 from dask_embed.jobs.job import Job
 from dask_embed.jobs.manifest import record, require_complete
+from dask_embed.jobs.row_expr import unpacked
+from dask_embed.jobs.rows import Rewrite
 from dask_embed.lazy._dask import (
     Expr,
     List,
@@ -44,13 +50,14 @@ class WriteParquet(ToParquet):
         # Counted in the task that writes a partition, unless the operator has other partitions.
         number = self.frame.npartitions
         if self.job.there is not None:
-            self.job.there.missing(number)  # or raise on the client
+            self.job.there.missing(number + len(self.job.rewrites))  # or raise on the client
         here = [each for each in counts if each.npartitions == number]
         elsewhere = [each for each in counts if each.npartitions != number]
         parts = WriteParts(*self.operands, Begin(self.job), *here)
         if self.job.there is not None and self.job.there.done:
             elsewhere = []  # would run for rows that are there
-        return End(parts, *self.operands[1:], *elsewhere)
+        further = [Rewrites(parts, self.job, Begin(self.job))] if self.job.rewrites else []
+        return End(parts, *self.operands[1:], *elsewhere, *further)
 
     def _layer(self) -> dict[Any, Any]:
         # Dask would go on with any one of the tasks, such as that which begins the job.
@@ -97,8 +104,57 @@ class WriteParts(ToParquetData):
             index,
             TaskRef((self.begun._name, 0)),
             List(*(TaskRef((count._name, index)) for count in _further(self))),
-            None if self.job.there is None else self.frame.npartitions,
+            None if self.job.there is None else self.frame.npartitions + len(self.job.rewrites),
         )
+
+
+class Rewrites(Expr):
+    """Writes what stays of files that lose some of their rows, as partitions behind `parts`."""
+
+    _parameters = ["parts", "job", "begun"]  # noqa: RUF012
+
+    @property
+    def _meta(self) -> None:
+        return None
+
+    def _divisions(self) -> tuple[None, ...]:
+        return (None,) * (len(self.job.rewrites) + 1)
+
+    def _layer(self) -> dict[Any, Any]:
+        first, number = self.parts.npartitions, self.parts.npartitions + len(self.job.rewrites)
+        tasks = {}
+        for n, rewrite in enumerate(self.job.rewrites):
+            name = self.job.run.part_name(first + n + self.parts.offset)
+            begun = TaskRef((self.begun._name, 0))
+            key = (self._name, n)
+            arguments = (self.job.run, rewrite, name, first + n, number, begun)
+            tasks[key] = Task(key, rewrite_part, *arguments)
+        return tasks
+
+
+def rewrite_part(
+    run: Run, rewrite: Rewrite, name: str, place: int, partitions: int, begun: None
+) -> Written:
+    """Write what stays of a file to another one beside it, and note that this is done."""
+    run.require_held()
+    with run.fs.open(f"{run.path}/{rewrite.file}", "rb") as opened:
+        file = pq.ParquetFile(opened)
+        table = file.read()
+        groups = file.metadata.num_row_groups
+        compression = file.metadata.row_group(0).column(0).compression if groups else "SNAPPY"
+    table = table.filter(pa.array(unpacked(rewrite.rows, len(table))))
+    within = rewrite.file.rpartition("/")[0]
+    aside = Aside(run.fs)
+    try:
+        path = "/".join(filter(None, (run.path, within, name)))
+        with aside.open(path, "wb") as written:
+            pq.write_table(table, written, compression=compression)
+        run.require_held()
+        sizes = aside.commit()
+    finally:
+        aside.discard()
+    record(run, place, partitions, sizes, {})
+    return [name], [], {}
 
 
 class End(ToParquetBarrier):
@@ -113,18 +169,24 @@ class End(ToParquetBarrier):
 
     def _layer(self) -> dict[Any, Any]:
         key = (self._name, 0)
-        parts = self.frame.__dask_keys__()
+        parts: list[Any] = self.frame.__dask_keys__()
+        counts: list[Any] = []
+        for each in _further(self):
+            (parts if isinstance(each, Rewrites) else counts).extend(each.__dask_keys__())
+        needed: list[int] = []
         if self.job.there is not None:
-            parts = [parts[place] for place in self.job.there.missing(len(parts))]
+            places = self.job.there.missing(len(parts))
+            needed = sorted({*places, *self.job.there.done})
+            number, parts = len(parts), [parts[place] for place in places]
         written = List(*(TaskRef(part) for part in parts))
         summary = None
         if self.write_metadata_file:
             compression = self.write_kwargs.get("compression")
             summary = (self.engine, self.fmd, self.append, compression)
-        counts = (TaskRef(part) for each in _further(self) for part in each.__dask_keys__())
+        failed = List(*map(TaskRef, counts))
         if self.job.there is not None:
-            return {key: Task(key, resumed_end, self.job, written, List(*counts))}
-        return {key: Task(key, end, self.job, summary, written, List(*counts))}
+            return {key: Task(key, resumed_end, self.job, needed, number, written, failed)}
+        return {key: Task(key, end, self.job, summary, written, failed)}
 
 
 def _further(node: Expr) -> list[Expr]:
@@ -177,13 +239,15 @@ def end(job: Job, summary: Any, written: list[Written], counts: list[Counts]) ->
     return together([*(counted for _, _, counted in written), *counts])
 
 
-def resumed_end(job: Job, written: list[Written], counts: list[Counts]) -> Counts:
+def resumed_end(
+    job: Job, needed: list[int], partitions: int, written: list[Written], counts: list[Counts]
+) -> Counts:
     """End a job of which some partitions were done before; return how many rows of all failed."""
     if job.finished:
         return {}
     run, counted = job.run, {}
     ended = read_mark(run.fs, run.path) is None  # by the same job elsewhere
     if job.there is not None and not (job.there.finished or ended):
-        counted = require_complete(run)
+        counted = require_complete(run, needed, partitions)
     job.end(name for names, _, _ in written for name in names)
     return together([counted, *counts])

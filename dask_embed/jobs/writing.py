@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Set
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -179,7 +179,7 @@ def _leaf(metadata: pq.FileMetaData, name: str) -> int:
     return leaves.index(name)
 
 
-def writes_index(frame: Any, run: Run, present: set[str]) -> bool:
+def writes_index(frame: Any, run: Run, present: Set[str]) -> bool:
     """Return whether the index goes into the files: one with a name, or as the files have it."""
     if present and _NO_NAME in last_schema(run.fs, run.path, present).names:
         return True
@@ -201,7 +201,7 @@ def last_file(files: Iterable[str]) -> str:
     return max(files, key=lambda file: natural_sort_key(file.rpartition("/")[2]))
 
 
-def last_schema(fs: Any, path: str, present: set[str]) -> pa.Schema:
+def last_schema(fs: Any, path: str, present: Set[str]) -> pa.Schema:
     """Return the schema of the file that was appended last."""
     with fs.open(f"{path}/{last_file(present)}", mode="rb") as file:
         return pq.read_schema(file)

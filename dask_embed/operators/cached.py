@@ -24,6 +24,7 @@ from dask_embed._secrets import refuse_password, refuse_secrets
 from dask_embed._validation import local_path, shown, shown_error, usable_text
 from dask_embed._version import __version__
 from dask_embed.columns import append_columns
+from dask_embed.columns.digests import row_digests, value_bytes
 from dask_embed.columns.frames import numbered
 from dask_embed.columns.pandas import series_to_arrow
 from dask_embed.operators.identity import without_places
@@ -31,7 +32,6 @@ from dask_embed.runtime.segments import KEY_BYTES, Place, Segments
 
 # Of the files; another one starts anew.
 _FORMAT = 1
-_NULL = b"\0"
 
 
 class Kept(Protocol):
@@ -174,38 +174,9 @@ def _count(parts: tuple[Kept, ...], partition: Any, hit: np.ndarray) -> None:
 def row_keys(part: Kept, partition: Any) -> np.ndarray:
     """Return a key of 16 bytes for each row, ``"S16"``."""
     identity = _digest(_said(part))
-    columns = [_values(partition[name]) for name in part.input_columns]
-    keys = bytearray()
-    for row in zip(*columns, strict=True):
-        digest = hashlib.blake2b(digest_size=KEY_BYTES, key=identity)
-        for value in row:
-            digest.update(len(value).to_bytes(8, "little"))
-            digest.update(value)
-        keys += digest.digest()
-    return np.frombuffer(bytes(keys), f"S{KEY_BYTES}")
-
-
-def _values(series: Any) -> list[bytes]:
-    """Return what tells a value of a column from all others of any type."""
-    dtype = getattr(series.dtype, "pyarrow_dtype", None)
-    if dtype is not None and pa.types.is_fixed_size_list(dtype):
-        array = series_to_arrow(series, dtype)
-        width = dtype.value_type.bit_width * dtype.list_size // 8
-        if not array.null_count and not array.values.null_count and width:
-            raw = array.flatten().to_numpy(zero_copy_only=False).tobytes()
-            kind = str(dtype.value_type).encode()
-            return [kind + raw[n : n + width] for n in range(0, len(raw), width)]
-    null = series.isna().to_numpy(bool)
-    values = series.array._pa_array.to_pylist() if dtype is not None else series.tolist()
-    return [_NULL if null[row] else _bytes(value) for row, value in enumerate(values)]
-
-
-def _bytes(value: Any) -> bytes:
-    if isinstance(value, str):
-        return b"s" + value.encode("utf-8", "surrogatepass")
-    if isinstance(value, bytes):
-        return b"b" + value
-    return f"o{type(value).__name__} {value!r}".encode("utf-8", "surrogatepass")
+    columns = [value_bytes(partition[name]) for name in part.input_columns]
+    keys = row_digests(columns, len(partition), KEY_BYTES, key=identity)
+    return np.frombuffer(keys, f"S{KEY_BYTES}")
 
 
 @functools.lru_cache(maxsize=256)

@@ -261,7 +261,11 @@ def _write(job: Job, out: Any, folder: str, client: Any) -> None:
 
     with ends_with(ending.USAGE):
         _require_the_same_array(job)
-    options = {"overwrite": job.overwrite, "append": job.append, "resume": job.resume}
+    options: dict[str, Any] = {
+        "overwrite": job.overwrite,
+        "append": job.append,
+        "resume": job.resume,
+    }
     with ends_with(ending.USAGE):
         planned = to_parquet(out, folder, **options, compute=False)
     quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)

@@ -1,0 +1,226 @@
+"""A job that runs only rows that its folder does not have: what it finds there, and its plan."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from dask.tokenize import tokenize
+
+from dask_embed._version import __version__
+from dask_embed.jobs.folder import (
+    Run,
+    data_files,
+    mark_path,
+    not_whole,
+    read_mark,
+    read_origin,
+    records_path,
+    remove_empty_folders,
+    remove_folder,
+)
+from dask_embed.jobs.identity import Identity, steps_token
+from dask_embed.jobs.manifest import Resumption, how_it_differs, resuming_run, resumption
+from dask_embed.jobs.origin import Origin, provenance
+from dask_embed.jobs.row_expr import Keyed, Keys, NewRows, WithDigests
+from dask_embed.jobs.row_source import columns_read, id_in_source, kind_of, row_source
+from dask_embed.jobs.rows import Decision, Known, RowChanges, RowOptions, decide, keys_of
+from dask_embed.jobs.writing import last_file, require_not_read, require_room
+from dask_embed.lazy._dask import Expr, Projection, new_collection
+from dask_embed.lazy.conditions import replaced
+from dask_embed.runtime.files import remove_file
+
+
+@dataclasses.dataclass(frozen=True)
+class RowPlan:
+    """What is to be written.
+
+    Attributes
+    ----------
+    frame : dask.dataframe.DataFrame
+        The rows that run, with their digests.
+    run : Run
+    identity : Identity
+    before : frozenset of str
+        Files of the folder that others wrote.
+    dead : str, optional
+        The run whose mark is replaced.
+    there : Resumption
+    decision : Decision
+    overwrites : bool
+        Whether all that was there goes.
+    """
+
+    frame: Any
+    run: Run
+    identity: Identity
+    before: frozenset[str]
+    dead: str | None
+    there: Resumption
+    decision: Decision
+    overwrites: bool
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do."""
+        return self.decision.nothing and bool(self.before) and self.dead is None and not self.begun
+
+    @property
+    def begun(self) -> bool:
+        return self.run.holds()
+
+    @property
+    def changes(self) -> RowChanges:
+        return self.decision.changes
+
+
+class _Rows:
+    """The rows of a frame, and what they become, apart from any folder."""
+
+    def __init__(self, frame: Any, options: RowOptions, layout: Mapping[str, Any]) -> None:
+        plan = frame.expr
+        source = row_source(plan)
+        id = id_in_source(plan, source, options.id)
+        self.options = options
+        self.kind = kind_of(source._meta[id])
+        self._simple, self._cut, read = columns_read(plan, source)
+        needed = [name for name in source.columns if name in read or name == id]
+        content = sorted((name for name in needed if name != id), key=str)
+        self.keyed = Keyed(id, tuple(content), bool(layout["write_index"]))
+        self.source: Expr = source
+        if needed != list(source.columns):
+            self.source = Projection(source, needed)
+        self.steps = steps_token(plan, source, content)
+
+    def id_at(self, place: int) -> Any:
+        """Return the id of a row by its place in all partitions."""
+        return new_collection(self.source)[self.keyed.id].compute().iloc[place]
+
+    def of(self, decision: Decision) -> Any:
+        """Return the rows that run with what becomes of them, as a Dask DataFrame."""
+        rows = NewRows(self.source, self.keyed, decision.wanted)
+        results = replaced(self._simple, (self._cut, rows))
+        return new_collection(WithDigests(results, rows, self.options.id, self.keyed))
+
+
+def plan_rows(
+    frame: Any,
+    made: dict[Any, Origin],
+    fs: Any,
+    folder: str,
+    layout: dict[str, Any],
+    options: RowOptions,
+    *,
+    overwrite: bool,
+    compute_kwargs: dict[str, Any],
+) -> RowPlan:
+    """Return what is to be written so that a folder has the rows of a frame.
+
+    This computes the rows that operators read, to look which of them are new.
+
+    Raises
+    ------
+    FileExistsError
+        If the folder is of another job, and nothing says that it may be replaced.
+    ValueError
+        If ids are missing or repeat, or rows have changed.
+    """
+    finish_removal(fs, folder)
+    rows = _Rows(frame, options, layout)
+    said = {
+        "version": __version__,
+        "layout": {**layout, "id": options.id},
+        "columns": provenance(made),
+        "sources": {},
+        "steps": rows.steps,
+    }
+    require_not_read(frame, Run(fs, folder, "", ""))
+    parts = keys_of(rows.source, rows.keyed, compute_kwargs)
+    mark = read_mark(fs, folder)
+    present = data_files(fs, folder)
+    if mark is None or mark.get("by_rows"):
+        before = {file for file in present if mark is None or not _of(mark, file)}
+        differs = _other_rows(fs, folder, before, Identity(said))
+        if differs and not overwrite:
+            raise FileExistsError(differs)
+        found = _plan(fs, folder, rows, parts, said, before, replaces=bool(differs))
+        if mark is None or mark.get("identity") == found.identity.token:
+            if differs:
+                require_room(found.run, before, overwrite=True, append=False, repeat=False)
+            return found
+        told = how_it_differs(found.run, found.identity, mark)
+    else:
+        told = "this one was begun by another way of writing"
+    if not overwrite:
+        raise FileExistsError(
+            f"{not_whole(folder, mark)}; resume='rows' goes on with the same job alone, and {told}"
+        )
+    found = _plan(fs, folder, rows, parts, said, present, replaces=True)
+    dead = require_room(found.run, present, overwrite=True, append=False, repeat=False)
+    return dataclasses.replace(found, dead=dead)
+
+
+def _of(mark: Mapping[str, Any], file: str) -> bool:
+    return file.endswith(f"-{mark.get('frame')}-{mark.get('run')}.parquet")
+
+
+def _plan(
+    fs: Any,
+    folder: str,
+    rows: _Rows,
+    parts: list[Keys],
+    said: dict[str, Any],
+    before: set[str],
+    *,
+    replaces: bool,
+) -> RowPlan:
+    given = rows.options
+    known = Known({})
+    if not replaces:
+        known = Known.read(fs, folder, sorted(before), given.id, rows.kind)
+    decision = decide(parts, known, given, rows.steps, rows.id_at)
+    token = tokenize(decision.token, sorted(before), replaces)
+    identity = Identity({**said, "rows": token})
+    run = resuming_run(identity, fs, folder)
+    skipped = {n for n, part in enumerate(decision.wanted.parts) if not part.wanted}
+    if replaces or not before:
+        skipped -= {0}  # so that there is a file, be it without rows
+    there = resumption(run, identity, ())
+    there = dataclasses.replace(there, skipped=frozenset(skipped))
+    frame = rows.of(decision)
+    return RowPlan(frame, run, identity, frozenset(before), None, there, decision, replaces)
+
+
+def _other_rows(fs: Any, folder: str, before: set[str], identity: Identity) -> str:
+    """Return in words why the rows of a folder are not of this frame, "" if they are."""
+    if not before:
+        return ""
+    said = read_origin(fs, f"{folder}/{last_file(before)}")
+    was = said.get("identity", {})
+    differs = "they were not written with resume='rows'"
+    if "steps" in was:
+        differs = identity.differences(
+            {"version": identity.said["version"], "columns": said, "layout": was["layout"]}
+        )
+        if not differs and was["steps"] != identity.said["steps"]:
+            differs = "other functions or selections make them of the rows that operators read"
+    if not differs:
+        return ""
+    return (
+        f"{folder!r} holds {len(before)} Parquet files of another job, and resume='rows' adds to "
+        f"what the same one wrote: {differs}; choose another folder, or overwrite=True, which "
+        "replaces all rows"
+    )
+
+
+def finish_removal(fs: Any, folder: str) -> None:
+    """End a job by rows that died while it removed what it had replaced: all else was done."""
+    mark = read_mark(fs, folder)
+    if mark is None or not isinstance(mark.get("removes"), list):
+        return
+    for file in mark["removes"]:
+        remove_file(fs, f"{folder}/{file}")
+    remove_empty_folders(fs, folder, mark["removes"])
+    remove_folder(fs, records_path(Run(fs, folder, mark["frame"], mark["run"])))
+    remove_file(fs, mark_path(folder))
