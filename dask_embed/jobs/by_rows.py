@@ -9,18 +9,16 @@ from typing import Any
 from dask.tokenize import tokenize
 
 from dask_embed._version import __version__
+from dask_embed.columns.frames import row_label
 from dask_embed.jobs.folder import (
     Run,
     data_files,
-    mark_path,
     not_whole,
     read_mark,
     read_origin,
-    records_path,
-    remove_empty_folders,
-    remove_folder,
 )
 from dask_embed.jobs.identity import Identity, steps_token
+from dask_embed.jobs.job import Job
 from dask_embed.jobs.manifest import Resumption, how_it_differs, resuming_run, resumption
 from dask_embed.jobs.origin import Origin, provenance
 from dask_embed.jobs.row_expr import Keyed, Keys, NewRows, WithDigests
@@ -29,7 +27,6 @@ from dask_embed.jobs.rows import Decision, Known, RowChanges, RowOptions, decide
 from dask_embed.jobs.writing import last_file, require_not_read, require_room
 from dask_embed.lazy._dask import Expr, Projection, new_collection
 from dask_embed.lazy.conditions import replaced
-from dask_embed.runtime.files import remove_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,7 +92,7 @@ class _Rows:
 
     def id_at(self, place: int) -> Any:
         """Return the id of a row by its place in all partitions."""
-        return new_collection(self.source)[self.keyed.id].compute().iloc[place]
+        return row_label(new_collection(self.source)[self.keyed.id].compute().array, place)
 
     def of(self, decision: Decision) -> Any:
         """Return the rows that run with what becomes of them, as a Dask DataFrame."""
@@ -219,8 +216,6 @@ def finish_removal(fs: Any, folder: str) -> None:
     mark = read_mark(fs, folder)
     if mark is None or not isinstance(mark.get("removes"), list):
         return
-    for file in mark["removes"]:
-        remove_file(fs, f"{folder}/{file}")
-    remove_empty_folders(fs, folder, mark["removes"])
-    remove_folder(fs, records_path(Run(fs, folder, mark["frame"], mark["run"])))
-    remove_file(fs, mark_path(folder))
+    run = Run(fs, folder, mark["frame"], mark["run"], resumes=True)
+    there = Resumption(Identity({}), skipped=frozenset())
+    Job(run, frozenset(), there=there, drops=frozenset(mark["removes"])).end(())

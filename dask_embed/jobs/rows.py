@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dask_embed._validation import shown
+from dask_embed.columns.frames import row_label
 from dask_embed.jobs.folder import READERS
 from dask_embed.jobs.row_expr import (
     DIGEST,
@@ -179,10 +180,10 @@ def keys_of(source: Expr, keyed: Keyed, options: dict[str, Any]) -> list[Keys]:
     ids = np.concatenate([_no_ids(), *(part.ids for part in parts)])
     if len(np.unique(ids)) < len(ids):
         values = new_collection(source)[keyed.id].compute(**options)
-        twice = values[values.duplicated()]
+        twice = values[values.duplicated().to_numpy()]
         raise ValueError(
             f"id={keyed.id!r} must be of one row each, and {len(twice)} rows have that of another, "
-            f"the first {shown(twice.iloc[0] if len(twice) else None)}: drop duplicates before"
+            f"the first {shown(row_label(twice.array, 0))}: drop duplicates before"
         )
     return parts
 
