@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -20,6 +21,7 @@ import tiny
 from counting import ROWS, Length
 
 import dask_embed as de
+from dask_embed.jobs.cli import main
 
 DIGEST, MARK = "_dask_embed_digest", "_dask_embed_unfinished"
 
@@ -70,6 +72,10 @@ def _names(folder: str) -> list[str]:
     fs, path = fsspec.core.url_to_fs(folder)
     fs.invalidate_cache()
     return sorted(name[len(path) + 1 :] for name in fs.find(path)) if fs.exists(path) else []
+
+
+def _same(part: pd.DataFrame) -> pd.DataFrame:
+    return part
 
 
 class Modelled(Length):
@@ -273,7 +279,7 @@ def test_ids_are_integers_or_texts(tmp_path: Path, ids: Any) -> None:
             "leave out rows of Mod",
         ),
         (
-            lambda f: Modelled(output="more")(f).map_partitions(len),
+            lambda f: Modelled(output="m")(f).map_partitions(_same),
             {},
             ValueError,
             "leave out rows of Modelled",
@@ -463,3 +469,65 @@ def test_two_starts_of_one_job_write_each_row_once(tmp_path: Path) -> None:
         each.join()
     assert len(failed) < 2
     _require(tmp_path / "out", _rows(4, 40))
+
+
+# ------------------------------------------------------------------------------------ the command
+def _command(capsys: pytest.CaptureFixture[str], *arguments: Any) -> tuple[int, str]:
+    code = main([str(each) for each in arguments])
+    told = capsys.readouterr()
+    return code, told.out + told.err
+
+
+def test_the_command_takes_rows_by_their_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, options = tmp_path / "in.parquet", tmp_path / "options.yaml"
+    options.write_text(f"command: text-statistics\nresume: rows\nid: id\nto: {tmp_path / 'out'}\n")
+    for stop, ran in ((20, 20), (23, 3)):
+        _rows(0, stop).to_parquet(file)
+        code, said = _command(
+            capsys, "text-statistics", file, "--to", tmp_path / "out", "--resume", "rows",
+            "--id", "id", "--quiet", "--json",
+        )  # fmt: skip
+        assert code == 0, said
+        assert json.loads(said)["rows"] == ran
+    _rows(0, 23, changed=(1,)).to_parquet(file)
+    code, said = _command(capsys, "run", options, file, "--quiet")
+    assert code == 2
+    assert "1 rows have another content than under their 'id' in the folder, the first 1" in said
+    code, said = _command(capsys, "run", options, file, "--quiet", "--changed", "replace", "--json")
+    assert code == 0, said
+    assert json.loads(said)["rows"] == 1
+    found = de.read_parquet(tmp_path / "out").compute().sort_values("id")
+    assert found["text"].tolist() == _rows(0, 23, changed=(1,))["text"].tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--resume", "rows"], "id is missing"),
+        (["--id", "id"], "add --resume rows"),
+        (["--resume", "row"], "row"),
+        (["--resume", "rows", "--id", "id", "--append"], "append does not go with"),
+        (["--resume", "rows", "--id", "id", "--array", "0/2"], "array does not go with"),
+        (["--resume", "rows", "--id", "text"], "must be of one row each"),
+    ],
+)
+def test_the_command_says_what_is_wrong_with_rows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], said: str
+) -> None:
+    _rows(0, 20).to_parquet(tmp_path / "in.parquet")
+    code, told = _command(
+        capsys, "text-statistics", tmp_path / "in.parquet", "--to", tmp_path / "out", *options
+    )
+    assert code == 2, told
+    assert said in told
+
+
+def test_a_command_may_still_not_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _rows(0, 20).to_parquet(tmp_path / "in.parquet")
+    for options, code in ((["--resume", "no"], 0), (["--no-resume"], 2), (["--resume"], 2)):
+        found, said = _command(
+            capsys, "text-statistics", tmp_path / "in.parquet", "--to", tmp_path / "out", *options
+        )
+        assert found == code, said

@@ -81,12 +81,13 @@ def showing(frame: Any, *, client: Any = None) -> Iterator[None]:
     """Show a bar on a terminal, and elsewhere a line now and then; see `progress`.
 
     The frame may be what `to_parquet` gives with ``compute=False``: of a job that is gone on with,
-    what is missing is expected.
+    what is missing is expected. None leaves the total to the plans that are made.
     """
     from dask_embed.jobs.expected import expected_rows
 
     on_screen = sys.stderr.isatty()
-    with _shown(expected_rows(frame), "rows", None, client, lines=not on_screen):
+    total = None if frame is None else expected_rows(frame)
+    with _shown(total, "rows", None, client, lines=not on_screen):
         yield
 
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from dask_embed.jobs.command.inputs import FORMATS
 from dask_embed.jobs.command.settings import load
+
+CHANGED, GONE = ("error", "keep", "replace"), ("keep", "drop")
 
 
 def reading() -> list[click.Parameter]:
@@ -40,6 +44,42 @@ def reading() -> list[click.Parameter]:
     ]
 
 
+class Resume(click.ParamType):
+    """Whether a job is gone on with, or that rows are known by an id."""
+
+    name = "resume"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> bool | str:
+        if value == "rows":
+            return "rows"
+        return click.BOOL.convert(value, param, ctx)
+
+
+def by_rows() -> list[click.Parameter]:
+    """Return the options of ``--resume rows``."""
+    return [
+        click.Option(
+            ["--id"],
+            metavar="NAME",
+            help="Of --resume rows: the column that each row has a value of its own in.",
+        ),
+        click.Option(
+            ["--changed"],
+            type=click.Choice(CHANGED),
+            default="error",
+            help="Of --resume rows: what becomes of rows whose id is there with another content. "
+            "[default: error]",
+        ),
+        click.Option(
+            ["--gone"],
+            type=click.Choice(GONE),
+            default="keep",
+            help="Of --resume rows: what becomes of rows of the folder whose id is not in the "
+            "input. [default: keep]",
+        ),
+    ]
+
+
 def writing() -> list[click.Parameter]:
     return [
         click.Option(
@@ -50,11 +90,17 @@ def writing() -> list[click.Parameter]:
         click.Option(["--overwrite"], is_flag=True, help="Replace the rows that the folder has."),
         click.Option(["--append"], is_flag=True, help="Add to the rows that the folder has."),
         click.Option(
-            ["--resume/--no-resume"],
-            default=True,
-            show_default="resume",
-            help="Started again, do only what is missing; a folder that is done stays as it is.",
+            ["--resume"],
+            type=Resume(),
+            is_flag=False,
+            flag_value="yes",
+            default="yes",
+            metavar="[yes|no|rows]",
+            help="Started again, do only what is missing; a folder that is done stays as it is. "
+            "With rows, only rows run whose id and content the folder does not have. "
+            "[default: yes]",
         ),
+        click.Option(["--no-resume"], is_flag=True, help="As --resume no."),
         click.Option(
             ["--array"],
             metavar="I/N",

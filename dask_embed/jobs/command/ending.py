@@ -32,6 +32,8 @@ _KINDS = (
     ("dask_embed.runtime.files", INTERRUPTED),  # a disk that is full may have room later
     ("dask_embed.runtime", MODEL),
 )
+# Modules that look at ids, and at what a folder has of them, before anything runs.
+_OF_ROWS = ("dask_embed.jobs.by_rows", "dask_embed.jobs.rows", "dask_embed.jobs.row_source")
 _NO_FAULT_OF_OURS = ("dask_embed._", "dask_embed.jobs.command.ending")
 
 
@@ -76,6 +78,8 @@ def _code(error: BaseException) -> int:
     if _is_lost(error):
         return INTERRUPTED
     module = _home(error.__traceback__)
+    if module in _OF_ROWS and isinstance(error, ValueError | TypeError | FileExistsError):
+        return USAGE
     for start, code in _KINDS:
         if module.startswith(start):
             return code

@@ -37,7 +37,10 @@ class Job:
     to: str | None = None
     overwrite: bool = False
     append: bool = False
-    resume: bool = True
+    resume: bool | str = True
+    id: str | None = None
+    changed: str = "error"
+    gone: str = "keep"
     array: str | None = None
     dry_run: bool = False
     cluster: str | None = None
@@ -57,9 +60,22 @@ class Job:
         object.__setattr__(self, "columns", tuple(name for name in names if name))
         if self.overwrite and self.append:
             raise ValueError("overwrite replaces what append adds to: give one of them")
+        self._require_rows()
         if self.cluster is None and (self.workers or self.memory):
             raise ValueError("workers and memory are of a cluster: add --cluster local")
         self.share()
+
+    def _require_rows(self) -> None:
+        """Raise ValueError for options of ``resume=rows`` without it, or it without them."""
+        if self.resume != "rows":
+            if self.id is not None or self.changed != "error" or self.gone != "keep":
+                raise ValueError("id, changed and gone are of rows: add --resume rows")
+            return
+        if self.id is None:
+            raise ValueError("id is missing: --resume rows needs the column that rows are known by")
+        for name in ("append", "array"):
+            if getattr(self, name):
+                raise ValueError(f"{name} does not go with --resume rows, which adds what is new")
 
     def share(self) -> tuple[int, int] | None:
         """Return which share of the partitions is wanted, and of how many."""
@@ -266,8 +282,12 @@ def _write(job: Job, out: Any, folder: str, client: Any) -> None:
         "append": job.append,
         "resume": job.resume,
     }
-    with ends_with(ending.USAGE):
-        planned = to_parquet(out, folder, **options, compute=False)
+    planned = None  # what runs is known when rows were looked at
+    if job.resume == "rows":
+        options |= {"id": job.id, "changed": job.changed, "gone": job.gone}
+    else:
+        with ends_with(ending.USAGE):
+            planned = to_parquet(out, folder, **options, compute=False)
     quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
     with quiet, _naming(folder):
         to_parquet(out, folder, **options)

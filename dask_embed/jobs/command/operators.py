@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dask_embed.jobs.command.common import reading, running, said, writing
+from dask_embed.jobs.command.common import by_rows, reading, running, said, writing
 from dask_embed.jobs.command.listed import STEPS, about, first_sentence
 from dask_embed.jobs.command.options import model_names, operator_options, step_options
 from dask_embed.jobs.command.settings import PLACES
@@ -29,13 +29,16 @@ class OperatorCommand(click.Command):
             self.model_options = model_names(self.operator)
             own = operator_options(self.operator)
         self.explains = explains
+        written = [] if explains else writing()
+        if written and name not in STEPS:  # which take all rows together
+            written += by_rows()
         self._of_operator = {option.name for option in own}
         example = told.example
         if explains:
             example = example.replace("embed ", "embed explain ", 1)
         super().__init__(
             name,
-            params=[*reading(), *([] if explains else writing()), *own, *running(), *said()],
+            params=[*reading(), *written, *own, *running(), *said()],
             callback=self._run,
             help=_EXPLAINS if explains else first_sentence(self.operator),
             short_help=told.help,
@@ -57,6 +60,8 @@ class OperatorCommand(click.Command):
             field: given.pop(name) for field, name in self.model_options.items() if name in given
         }
         job = {name: value for name, value in params.items() if name not in self._of_operator}
+        if job.pop("no_resume", False):
+            job["resume"] = False
         places = ctx.meta.get(PLACES, {})
         run(self.name or "", self.operator, given, model, job, places, explains=self.explains)
 
@@ -64,7 +69,7 @@ class OperatorCommand(click.Command):
         """Write the options in the order in which one thinks of them."""
         titles = {
             "Reading": reading(),
-            "Writing": writing(),
+            "Writing": [*writing(), *([] if self.name in STEPS else by_rows())],
             "Running": running(),
             "This": said(),
         }
