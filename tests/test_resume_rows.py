@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -363,13 +364,18 @@ class PowerCutError(BaseException):
     """No error that anything handles."""
 
 
+def _power_cut() -> None:
+    raise PowerCutError
+
+
 class Power:
-    """Ends at one of the changes that a process makes to a disk, and stays away."""
+    """Is cut at one of the changes that a process makes to a disk, and stays away."""
 
     CHANGES = ("replace", "link", "remove", "unlink", "rmdir", "mkdir")
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.left: int | None = None
+        self.cut: Callable[[], None] = _power_cut
         for name in self.CHANGES:
             monkeypatch.setattr(os, name, self._changing(getattr(os, name)))
 
@@ -377,8 +383,9 @@ class Power:
         def call(*args: Any, **options: Any) -> Any:
             if self.left is not None:
                 if self.left <= 0:
-                    raise PowerCutError
-                self.left -= 1
+                    self.cut()
+                else:
+                    self.left -= 1
             return change(*args, **options)
 
         return call
@@ -447,6 +454,65 @@ def test_a_job_that_died_is_gone_on_with_by_itself_alone(folder: str) -> None:
     _, ran = _night(fails, folder, 8)
     assert 0 < 5 * done <= 32 - ran
     _require(folder, fails)
+
+
+@pytest.mark.parametrize("resume", [True, "rows"])
+def test_a_second_start_at_any_change_of_the_first_leaves_each_row_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool | str
+) -> None:
+    """Each order in which the second one comes between two changes of the first is tried."""
+    rows, other = _rows(0, 8), _rows(2, 9, changed=(3,))
+    options: dict[str, Any] = {"resume": resume}
+    if resume == "rows":
+        options |= {"id": "id", "changed": "replace", "gone": "drop"}
+        _night(rows, tmp_path / "first", 2)
+    else:
+        (tmp_path / "first").mkdir()
+    power, cuts, between = Power(monkeypatch), 0, True
+    while between:
+        folder, between = tmp_path / f"cut-{cuts}", False
+        shutil.copytree(tmp_path / "first", folder)
+
+        def second(folder: Path = folder) -> None:
+            nonlocal between
+            between, power.left = True, None
+            _frame(other, 2).ml.to_parquet(folder, **options)
+
+        power.cut, power.left = second, cuts
+        with contextlib.suppress(RuntimeError, OSError):  # the slower one may say so
+            _frame(other, 2).ml.to_parquet(folder, **options)
+        power.left = None
+        _require(folder, other)
+        cuts += 1
+    assert cuts > 15
+
+
+@pytest.mark.parametrize("change", ["unlink", "rmdir"])
+def test_records_are_removed_though_another_start_removes_and_makes_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    from dask_embed.jobs.folder import remove_folder
+
+    records = tmp_path / "records"
+    records.mkdir()
+    for n in range(3):
+        (records / f"{n}-of-3.json").write_text("{}")
+    done: list[str] = []
+    first = getattr(os, change)
+
+    def raced(path: Any, **options: Any) -> None:
+        if not done:
+            done.append(change)
+            if change == "unlink":
+                first(path, **options)
+            else:
+                (records / "3-of-4.json").write_text("{}")
+        first(path, **options)
+
+    monkeypatch.setattr(os, change, raced)
+    remove_folder(fsspec.filesystem("file"), str(records))
+    assert done
+    assert not records.exists()
 
 
 def test_two_starts_of_one_job_write_each_row_once(tmp_path: Path) -> None:
@@ -531,3 +597,20 @@ def test_a_command_may_still_not_resume(tmp_path: Path, capsys: pytest.CaptureFi
             capsys, "text-statistics", tmp_path / "in.parquet", "--to", tmp_path / "out", *options
         )
         assert found == code, said
+
+
+def test_the_bar_expects_the_rows_that_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dask_embed.jobs import parquet
+    from dask_embed.jobs.expected import expected_rows
+
+    expected: list[int | None] = []
+    compute = parquet._computed
+
+    def counting(written: Any, *rest: Any) -> Any:
+        expected.append(expected_rows(written))
+        return compute(written, *rest)
+
+    monkeypatch.setattr(parquet, "_computed", counting)
+    for rows in (_rows(0, 40), _rows(1, 43, changed=(3,))):
+        _night(rows, tmp_path / "out", changed="replace", gone="drop")
+    assert expected == [40, 4]

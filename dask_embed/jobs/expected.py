@@ -7,6 +7,7 @@ from itertools import chain, pairwise
 from typing import Any
 
 from dask_embed.jobs.lineage import operators_of
+from dask_embed.jobs.row_expr import NewRows
 from dask_embed.jobs.write_expr import WriteParquet
 from dask_embed.lazy._dask import (
     Concat,
@@ -98,9 +99,10 @@ def _missing(plan: Expr) -> list[int] | None:
     """Return the partitions that a job which is gone on with has yet to write, None for all."""
     if not isinstance(plan, WriteParquet) or plan.job.there is None:
         return None
-    if not (plan.job.there.done or plan.job.there.finished):
+    there, number = plan.job.there, plan.frame.npartitions
+    if not (there.done or there.finished or there.skipped):
         return None
-    return plan.job.there.missing(plan.frame.npartitions)
+    return [place for place in there.missing(number + len(plan.job.rewrites)) if place < number]
 
 
 def _of_operator(node: Any, missing: list[int] | None, *, near: bool = False) -> int | None:
@@ -134,6 +136,8 @@ def _lengths(node: Expr, near: bool) -> list[int] | None:
 
     Footers of files are read, if they are to be `near` only those on a disk.
     """
+    if isinstance(node, NewRows):
+        return [part.wanted for part in node.wanted.parts]
     if isinstance(node, FromPandas):
         return _of_partitions(node, [end - start for start, end in pairwise(node._locations())])
     if isinstance(node, ReadParquetFSSpec):

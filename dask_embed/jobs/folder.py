@@ -10,8 +10,8 @@ wrote them.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
@@ -131,8 +131,13 @@ def remove_folder(fs: Any, path: str) -> None:
     """Remove the files right in a folder, and on a disk the folder."""
     if isinstance(fs, LocalFileSystem):
         while Path(path).is_dir():
-            with contextlib.suppress(FileNotFoundError):  # another start removes them as well
+            try:
                 shutil.rmtree(path)
+            except FileNotFoundError:  # another start removes them as well
+                continue
+            except OSError as error:
+                if error.errno != errno.ENOTEMPTY:  # or has just made another one
+                    raise
         return
     paths = [f"{path}/{name}" for name in listed_files(fs, path)]
     if paths:

@@ -239,6 +239,15 @@ def end(job: Job, summary: Any, written: list[Written], counts: list[Counts]) ->
     return together([*(counted for _, _, counted in written), *counts])
 
 
+def _is_ending(run: Run) -> bool:
+    """Return whether another start of the same job found it complete: its records go, or are gone.
+
+    It says so in the mark before it removes the first.
+    """
+    mark = read_mark(run.fs, run.path)
+    return mark is None or "removes" in mark
+
+
 def resumed_end(
     job: Job, needed: list[int], partitions: int, written: list[Written], counts: list[Counts]
 ) -> Counts:
@@ -246,8 +255,11 @@ def resumed_end(
     if job.finished:
         return {}
     run, counted = job.run, {}
-    ended = read_mark(run.fs, run.path) is None  # by the same job elsewhere
-    if job.there is not None and not (job.there.finished or ended):
-        counted = require_complete(run, needed, partitions)
+    if job.there is not None and not (job.there.finished or _is_ending(run)):
+        try:
+            counted = require_complete(run, needed, partitions)
+        except RuntimeError:
+            if not _is_ending(run):
+                raise
     job.end(name for names, _, _ in written for name in names)
     return together([counted, *counts])
