@@ -391,7 +391,11 @@ class Power:
         return call
 
 
-@pytest.mark.parametrize("options", [{}, {"partition_on": ["odd"]}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, pytest.param({"partition_on": ["odd"]}, marks=pytest.mark.slow)],
+    ids=str,
+)
 def test_killed_at_any_change_of_the_disk_it_ends_as_if_it_had_not_been(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
@@ -456,7 +460,7 @@ def test_a_job_that_died_is_gone_on_with_by_itself_alone(folder: str) -> None:
     _require(folder, fails)
 
 
-@pytest.mark.parametrize("resume", [True, "rows"])
+@pytest.mark.parametrize("resume", [pytest.param(True, marks=pytest.mark.slow), "rows"])
 def test_a_second_start_at_any_change_of_the_first_leaves_each_row_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resume: bool | str
 ) -> None:
