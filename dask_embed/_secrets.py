@@ -24,8 +24,8 @@ _WORDS_OF_TEXT_TOKENS = frozenset(
     }
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-# What stands between :// and @, of bounded length: texts may be long.
-_USER_IN_URL = re.compile(r"://[^/\s:@]{0,256}:[^/\s@]{1,512}@")
+# What stands between :// and @, of bounded length: texts may be long. `Path` leaves one slash.
+_USER_IN_URL = re.compile(r":/{1,2}[^/\s:@]{0,256}:[^/\s@]{1,512}@")
 # Access tokens of the Hub, GitHub, OpenAI and its kin, AWS.
 _KNOWN_TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}"

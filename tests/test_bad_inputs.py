@@ -270,8 +270,15 @@ def test_jobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made) -> None:
     lazy = dd.from_pandas(FRAME, npartitions=1)
     lazy.ml.to_parquet(written := str(tmp_path / "written"))
     options = (
-        *("path", "overwrite", "append", "repeat", "write_index", "compression", "partition_on"),
-        *("name_function", "storage_options", "filesystem", "schema", "custom_metadata"),
+        *("path", "overwrite", "append", "repeat", "resume", "write_index", "compression"),
+        *(
+            "partition_on",
+            "name_function",
+            "storage_options",
+            "filesystem",
+            "schema",
+            "custom_metadata",
+        ),
         *("compute_kwargs", "write_metadata_file", "ignore_divisions", "row_group_size"),
     )
     reads = {"path": written}

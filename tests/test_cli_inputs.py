@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 import dask_embed as de
+from dask_embed.jobs.cli import main
 from dask_embed.jobs.command.inputs import find_inputs
 from dask_embed.jobs.command.operators import OperatorCommand
 from dask_embed.jobs.command.reading import bad_files, open_inputs
@@ -39,6 +40,24 @@ def _opened(*files: str, size: str | None = None, wanted: Any = None, kind: str 
 
 def _lines(rows: list[dict[str, Any]]) -> bytes:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+
+
+# ----------------------------------------------------------------------------- wrong options
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        *((["--threads", count], "'--threads': ") for count in ("0", "-1", "1.5", "9" * 30)),
+        *((["--workers", count], "'--workers': ") for count in ("0", "-1", "1.5", "9" * 30)),
+        (["--config", "s3://user:pa55@bucket/x"], "cannot be read: No such file"),
+    ],
+)
+def test_wrong_options_are_a_usage_error(
+    options: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["text-statistics", "rows.jsonl", "--to", "out", *options]) == 2
+    error = capsys.readouterr().err
+    assert told in error.splitlines()[-1]
+    assert "pa55" not in error
 
 
 # --------------------------------------------------------------------------------- reading

@@ -9,6 +9,8 @@ import click
 from dask_embed.jobs.command.inputs import FORMATS
 from dask_embed.jobs.command.settings import load
 
+# Of processes or threads; libraries take no more for a number.
+_COUNT = click.IntRange(1, 2**15)
 CHANGED, GONE = ("error", "keep", "replace"), ("keep", "drop")
 
 
@@ -120,10 +122,10 @@ def running() -> list[click.Parameter]:
         ),
         click.Option(
             ["--workers"],
-            type=click.INT,
+            type=_COUNT,
             help="Of a local cluster; by default one for each NUMA node, or GPU.",
         ),
-        click.Option(["--threads"], type=click.INT, help="Of each worker, or of this process."),
+        click.Option(["--threads"], type=_COUNT, help="Of each worker, or of this process."),
         click.Option(
             ["--memory"], metavar="SIZE", help="Of each worker of a local cluster, as in 8GiB."
         ),

@@ -106,7 +106,9 @@ def _root(file: Path) -> yaml.Node:
     try:
         root = yaml.compose(file.read_text("utf8"), yaml.SafeLoader)
     except OSError as error:
-        raise click.UsageError(f"the file {str(file)!r} cannot be read: {error}") from error
+        raise click.UsageError(
+            f"the file {shown(str(file))} cannot be read: {error.strerror}"
+        ) from error
     except UnicodeDecodeError as error:
         raise click.UsageError(f"the file {str(file)!r} is not UTF-8: {error}") from error
     except yaml.YAMLError as error:
