@@ -1,10 +1,12 @@
-"""The command when something is taken from it: its reader, its scheduler."""
+"""The command when something is taken from it: signals, a reader, a scheduler, a link, a model."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -82,6 +84,31 @@ def _started(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(
+    ("number", "cluster"),
+    [(signal.SIGINT, []), (signal.SIGTERM, ["--cluster", "local"])],
+    ids=["ctrl-c", "sigterm on a cluster"],
+)
+def test_a_signal_ends_it_soon_and_it_goes_on(
+    number: signal.Signals, cluster: list[str], folder: Path
+) -> None:
+    with _started(*COMMAND, *_arguments("--log", "log.txt", *cluster)) as process:
+        _wait(_files)
+        process.send_signal(number)
+        sent = time.monotonic()
+        out, err = process.communicate(timeout=60)
+        seconds = time.monotonic() - sent
+    assert process.returncode == 5, err
+    assert seconds < 10
+    assert err.count("dask-embed: interrupted") == 1
+    assert json.loads(out)["exit_code"] == 5
+    last = json.loads(Path("log.txt").read_text().splitlines()[-1])
+    assert (last["event"], last["exit_code"]) == ("end", 5)
+    _goes_on()
 
 
 @pytest.mark.slow
@@ -169,3 +196,30 @@ def test_no_scheduler_at_all_is_5(folder: Path, capsys: pytest.CaptureFixture[st
     with dask.config.set({"distributed.comm.timeouts.connect": "300ms"}):
         assert main(_arguments("--cluster", "tcp://127.0.0.1:1")) == 5
     assert "no scheduler answers at 'tcp://127.0.0.1:1'" in capsys.readouterr().err
+
+
+# ------------------------------------------------------------------------ another machine
+def _allowed(*command: str) -> bool:
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("kind", ["lacks", "has another"])
+def test_a_model_that_one_worker_has_not_is_told_with_its_name(kind: str, folder: Path) -> None:
+    """It is hidden from the second worker by a mount of its own."""
+    if not _allowed("unshare", "--mount", "true"):
+        pytest.skip("mounts are not allowed here")
+    tiny.save("bert", folder / "other", lowercase=False)
+    mount = {"lacks": "-t tmpfs none", "has another": f"--bind {folder / 'other'}"}[kind]
+    hidden = ["unshare", "--mount", "sh", "-c", f'mount {mount} "$0" && exec "$@"']
+    with _cluster([[], [*hidden, str(folder / "bert")]], "127.0.0.1", ["127.0.0.1"]):
+        arguments = _arguments("--cluster", "scheduler.json")
+        done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=240)
+    assert done.returncode == 4, done.stderr
+    assert "worker tcp://127.0.0.1" in done.stderr
+    assert str(folder / "bert") in done.stderr
+    assert "differs from the one the job was built with" in done.stderr
+    assert not [*Path("out").glob("*.parquet")]

@@ -242,6 +242,28 @@ def test_a_plugin_is_checked_before_it_is_sent(bert: str, tmp_path: Path) -> Non
     assert one.name == de.ModelPlugin(de.Embedder(bert)).name != other.name
 
 
+def _replaced(folder: str, kind: str) -> None:
+    """Make a folder what a worker may have in its place: nothing, no files, another model."""
+    shutil.rmtree(folder)
+    if kind != "gone":
+        Path(folder).mkdir()
+    if kind == "another":
+        tiny.save("distilbert", Path(folder))
+
+
+@pytest.mark.parametrize("kind", ["gone", "empty", "another"])
+def test_a_worker_whose_copy_of_a_model_is_not_the_clients_is_named(kind: str, bert: str) -> None:
+    de.unload()
+    operator = de.Embedder(bert).pinned()
+    _replaced(bert, kind)
+    told = {"gone": "is not on", "empty": "the copy on", "another": "the copy on"}[kind]
+    with (
+        cluster(1, 1, processes=False) as client,
+        pytest.raises(ValueError, match=rf"bert'.*{told} worker inproc://"),
+    ):
+        client.submit(operator.apply, FRAME).result(60)
+
+
 def test_a_model_that_a_worker_lacks_is_told_when_it_starts(bert: str) -> None:
     de.unload()
     plugin = de.ModelPlugin(de.Embedder(bert))
