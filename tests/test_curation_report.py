@@ -73,6 +73,16 @@ def test_the_report_tells_of_each_step_what_it_took_and_why(ddf: Any) -> None:
     assert "<table" in report._repr_html_()
 
 
+def test_the_report_tells_of_each_bucket_that_is_too_large() -> None:
+    texts = [f"{kind} one two three four five six" for kind in ("a", *"bbb", *"cccccc")]
+    ddf = dd.from_pandas(pd.DataFrame({"id": range(9, -1, -1), "text": texts}), npartitions=3)
+    options: dict[str, Any] = {"id": "id", "ngram": 6, "threshold": 0.9, "bucket_limit": 2}
+    told = ["7 duplicate", "bucket of 6 rows like 0", "bucket of 3 rows like 6"]
+    marked = ddf.ml.mark_fuzzy_duplicates("text", **options)
+    for left in (ddf.ml.drop_fuzzy_duplicates("text", **options), marked[marked.fuzzy_kept]):
+        assert de.curation_report(left).why.tolist() == [", ".join(told)]
+
+
 def test_the_report_tells_why_quality_took_rows_and_what_operators_took(ddf: Any) -> None:
     quality = ddf.ml.text_quality("text", preset="gopher")
     report = de.curation_report(quality[quality.quality])

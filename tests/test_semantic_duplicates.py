@@ -104,6 +104,19 @@ def test_with_clusters_no_pair_is_missed_that_is_looked_for(npartitions: int) ->
     assert pairs_found >= 0.95
 
 
+def test_pairs_that_are_compared_are_counted() -> None:
+    frame = some_frame()
+    there = int(frame.embedding.notna().sum())
+    before = len(de.stats())
+    marks = lazy(frame, 3).ml.mark_semantic_duplicates(threshold=THRESHOLD, n_clusters=1)
+    marks.semantic_kept.compute()
+    records = de.stats().iloc[before:]
+    assert records.operator.unique().tolist() == ["Semantic"]
+    assert records.pairs.sum() == there * (there - 1) // 2
+    similar = np.triu(cosines(frame) >= THRESHOLD, 1)
+    assert records.alike.sum() == similar.sum() > 0
+
+
 def test_borders_by_distance() -> None:
     """All pairs of a threshold are within a cluster, or one of them is told to look over."""
     random = np.random.default_rng(2)

@@ -11,15 +11,15 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from dask_embed.curation.candidates import candidate_pairs
+from dask_embed.curation.candidates import candidate_pairs, large_buckets
 from dask_embed.curation.decisions import PAIRS, decisions_of_pairs, of_corpus
 from dask_embed.curation.marks import Finding
-from dask_embed.curation.moving import joined, moved, together
+from dask_embed.curation.moving import in_one, joined, moved, together
 from dask_embed.curation.ngrams import Lists
 from dask_embed.curation.ranking import PLACES, Ranking, places
 from dask_embed.curation.signing import Signing, StoredSigning
-from dask_embed.curation.source import Source
-from dask_embed.lazy._dask import Blockwise, new_collection
+from dask_embed.curation.source import Expanding, Source
+from dask_embed.lazy._dask import Blockwise, Expr, new_collection
 from dask_embed.runtime.stats import metered
 
 _BYTES = pd.ArrowDtype(pa.large_binary())
@@ -32,6 +32,8 @@ _SENT = pd.DataFrame(
     }
 )
 """A row on its way to the rows of a partition that it is compared with."""
+
+_LARGE = pd.DataFrame({"rows": np.zeros(0, np.int64), "example": pd.array([], dtype="str")})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,17 +51,34 @@ class Fuzzy(Finding):
         return self.signing.reads
 
     def decisions(self, source: Source) -> Any:
-        older = None if self.older is None else Source(self.older.simplify().expr)
-        banded = self._banded(source)
-        if older is not None:
-            banded = dd.concat([banded, self._banded(older, older=True)])
-        buckets = together(banded, "bucket")
+        older = self._older()
         keys = tuple(self.ranking.keys)
+        buckets = self._buckets(source, older)
         candidates = new_collection(Candidates(buckets.expr, keys, self.bucket_limit))
         pairs = self._compared(source, older, candidates)
         return decisions_of_pairs(
             source, joined(pairs), self.ranking, older=older, components=self.components
         )
+
+    def large(self, frame: Expr) -> Any:
+        """Return the lazy buckets of a frame of which not all pairs are compared."""
+        return new_collection(LargeBuckets(frame, self))
+
+    def large_of(self, source: Source) -> Any:
+        """Return the same in one partition, once it is known how the frame is cut."""
+        keys = tuple(self.ranking.keys)
+        buckets = self._buckets(source, self._older())
+        return in_one(new_collection(Large(buckets.expr, keys, self.bucket_limit)))
+
+    def _older(self) -> Source | None:
+        return None if self.older is None else Source(self.older.simplify().expr)
+
+    def _buckets(self, source: Source, older: Source | None) -> Any:
+        """Return a row for each band of each row, those of a bucket in one partition."""
+        banded = self._banded(source)
+        if older is not None:
+            banded = dd.concat([banded, self._banded(older, older=True)])
+        return together(banded, "bucket")
 
     def _banded(self, source: Source, older: bool = False) -> Any:
         ranking = self.ranking.of_ids() if older else self.ranking
@@ -127,6 +146,38 @@ class Candidates(Blockwise):
 
     def _divisions(self) -> tuple[None, ...]:
         return (None,) * (self.frame.npartitions + 1)
+
+
+class Large(Candidates):
+    """The buckets over the limit; each partition holds whole buckets."""
+
+    @staticmethod
+    def operation(banded: pd.DataFrame, keys: tuple[str, ...], limit: int) -> pd.DataFrame:
+        return large_buckets(banded, list(keys), limit)
+
+    @functools.cached_property
+    def _meta(self) -> pd.DataFrame:
+        return _LARGE
+
+
+class LargeBuckets(Expanding):
+    """The buckets of a frame over the limit, in one partition."""
+
+    _parameters = ["frame", "finding"]  # noqa: RUF012 - the form of every Dask expression
+
+    @functools.cached_property
+    def _name(self) -> str:
+        return f"buckets-{self.deterministic_token}"
+
+    @functools.cached_property
+    def _meta(self) -> pd.DataFrame:
+        return _LARGE
+
+    def _divisions(self) -> tuple[None, None]:
+        return (None, None)
+
+    def expanded(self, use: str = "") -> Expr:
+        return self.operand("finding").large_of(Source(self.frame)).expr
 
 
 def _target(sent: pd.DataFrame) -> np.ndarray:

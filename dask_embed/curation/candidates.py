@@ -46,6 +46,22 @@ def candidate_pairs(banded: pd.DataFrame, keys: list[str], limit: int) -> pd.Dat
     return pairs[pairs["other"] >= 0].drop_duplicates(ignore_index=True)
 
 
+def large_buckets(banded: pd.DataFrame, keys: list[str], limit: int) -> pd.DataFrame:
+    """Return the buckets over the limit: ``rows``, and an ``example``, what knows the best of them.
+
+    Parameters
+    ----------
+    banded, keys, limit
+        As in `candidate_pairs`.
+    """
+    sizes = banded.groupby("bucket")["row"].transform("size")
+    over = sizes.to_numpy() > limit
+    large = banded[over].assign(rows=sizes[over].to_numpy()).sort_values(["bucket", *keys])
+    first = large.drop_duplicates("bucket")
+    example = pd.array([str(each) for each in first[keys[-1]]], dtype="str")
+    return pd.DataFrame({"rows": first["rows"].to_numpy(np.int64), "example": example})
+
+
 def _before(place: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return each row with so many rows that are right before it."""
     one = np.repeat(np.arange(len(place)), counts)

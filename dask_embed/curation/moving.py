@@ -48,6 +48,11 @@ def joined(frame: Any) -> Any:
     return frame if len(parts) == frame.npartitions else new_collection(Joined(frame.expr, parts))
 
 
+def in_one(frame: Any) -> Any:
+    """Return the rows of a small frame in one partition."""
+    return new_collection(Joined(frame.expr, [(0, frame.npartitions)]))
+
+
 def together(frame: Any, by: str, npartitions: int | None = None) -> Any:
     """Return rows with those of one value of a column of numbers in one partition.
 

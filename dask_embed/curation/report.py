@@ -10,7 +10,7 @@ import pandas as pd
 
 from dask_embed._options import named_options
 from dask_embed.columns.frames import require_frame
-from dask_embed.curation.marks import DropDuplicates, MarkDuplicates
+from dask_embed.curation.marks import DropDuplicates, Duplicates, MarkDuplicates
 from dask_embed.jobs.inspection import stats
 from dask_embed.lazy._dask import Expr, Filter, Len, Projection, new_collection
 from dask_embed.lazy.append import OperatorRows
@@ -38,7 +38,9 @@ def curation_report(frame: Any, *, client: Any = None) -> pd.DataFrame:
         A row for each filter, other change of the number of rows, and operator, in the order of
         the plan: ``step``; ``rows_in`` and ``rows_out``; ``dropped`` and the ``share`` of the rows
         in; ``why``, reasons with the rows that each took, where a step that marks rows or
-        `TextQuality` tells; of an operator that has run already ``tokens`` and ``seconds``, by
+        `TextQuality` tells, and each bucket of fuzzy duplicates of which not all pairs were
+        compared, with its rows and the best one of them; of an operator that has run already
+        ``tokens`` and ``seconds``, by
         `dask_embed.stats`. A notebook shows it as a table.
 
     Raises
@@ -63,12 +65,12 @@ def curation_report(frame: Any, *, client: Any = None) -> pd.DataFrame:
     """
     require_frame("curation_report", frame, lazy=True)
     steps = list(_steps(frame.expr))
-    wanted = [(_rows(node.frame), _rows(node), _reasons(node)) for node in steps]
+    wanted = [(_rows(node.frame), _rows(node), _reasons(node), _buckets(node)) for node in steps]
     counted = dask.compute(wanted)[0]
     ran = stats(client)
     lines = [
-        _line(node, before, after, reasons, ran)
-        for node, (before, after, reasons) in zip(steps, counted, strict=True)
+        _line(node, before, after, [*_each(reasons), *_told_of(buckets)], ran)
+        for node, (before, after, reasons, buckets) in zip(steps, counted, strict=True)
     ]
     return pd.DataFrame(lines, columns=[*_COLUMNS]).astype({"tokens": "Int64"})
 
@@ -110,6 +112,29 @@ def _reasons(node: Expr) -> Any:
     return dropped[told[0]].value_counts()
 
 
+def _marks(node: Expr) -> Duplicates | None:
+    """Return the step that finds the duplicates which a node drops."""
+    if isinstance(node, Filter):
+        return node.frame if isinstance(node.frame, MarkDuplicates) else None
+    return node if isinstance(node, Duplicates) else None
+
+
+def _buckets(node: Expr) -> Any:
+    marks = _marks(node)
+    large = None if marks is None else getattr(marks.finding, "large", None)
+    return None if marks is None or large is None else large(marks.frame)
+
+
+def _told_of(buckets: pd.DataFrame | None) -> list[str]:
+    """Return each of some buckets in words; the same rows are in one for each of several bands."""
+    if buckets is None:
+        return []
+    each = buckets.drop_duplicates().sort_values("rows", ascending=False)
+    rows, examples = each["rows"].tolist(), each["example"].tolist()
+    told = zip(rows, examples, strict=True)
+    return [f"bucket of {count:,} rows like {example}" for count, example in told]
+
+
 def _condition(node: Filter) -> list[str]:
     return [
         str(each.columns[0])
@@ -123,10 +148,16 @@ def _told_by(column: str) -> list[str]:
     return [f"{column.removesuffix('kept')}reason", f"{column}_reason"]
 
 
-def _line(node: Any, before: int, after: int, reasons: Any, ran: pd.DataFrame) -> tuple[Any, ...]:
-    why = ", ".join(f"{count} {reason}" for reason, count in dict(reasons).items())
-    marks = node.frame if isinstance(node, Filter) else None
-    step = marks.told if isinstance(marks, MarkDuplicates) else described(node)
+def _each(reasons: Any) -> list[str]:
+    return [f"{count} {reason}" for reason, count in dict(reasons).items()]
+
+
+def _line(
+    node: Any, before: int, after: int, told: list[str], ran: pd.DataFrame
+) -> tuple[Any, ...]:
+    why = ", ".join(told)
+    marks = _marks(node)
+    step = described(node) if marks is None else marks.told
     dropped = before - after
     tokens, seconds = _spent(node, ran)
     return step, before, after, dropped, dropped / max(before, 1), why, tokens, seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from dask_embed.curation.greedy import RULES
 from dask_embed.curation.kmeans import Centres
 from dask_embed.curation.marks import Finding, dropping, marked, older_frame
 from dask_embed.curation.moving import together
+from dask_embed.curation.pairwise import Pairs
 from dask_embed.curation.ranking import ranking_of
 from dask_embed.curation.source import Source
 from dask_embed.curation.spaces import require_same_space, require_vector_column
@@ -31,6 +33,7 @@ from dask_embed.curation.vectors import vector_series, vectors_of
 from dask_embed.jobs.origin import FORMAT, Origin
 from dask_embed.lazy._dask import Blockwise, new_collection
 from dask_embed.lazy.arrays import lazy_dimension
+from dask_embed.runtime.stats import metered
 
 _PROBE = 2
 _ORDERS = ("hard", "easy")
@@ -132,8 +135,8 @@ class NearPairs(Blockwise):
         found = [PAIRS]
         for _, members in placed.groupby("cluster"):
             vectors, _ = vectors_of(members, "vector", dimension)
-            rows = members["row"].to_numpy()
-            for part in bordering.pairs_of_cluster(vectors, members["home"].to_numpy(), threshold):
+            rows, home = members["row"].to_numpy(), members["home"].to_numpy()
+            for part in _counted(vectors, home, threshold):
                 pairs = pd.DataFrame(
                     {
                         "row": rows[part.left],
@@ -150,6 +153,16 @@ class NearPairs(Blockwise):
 
     def _divisions(self) -> tuple[None, ...]:
         return (None,) * (self.frame.npartitions + 1)
+
+
+def _counted(vectors: np.ndarray, home: np.ndarray, threshold: float) -> Iterator[Pairs]:
+    """Yield the near pairs of a cluster, and count them and those that were compared."""
+    own, guests = int(home.sum()), int((~home).sum())
+    with metered("Semantic", "", 0) as meter:
+        meter.count(pairs=own * (own - 1) // 2 + own * guests)
+        for part in bordering.pairs_of_cluster(vectors, home, threshold):
+            meter.count(alike=len(part.left))
+            yield part
 
 
 class Distances(Blockwise):
