@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 import re
+from collections.abc import Callable
+from typing import Any
 
+import dask
 import dask.dataframe as dd
 import pandas as pd
 import pytest
+from counting import Length, LengthVector, table
 
 import dask_embed as de
 
@@ -152,3 +156,71 @@ def test_explaining_runs_nothing(embedded: dd.DataFrame, rows_through_model) -> 
 def test_a_pandas_frame_is_refused() -> None:
     with pytest.raises(TypeError, match=r"explain takes a Dask DataFrame, got pandas\.DataFrame"):
         de.explain(pd.DataFrame({"a": [1]}))
+
+
+PLACES: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
+    "a filter on the result": (
+        lambda f: f[f.vector.notnull() & (f.id > 3)],
+        ["behind 2 of 3 other steps: step 4 reads vector"],
+    ),
+    "a filter behind another step": (
+        lambda f: f.assign(twice=f.id * 2).query("id > 3"),
+        ["behind 5 of 6 other steps: no step asks for fewer rows"],
+    ),
+    "nothing leaves rows out": (
+        lambda f: f.sort_values("id"),
+        ["behind 1 of 2 other steps: no step asks for fewer rows"],
+    ),
+    "rows are chosen": (lambda f: f.nlargest(3, "id"), ["behind all other steps"]),
+    "the result is changed": (
+        lambda f: f.astype({"vector": object}).query("id > 3"),
+        ["behind 1 of 3 other steps: step 3 changes vector"],
+    ),
+    "its input is changed": (
+        lambda f: f.astype({"text": object}).query("id > 3"),
+        ["behind 1 of 3 other steps: step 3 changes text"],
+    ),
+    "a function of partitions": (
+        lambda f: f.map_partitions(len),
+        ["behind 1 of 2 other steps: step 3 may need all columns and rows"],
+    ),
+    "another operator": (
+        lambda f: de.Similarity(prototypes={"a": [1.0, 0.5]}, column="vector", output="near")(f),
+        ["behind 1 of 2 other steps: step 3 reads vector", "behind all other steps"],
+    ),
+    "two, a filter on one": (
+        lambda f: Length()(f).pipe(lambda g: g[g.length > 3])[["id", "vector"]],
+        [
+            "behind 1 of 4 other steps: step 3 makes what rows are left out by",
+            "behind 2 of 4 other steps: step 4 reads the result",
+        ],
+    ),
+}
+
+
+def _places(frame: dd.DataFrame) -> list[str]:
+    return re.findall(r"^       (behind .*)$", _explained(frame), re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", PLACES)
+def test_how_far_an_operator_has_risen_and_why_no_further(name: str) -> None:
+    step, told = PLACES[name]
+    frame = step(LengthVector()(dd.from_pandas(table(), npartitions=2)))
+    assert _places(frame) == told
+
+
+STAYS = "behind 1 of 2 other steps: step 3 stays above: embed.operators-rise is"
+
+
+@pytest.mark.parametrize(
+    ("rise", "told"),
+    [
+        ("all", "behind all other steps"),
+        ("blockwise", f"{STAYS} 'blockwise'"),
+        ("none", f"{STAYS} 'none'"),
+    ],
+)
+def test_the_setting_is_told(rise: str, told: str) -> None:
+    with dask.config.set({"embed.operators-rise": rise}):
+        frame = LengthVector()(dd.from_pandas(table(), npartitions=2))
+        assert _places(frame.nlargest(3, "id")) == [told]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dask._expr import collect_dependents
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.dataframe._pyarrow import to_pyarrow_string
 from dask.dataframe.dask_expr import new_collection
@@ -176,6 +177,7 @@ __all__ = [
     "_check_dependents_are_predicates",
     "_is_local_fs",
     "are_co_aligned",
+    "collect_dependents",
     "determine_column_projection",
     "is_filter_pushdown_available",
     "new_collection",

@@ -28,6 +28,7 @@ from dask_embed.lazy.append import OperatorRows, settled
 from dask_embed.lazy.chunks import ChunkRows, End
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.given_text import GivenText
+from dask_embed.lazy.standing import reasons
 from dask_embed.operators.frame import FrameOperator
 from dask_embed.operators.fused import Together, parts_of
 from dask_embed.operators.renamed import plain, unwrapped
@@ -62,16 +63,32 @@ def explain(frame: Any, file: TextIO | None = None) -> None:
 
 def _lines(written: Expr, plan: Expr) -> Iterator[str]:
     steps = list(_steps(plan, set()))
+    stays = reasons(plan)
     for number, node in enumerate(steps, 1):
         yield f"  {number}. {described(node)}"
         if isinstance(node, OperatorRows):
             yield from (f"       {line}" for line in _model_lines(node))
+            yield f"       {_place(number, steps, *stays[node._name])}"
     known = {part for node in steps for part in _parts(node)}
     for each in written.walk():
         for part in _parts(each):
             if part not in known:
                 known.add(part)
                 yield f"  not run: {_unused(part)}, no result column is used"
+
+
+def _place(number: int, steps: list[Expr], stop: Expr | None, why: str) -> str:
+    """Say behind how many of the steps an operator runs, and why behind no more."""
+    before, others = number - 1, len(steps) - 1
+    if before == others:
+        return "behind all other steps"
+    place = f"behind {before} of {others} other steps"
+    if stop is None:
+        return f"{place}: {why}"
+    numbers = {node._name: each for each, node in enumerate(steps, 1)}
+    known = stop._name in numbers
+    named = f"step {numbers[stop._name]}" if known else described(stop)
+    return f"{place}: {named} {why}"
 
 
 def _parts(node: Any) -> list[FrameOperator]:

@@ -44,17 +44,17 @@ class Held:
         """Return in words why it stays below a step, None if it may rise."""
         step = passage.step
         if step.reads & self.made:
-            return f"reads {_words(step.reads & self.made)}"
+            return f"reads {words(step.reads & self.made)}"
         if changed := step.changes & (self.made | self.reads):
-            return f"changes {_words(changed)}"
+            return f"changes {words(changed)}"
         if passage.repeats_names:
             return "has columns of one name"
         if passage.beside_another:
             return "takes partitions beside those of another frame or array"
         if self.hidden and (again := passage.new_columns & self.hidden):
-            return f"makes another {_words(again)}"
+            return f"makes another {words(again)}"
         if passage.reads_all or passage.reads & self.made:
-            return f"reads {_words(passage.reads & self.made or self.made)}"
+            return f"reads {words(passage.reads & self.made or self.made)}"
         if not self.one_row_each and not passage.each_row_alone:
             return "depends on how many rows there are"
         return None
@@ -148,5 +148,5 @@ class Passage:
         )
 
 
-def _words(columns: frozenset[Any]) -> str:
+def words(columns: frozenset[Any]) -> str:
     return ", ".join(sorted(map(str, columns)))

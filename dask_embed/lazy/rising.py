@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from dask_embed import config
-from dask_embed.lazy._dask import Expr, Projection
-from dask_embed.lazy.held import Passage, held_by
+from dask_embed.lazy._dask import Expr, Filter, Projection
+from dask_embed.lazy.conditions import conditions_of, is_rowwise, reads_any
+from dask_embed.lazy.held import Held, Passage, held_by, words
 from dask_embed.lazy.readers import dependents_of, readers_of
 from dask_embed.lazy.rewrites import REWRITES
 from dask_embed.lazy.steps import step_of
@@ -35,9 +36,10 @@ def raised(top: Any, node: Any, dependents: Any) -> Expr | None:
         if (rewritten := rewrite(top, node, dependents)) is not None:
             return rewritten
     passage = passage_of(top, node)
-    if passage is None or obstacle(passage, top, dependents) is not None:
+    held = held_by(top)
+    if passage is None or obstacle(passage, held, dependents) is not None:
         return None
-    if not is_worth_it(held_by(top), passage.step, node, dependents):
+    if not is_worth_it(held, passage.step, node, dependents):
         return None
     above = risen(passage, dependents)
     if above is None:
@@ -60,25 +62,38 @@ def passage_of(top: Any, node: Any) -> Passage | None:
     return Passage(step, node, [top] if top is top.computing else [top, top.computing])
 
 
-def obstacle(passage: Passage, top: Any, dependents: Any) -> str | None:
+def obstacle(passage: Passage, held: Held, dependents: Any) -> str | None:
     """Return in words why an operator stays below a step, None if it may rise above it."""
-    step, node = passage.step, passage.node
-    kind = type(node).__name__.lower()
+    step, node, top = passage.step, passage.node, passage.sources[0]
     if not is_allowed(step):
-        return f"embed.operators-rise is {config.get('operators-rise')!r}"
+        return f"stays above: embed.operators-rise is {config.get('operators-rise')!r}"
     if top.ndim < 2 and (node.ndim != top.ndim or step.names is not None):
-        return f"{kind} makes a frame of a column"
-    if (why := held_by(top).hindrance(passage)) is not None:
-        return f"{kind} {why}"
+        return "makes a frame of a column"
+    if (why := held.hindrance(passage)) is not None:
+        return why
     if node._name not in dependents_of(top, dependents):
-        return "its readers are not known yet"
+        return "is read by what is not known yet"
     for each in passage.sources:
         expected = {node._name, top._name}
         for reader in readers_of(each, dependents):
-            if getattr(reader, "_name", None) not in expected and not needs_none(
-                reader, top.computing.made
-            ):
-                return f"{type(reader).__name__.lower()} reads the same rows"
+            known = getattr(reader, "_name", None) in expected
+            if not known and not needs_none(reader, set(held.made)):
+                return f"shares its rows with {type(reader).__name__.lower()}"
+    return None
+
+
+def filter_obstacle(held: Held, node: Filter, sources: list[Expr]) -> str | None:
+    """Return in words why an operator stays below a filter, None where nothing of it may go below.
+
+    Conditions that read no result go below by themselves; see `ComputedRows.split`.
+    """
+    made = set(held.made)
+    parts = conditions_of(node.predicate)
+    read = [part for part in parts if any(reads_any(part, each, made) for each in sources)]
+    if read:
+        return f"reads {words(held.made)}"
+    if not all(is_rowwise(part, sources, scalars=True) for part in parts):
+        return "looks at more than one row"
     return None
 
 
