@@ -139,8 +139,13 @@ class _OfConstructor:
     def __get__(self, instance: Any, owner: Any) -> inspect.Signature:
         if instance is not None:
             raise AttributeError("__signature__")  # of what an instance does when it is called
-        signature = inspect.signature(owner.__init__)
-        return signature.replace(parameters=list(signature.parameters.values())[1:])
+        return _constructor(owner)
+
+
+@functools.lru_cache(maxsize=256)  # tokens of operators are made of their short forms
+def _constructor(owner: Any) -> inspect.Signature:
+    signature = inspect.signature(owner.__init__)
+    return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
 class NamedOptions:

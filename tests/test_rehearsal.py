@@ -238,7 +238,7 @@ def test_encoding_of_ones_own(folders: Callable) -> None:
 
 
 def test_an_operator_is_tried_once(folders: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Applied again, also as a copy, it loads no tokenizer; other settings do."""
+    """Applied again, also as a copy or for another column, it loads none; other settings do."""
     loaded = []
     fresh = rehearsal.fresh_tokenizer
     monkeypatch.setattr(
@@ -247,4 +247,6 @@ def test_an_operator_is_tried_once(folders: Callable, monkeypatch: pytest.Monkey
     frame = dd.from_pandas(FRAME, npartitions=2)
     for output in ("first", "second", "first"):
         de.Embedder(str(folders("bert")), output=output)(frame)
+    assert len(loaded) == 1
+    de.Embedder(str(folders("bert")), max_length=9)(frame)
     assert len(loaded) == 2

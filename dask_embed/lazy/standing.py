@@ -30,7 +30,9 @@ def _reason(operator: Any, dependents: Any) -> tuple[Expr | None, str]:
         return None, "it needs all rows"
     held, top, between = held_by(operator), operator, None
     while (reader := _step_on(top, held.made, dependents)) is not None:
-        sources = [top, top.computing] if isinstance(top, SelectResult) else [top]
+        sources: list[Any] = [top]
+        if isinstance(top, SelectResult):
+            sources.append(top.computing)
         if isinstance(reader, Filter):
             if (why := filter_obstacle(held, reader, sources)) is not None:
                 return reader, why

@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from dask_embed._validation import local_path, shown, shown_error, this_machine
 from dask_embed.models.modules import read_json
 from dask_embed.models.spec import Model
+from dask_embed.runtime.remembered import looked
 
 T = TypeVar("T")
 
@@ -105,10 +106,7 @@ def _local(model: Model, folder: Path, kind: Kind) -> tuple[Path, str]:
     if not (model.revision or "").startswith("local-"):
         # else it was of the kind where the job was built: here a copy differs
         _require_kind(folder, kind, str(folder))
-    paths = model_files(folder)
-    for path in paths:
-        _require_own(path, folder, kind.word)
-    revision = _fingerprint(folder, paths)
+    revision = looked((folder, kind.word), lambda: _own_fingerprint(folder, kind))
     if model.revision is not None and not model.revision.startswith("local-"):
         raise ValueError(
             f"{kind.word} {str(folder)!r} is a local folder on {this_machine()}, and those have no "
@@ -121,6 +119,13 @@ def _local(model: Model, folder: Path, kind: Kind) -> tuple[Path, str]:
             "the job was built with"
         )
     return folder, revision
+
+
+def _own_fingerprint(folder: Path, kind: Kind) -> str:
+    paths = model_files(folder)
+    for path in paths:
+        _require_own(path, folder, kind.word)
+    return _fingerprint(folder, paths)
 
 
 def _require_kind(folder: Path, kind: Kind, name: str) -> None:

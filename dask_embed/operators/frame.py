@@ -17,6 +17,7 @@ from dask_embed.columns.frames import is_dask_frame, require_frame, row_label, r
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.identity import told_fields
 from dask_embed.runtime.computations import follow
+from dask_embed.runtime.remembered import looking_once
 
 if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
@@ -158,17 +159,21 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
         """
         follow()
         if is_dask_frame(frame):
-            self.check(frame._meta)  # type: ignore[attr-defined]
-            from dask_embed.inference.workers import warn_of_small_workers
-
-            operator = self.pinned().with_cache()
-            operator.prepare()
-            operator.rehearse()
-            warn_of_small_workers(operator.footprint)
-            return lazily(operator, frame)
+            with looking_once():
+                return self._lazily(frame)
         require_frame(type(self).__name__, frame)
         self.check(frame)
         return self.pinned().with_cache().apply(frame)
+
+    def _lazily(self, frame: Any) -> Any:
+        self.check(frame._meta)
+        from dask_embed.inference.workers import warn_of_small_workers
+
+        operator = self.pinned().with_cache()
+        operator.prepare()
+        operator.rehearse()
+        warn_of_small_workers(operator.footprint)
+        return lazily(operator, frame)
 
     def with_cache(self) -> FrameOperator:
         """Return the operator with the cache that the configuration names, if it takes it."""

@@ -12,7 +12,7 @@ from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_d
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.rehearsal import require_some_row
 from dask_embed.operators.renamed import all_types, renamed, unwrapped
-from dask_embed.runtime.remembered import remembered
+from dask_embed.runtime.remembered import looking_once, remembered
 
 if TYPE_CHECKING:
     from dask_embed.runtime.stats import Meter
@@ -187,7 +187,8 @@ def tokens_key(operator: ColumnOperator) -> Hashable:
     """
     for kind in type(operator).__mro__:
         if "tokens_key" in vars(kind):
-            return operator.tokens_key()
+            with looking_once():
+                return operator.tokens_key()
         if not {"apply", "read", "encode"}.isdisjoint(vars(kind)):
             return None
     return None

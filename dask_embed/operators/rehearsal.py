@@ -6,6 +6,7 @@ that lacks a token, a limit that leaves no room.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -61,7 +62,7 @@ def require_encodable(operator: Rehearsed, model: Model, checkpoint: Checkpoint)
     The tokenizer is loaded for it and not kept; an operator that passed is not tried again. One
     that comes with code of its own, or needs a package that only workers have, is not loaded here.
     """
-    key = tokenize(operator, checkpoint.revision)
+    key = tokenize(*_settings(operator), checkpoint.revision)
     if key in _passed or model.trust_remote_code:
         return
     tokenizer = _tokenizer(model, checkpoint)
@@ -75,6 +76,14 @@ def require_encodable(operator: Rehearsed, model: Model, checkpoint: Checkpoint)
             return
         problems.append(problem)
     raise ValueError(nothing_passes(type(operator).__name__, model.name, problems[0]))
+
+
+def _settings(operator: Any) -> list[Any]:
+    """Return what an operator is made of but for the names of what it writes."""
+    written = set(operator.output_columns)
+    named = ((f.name, getattr(operator, f.name)) for f in dataclasses.fields(operator))
+    told = [(name, v) for name, v in named if not (isinstance(v, str) and v in written)]
+    return [type(operator).__qualname__, type(operator).__module__, *told]
 
 
 def require_some_row(

@@ -1,11 +1,13 @@
-"""What an object that never changes tells: asked of it once."""
+"""What does not change, asked or looked at once: an object's word, files within a call."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import weakref
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Hashable, Iterator
+from contextvars import ContextVar
+from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 Told = TypeVar("Told")
@@ -29,3 +31,26 @@ def remembered(tell: Callable[[T], Told]) -> Callable[[T], Told]:
         return told
 
     return ask
+
+
+_looked: ContextVar[dict[Any, Any] | None] = ContextVar("_looked", default=None)
+
+
+@contextlib.contextmanager
+def looking_once() -> Iterator[None]:
+    """Look at what `looked` names once within the block: files do not change meanwhile."""
+    token = _looked.set({} if (known := _looked.get()) is None else known)
+    try:
+        yield
+    finally:
+        _looked.reset(token)
+
+
+def looked(place: Hashable, look: Callable[[], Told]) -> Told:
+    """Return what `look` gives, by `place` what it gave before in a block of `looking_once`."""
+    known = _looked.get()
+    if known is None:
+        return look()
+    if place not in known:
+        known[place] = look()
+    return cast(Told, known[place])
