@@ -86,8 +86,8 @@ def test_a_row_of_operators(model: str, steps: int, assigned: bool, most: float)
 
 @pytest.mark.alone
 def test_many_partitions(model: str) -> None:
-    """20 operators over partitions by the thousand: made, optimized, and as a graph."""
-    source = frame(2000)
+    """20 operators over hundreds of partitions: made, optimized, and as a graph."""
+    source = frame(400)
     given, asked = both(
         lambda i: ours(source, model, i, 20, assigned=False).optimize().__dask_graph__(),
         lambda i: plain(source, i, 20, assigned=False).optimize().__dask_graph__(),
