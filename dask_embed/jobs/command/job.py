@@ -38,6 +38,7 @@ class Job:
     overwrite: bool = False
     append: bool = False
     resume: bool | str = True
+    no_resume: bool = False
     id: str | None = None
     changed: str = "error"
     gone: str = "keep"
@@ -60,6 +61,8 @@ class Job:
         object.__setattr__(self, "columns", tuple(name for name in names if name))
         if self.overwrite and self.append:
             raise ValueError("overwrite replaces what append adds to: give one of them")
+        if self.no_resume:
+            object.__setattr__(self, "resume", False)
         self._require_rows()
         if self.cluster is None and (self.workers or self.memory):
             raise ValueError("workers and memory are of a cluster: add --cluster local")

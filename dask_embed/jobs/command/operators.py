@@ -60,8 +60,6 @@ class OperatorCommand(click.Command):
             field: given.pop(name) for field, name in self.model_options.items() if name in given
         }
         job = {name: value for name, value in params.items() if name not in self._of_operator}
-        if job.pop("no_resume", False):
-            job["resume"] = False
         places = ctx.meta.get(PLACES, {})
         run(self.name or "", self.operator, given, model, job, places, explains=self.explains)
 
