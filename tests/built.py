@@ -101,8 +101,11 @@ def save(
                 told = reason(error, parameters)
                 needs = told.startswith("needs ")
                 problem = told if needs else problem or told
-                attempts = [] if needs else attempts[1:]
-    raise NotBuiltError(_sounds(model_class, default) or problem)
+                # what is None may be a field of the configuration, too
+                done = needs and "NoneType" not in str(error)
+                attempts = [] if done else attempts[1:]
+    needs = problem.startswith("needs ")
+    raise NotBuiltError(problem if needs else _sounds(model_class, default) or problem)
 
 
 def _changed(config: Any, fields: Mapping[str, Any]) -> Any:

@@ -27,7 +27,7 @@ import compared
 import headed
 import torch
 import transformers
-from built import LONGEST, NotBuiltError, line, save
+from built import LONGEST, NotBuiltError, line, reason, save
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 import dask_embed as de
@@ -107,7 +107,7 @@ def _outcome(task: str, kind: str, model_class: Any, folder: Path) -> dict[str, 
     except _TooLongError:
         return {"outcome": "not built", "why": f"takes more than {_SECONDS} s"}
     except Exception as error:
-        why = f"{type(error).__name__}: {line(error)}"
+        why = reason(error, ())
         why = _NOT_READ if any(told in why for told in _LOADING) else why
         return {"outcome": "not built", "why": why}
     try:
