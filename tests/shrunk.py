@@ -69,6 +69,7 @@ _LEFT_OPEN = re.compile(r"head_dim$|key_value_heads$|layer_indices$|clip_qkv$")
 # What some of those take instead, and a seed without which each call draws others.
 _OPEN: dict[str, Any] = {
     "deepstack_layer_map": [[0, 0]],
+    "downsample_rate": "1/2",
     "hash_seed": 0,
     "indexer_budget": 16,
     "indexer_compress_ratio": 4,
@@ -145,6 +146,7 @@ ATTEMPTS = (
     Attempt({"num_hidden_layers": 24, "num_layers_per_stack": 3}),
     Attempt({"hidden_size": 128, "embedding_dim": 128}),
     Attempt({"num_key_value_heads": 4, "index_kpool": 4}),
+    Attempt({"hidden_size": 128}, filled=True),
     Attempt(rope=(1, 1, 2)),
     Attempt({"num_key_value_heads": 4}, own=True),
     Attempt({"num_key_value_heads": 4}, own=True, filled=True),

@@ -61,7 +61,12 @@ def one(kind: str, tasks: tuple[str, ...] = ()) -> Iterator[dict[str, str]]:
         config_class = transformers.CONFIG_MAPPING[kind]
         if config_class not in mapping:
             continue
-        found = mapping[config_class]
+        try:
+            found = mapping[config_class]
+        except ValueError:
+            why = "transformers names a class that it does not have"
+            yield {"kind": kind, "task": task, "class": "", "outcome": "not built", "why": why}
+            continue
         model_class = found[0] if isinstance(found, tuple) else found
         row = {"kind": kind, "task": task, "class": model_class.__name__}
         if task == "seq2seq-lm" and "decoder_input_ids" not in _inputs_of(model_class):
