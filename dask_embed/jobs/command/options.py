@@ -49,8 +49,10 @@ def operator_options(operator: type) -> list[click.Option]:
     One that names the columns of the result is an option of the command.
     """
     from dask_embed.models.spec import Model
+    from dask_embed.operators.model import ModelOperator
 
-    told = _told(operator.__mro__)
+    # whose words others refer to that are none of its kind
+    told = _told((*operator.__mro__, ModelOperator))
     parameters = inspect.signature(operator).parameters
     found = [_option(each, told) for name, each in parameters.items() if name != "columns"]
     of_model = _told(Model.__mro__)
