@@ -57,7 +57,7 @@ def is_rowwise(expression: Expr, sources: Iterable[Expr], *, scalars: bool = Fal
         names |= {node._name for node in walk(expression, names) if node.ndim == 0}
     return all(
         isinstance(node, _DelayedExpr)  # the values of `isin`
-        or (_keeps_rows(node) and node.dependencies())
+        or (keeps_rows(node) and node.dependencies())
         for node in walk(expression, names)
     )
 
@@ -76,11 +76,12 @@ def of_same_rows(node: Expr) -> Iterator[Expr]:
             continue
         seen.add(found._name)
         yield found
-        if _keeps_rows(found):
+        if keeps_rows(found):
             stack.extend(_inputs(found))
 
 
-def _keeps_rows(node: Expr) -> bool:
+def keeps_rows(node: Expr) -> bool:
+    """Return whether a node computes each row, with its label, from the same row of its inputs."""
     keeps = isinstance(node, Elemwise) or getattr(node, "keeps_rows", False)
     return keeps and not isinstance(node, _OTHER_LABELS)
 
