@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import dask.dataframe as dd
 import numpy as np
@@ -23,6 +23,8 @@ class Length(de.ColumnOperator):
 
     column: str = "text"
     output: str = "length"
+
+    nulls_follow_inputs: ClassVar[bool] = True
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -53,6 +55,8 @@ class LengthVector(Length):
     """A vector of the number of characters and twice as much."""
 
     output: str = "vector"
+
+    nulls_follow_inputs: ClassVar[bool] = True  # its `run` is another one
 
     def types(self) -> dict[str, pa.DataType]:
         return {self.output: pa.list_(pa.float32(), 2)}

@@ -32,6 +32,7 @@ from dask.dataframe.dask_expr._expr import (
     Head,
     Index,
     Isin,
+    IsNa,
     Lengths,
     Map,
     MapPartitions,
@@ -65,6 +66,7 @@ from dask.dataframe.dask_expr._groupby import GroupByBase
 from dask.dataframe.dask_expr._indexing import Loc, LocElement, LocList, LocSlice, LocUnknown
 from dask.dataframe.dask_expr._merge import Merge
 from dask.dataframe.dask_expr._reductions import (
+    Count,
     DropDuplicates,
     Len,
     NFirst,
@@ -111,6 +113,7 @@ __all__ = [
     "ClearDivisions",
     "ColumnsSetter",
     "Concat",
+    "Count",
     "DataNode",
     "Drop",
     "DropDuplicates",
@@ -127,6 +130,7 @@ __all__ = [
     "GroupByBase",
     "Head",
     "Index",
+    "IsNa",
     "Isin",
     "Len",
     "Lengths",

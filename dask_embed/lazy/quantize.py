@@ -20,15 +20,11 @@ from dask_embed.inference.calibration import (
     quantize_partition,
     ranges_of,
 )
-from dask_embed.lazy._dask import (
-    Blockwise,
-    Expr,
-    TreeReduce,
-    new_collection,
-)
+from dask_embed.lazy._dask import Blockwise, Expr, Projection, TreeReduce, new_collection
 from dask_embed.lazy.append import append_lazily
 from dask_embed.lazy.arrays import lazy_dimension, to_array
 from dask_embed.lazy.computed import ComputedRows, OfAllRows, SameRows
+from dask_embed.lazy.nulls import reads_nulls_alone
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.vectors.embedder import Embedder
 
@@ -201,6 +197,11 @@ class Quantize(ComputedRows):
         ranges = ranges._meta if isinstance(ranges, Expr) else ranges
         return quantize_partition(self.frame._meta, ranges, *self.operands[2:])
 
+    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
+        if isinstance(parent, Projection) and reads_nulls_alone(parent, dependents):
+            return type(parent)(self.frame, *parent.operands[1:])
+        return super()._simplify_up(parent, dependents)
+
     @property
     def made(self) -> set[str]:
         return {self.column}
@@ -217,9 +218,9 @@ class Quantize(ComputedRows):
         return 1  # after an operator, which takes longer
 
 
-class QuantizeEach(SameRows, Quantize):
+class QuantizeEach(Quantize, SameRows):
     """With ranges that are known, or none: each row for itself."""
 
 
-class QuantizeCalibrated(OfAllRows, Quantize):
+class QuantizeCalibrated(Quantize, OfAllRows):
     """With ranges over all rows."""

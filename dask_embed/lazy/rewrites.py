@@ -95,7 +95,10 @@ def _as_filter(top: Any, node: Any, dependents: Any) -> Expr | None:
     if _decides_by_the_rest(node, dependents):
         return None
     predicate = _predicate(top, node)
-    if predicate is None or all(reads_made(top, part) for part in conditions_of(predicate)):
+    if predicate is None:
+        return None
+    checks = isinstance(node, DropnaFrame)  # of results, too: see `nulls`
+    if not checks and all(reads_made(top, part) for part in conditions_of(predicate)):
         return None
     return Filter(top, predicate)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dask_embed.lazy._dask import (
+    DropnaFrame,
     Expr,
     Filter,
     Head,
@@ -54,6 +55,8 @@ def _leaves_some(held: Held, reader: Any, node: Expr) -> bool:
     if isinstance(reader, Filter) and reader.frame._name == node._name:
         parts = conditions_of(reader.predicate)
         return not all(reads_any(part, node, set(held.made)) for part in parts)
+    if isinstance(reader, DropnaFrame):
+        return bool(reader.frame._name == node._name)  # of results, too: see `nulls`
     return isinstance(reader, _FEWER)
 
 

@@ -55,6 +55,10 @@ class ColumnOperator(FrameOperator):
 
     incidental: ClassVar[frozenset[str]] = frozenset({"cache"})
 
+    nulls_follow_inputs: ClassVar[bool] = False
+    """Whether the `run` of this class gives null where an input is null and for no other row that
+    it can use, so that what only asks for nulls need not run it."""
+
     uses_configured_cache: ClassVar[bool] = False
     """Whether results cost enough to be kept where the configuration names a cache."""
 

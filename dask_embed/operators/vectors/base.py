@@ -60,6 +60,8 @@ class VectorOperator(ColumnOperator):
 
     incidental: ClassVar[frozenset[str]] = frozenset({"column", "output", "score", "scores"})
 
+    nulls_follow_inputs: ClassVar[bool] = True
+
     @abc.abstractmethod
     def names(self) -> Sequence[str]:
         """Return what the scores are of, from small files alone."""

@@ -108,6 +108,8 @@ class Embedder(CheckpointOperator):
     """
 
     method: ClassVar[str] = "embed"
+
+    nulls_follow_inputs: ClassVar[bool] = True  # a text without tokens has a vector of zeros
     takes_tables: ClassVar[bool] = True
 
     column: str = "text"

@@ -1,0 +1,141 @@
+"""Results of which only the nulls are asked for: told from the input, the operator does not run."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from dask_embed.lazy._dask import Count, Expr, IsNa, NotNull, Projection
+from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult
+from dask_embed.lazy.readers import readers_of
+from dask_embed.operators.fused import parts_of
+from dask_embed.operators.renamed import plain
+
+
+Inputs = dict[Any, tuple[Any, ...]]
+
+
+class NullPattern(SameRows):
+    """Columns that are null where results would be, in place of the results.
+
+    Parameters
+    ----------
+    frame : Expr
+    inputs : dict of object to tuple
+        Column to the columns of `frame`: it is null where one of them is.
+    """
+
+    _parameters = ["frame", "inputs"]  # noqa: RUF012 - the form of every Dask expression
+
+    @staticmethod
+    def operation(partition: Any, inputs: Inputs) -> Any:
+        result = partition.copy(deep=False)
+        for column, (first, *others) in inputs.items():
+            pattern = partition[first]
+            for other in others:
+                pattern = pattern.where(partition[other].notnull())
+            result[column] = pattern
+        return result
+
+    @functools.cached_property
+    def _meta(self) -> Any:
+        return self.operation(self.frame._meta, self.inputs)
+
+    @property
+    def made(self) -> set[Any]:
+        return set(self.inputs)
+
+    @property
+    def reads(self) -> set[Any]:
+        return _read(self.inputs)
+
+    @property
+    def computing(self) -> ComputedRows | None:
+        return None
+
+    def narrowed(self, wanted: set[Any]) -> ComputedRows:
+        """Return the node without the results below that it stands for."""
+        node = self.keeping(wanted)
+        needed = [
+            column
+            for column in self.frame.columns
+            if column in node.reads or (column in wanted and column not in node.made)
+        ]
+        return node if needed == self.frame.columns else node.on(Projection(self.frame, needed))
+
+    def _simplify_down(self) -> Expr | None:
+        """Tell it from what the inputs are made from, where these are results, too."""
+        inputs, node = self.inputs, self.frame
+        while isinstance(node, SameRows | SelectResult):
+            if isinstance(node, SameRows):
+                known = inputs_by_result(node.operator) if hasattr(node, "operator") else {}
+                if node.made & _read(inputs) - set(known):
+                    break
+                inputs = _through(inputs, known)
+            node = node.frame
+        same = inputs == self.inputs or not _read(inputs) <= set(self.frame.columns)
+        return None if same else type(self)(self.frame, inputs)
+
+    def keeping(self, wanted: set[Any]) -> ComputedRows:
+        kept = {column: inputs for column, inputs in self.inputs.items() if column in wanted}
+        return type(self)(self.frame, kept) if kept and kept != self.inputs else self
+
+
+def inputs_by_result(operator: Any) -> Inputs:
+    """Return the results that are null where one of some inputs is, and nowhere else."""
+    found: Inputs = {}
+    for part in parts_of(operator):
+        inner = plain(part)
+        if inner.on_error == "raise" and _follows(type(inner)):
+            found |= dict.fromkeys(part.result_columns, part.input_columns)
+    return found
+
+
+def _read(inputs: Inputs) -> set[Any]:
+    return {column for columns in inputs.values() for column in columns}
+
+
+def _through(inputs: Inputs, known: Inputs) -> Inputs:
+    """Return what decides the nulls where some of `inputs` are made of the inputs of others."""
+    return {
+        column: tuple(dict.fromkeys(each for name in names for each in known.get(name, (name,))))
+        for column, names in inputs.items()
+    }
+
+
+def _follows(operator: type) -> bool:
+    """Return whether a class says that nulls follow inputs, of the `run` that it has."""
+    for base in operator.__mro__:
+        if "nulls_follow_inputs" in vars(base):
+            return bool(base.nulls_follow_inputs)  # type: ignore[attr-defined]
+        if "run" in vars(base):
+            return False
+    return False
+
+
+def null_pattern(node: Any, parent: Expr, dependents: Any) -> Expr | None:
+    """Return what reads results of an operator without it, if it reads their nulls alone."""
+    if not reads_nulls_alone(parent, dependents):
+        return None
+    checked = parent.columns if isinstance(parent, Projection) else node.columns
+    if isinstance(parent, NullPattern):
+        checked = parent.reads | (set(node.columns) - parent.made)
+    wanted = node.made.intersection(checked)
+    known = inputs_by_result(node.operator) if wanted else {}
+    if not wanted or not wanted <= set(known):
+        return None
+    # Others may be filtered by it: then it is of the same frame.
+    alone = all(reads_nulls_alone(each, dependents) for each in readers_of(node, dependents))
+    pattern = {column: known[column] for column in node.columns if column in wanted}
+    made = NullPattern(node.frame if alone and wanted == node.made else node, pattern)
+    return type(parent)(made, *parent.operands[1:])
+
+
+def reads_nulls_alone(reader: Any, dependents: Any) -> bool:
+    """Return whether nothing but where nulls are is asked of what `reader` reads."""
+    if isinstance(reader, Count):
+        return not reader.operand("numeric_only")
+    if not isinstance(reader, Projection | NullPattern):
+        return isinstance(reader, IsNa | NotNull)
+    above = list(readers_of(reader, dependents))
+    return bool(above) and all(reads_nulls_alone(each, dependents) for each in above)
