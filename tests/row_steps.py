@@ -88,8 +88,8 @@ WHOLE: dict[str, Step] = {
     "size": (lambda f: f.size, 0),
     "index": (lambda f: f.index, 0),
     "count of another": (lambda f: f.num.count(), 0),
-    "count of result": (lambda f: f.length.count(), 100),
-    "count": (lambda f: f.count(), 100),
+    "count of result": (lambda f: f.length.count(), 0),
+    "count": (lambda f: f.count(), 0),
     "unused": (lambda f: f[["id"]], 0),
     "drop result": (lambda f: f.drop(columns="length"), 0),
     "drop other": (lambda f: f.drop(columns="num"), 100),
@@ -159,7 +159,7 @@ FILTERS: dict[str, Step] = {
 # Each is followed by the filter `lang == "en"`.
 FILTER_AFTER: dict[str, Step] = {
     "assign, of other": (lambda f: f.assign(twice=f.num * 2), 25),
-    "assign, of result": (lambda f: f.assign(twice=f.length * 2), 100),
+    "assign, of result": (lambda f: f.assign(twice=f.length * 2), 25),
     "replace": (lambda f: f.assign(num=f.num.replace(37, 0)), 25),
     "rename result": (lambda f: f.rename(columns={"length": "characters"}), 25),
     "rename input": (lambda f: f.rename(columns={"text": "body"}), 25),
@@ -223,7 +223,7 @@ MISSING: dict[str, Step] = {
     "where": (lambda f: f[["num", "length"]].where(f.id > 50), 100),
     "mask, unused": (lambda f: f[["num", "length"]].mask(f.id > 50)[["num"]], 0),
     "isna of other": (lambda f: f.part.isna().sum(), 0),
-    "isna": (lambda f: f.isna().sum(), 100),
+    "isna": (lambda f: f.isna().sum(), 0),
     "combine_first of other": (lambda f: f.part.combine_first(f.num), 0),
     "drop_duplicates by other": (lambda f: f.drop_duplicates(subset=["lang"]), 4),
     "drop_duplicates, unused": (lambda f: f.drop_duplicates(subset=["lang"])[["id"]], 0),

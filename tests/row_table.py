@@ -64,7 +64,6 @@ MORE: dict[str, tuple[int | None, str]] = {
     "map_partitions, head": (5, FUNCTION),
     "map_partitions, unused": (0, FUNCTION),
     "filter after map_partitions": (25, FUNCTION),
-    "filter after assign, of result": (25, "the new column is computed from the result"),
     "filter after where": (25, "`where` changes the result, too, and the column of the filter"),
     "filter after persist": (25, "`persist` runs what it is called on"),
     "filter after concat": (25, OVERLAP),

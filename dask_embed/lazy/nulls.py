@@ -11,7 +11,6 @@ from dask_embed.lazy.readers import readers_of
 from dask_embed.operators.fused import parts_of
 from dask_embed.operators.renamed import plain
 
-
 Inputs = dict[Any, tuple[Any, ...]]
 
 
