@@ -104,7 +104,7 @@ def _query(frame: Any, rng: random.Random) -> Any:
 def _dropna(frame: Any, rng: random.Random) -> Any:
     if rng.random() < 0.2:
         return frame.dropna()
-    names = [name for name in ("part", "lang", "text", "length") if name in frame.columns]
+    names = [name for name in ("part", "lang", "text", "length", "vector") if name in frame.columns]
     return frame.dropna(subset=[rng.choice(names)]) if names else frame
 
 
@@ -261,6 +261,28 @@ def _largest(frame: Any, rng: random.Random) -> Any:
     return getattr(frame, kind)(rng.randrange(1, 9), "id")
 
 
+def _fill_result(frame: Any, rng: random.Random) -> Any:
+    return frame.fillna({"length": 0}) if "length" in frame.columns else frame
+
+
+def _where(frame: Any, rng: random.Random) -> Any:
+    names = [name for name in ("id", "length", "lang") if name in frame.columns]
+    return frame.assign(**{f"w_{names[-1]}": frame[names[-1]].where(frame.id > rng.randrange(20))})
+
+
+def _without_result(frame: Any, rng: random.Random) -> Any:
+    names = [name for name in frame.columns if str(name)[:6] in ("length", "vector", "neares")]
+    if not names:
+        return frame
+    null = frame[rng.choice(names)].isna()
+    return frame[null] if rng.random() < 0.2 else frame[~null]
+
+
+def _concat(frame: Any, rng: random.Random) -> Any:
+    other = frame if rng.random() < 0.5 else frame[frame.id > rng.randrange(30)]
+    return dd.concat([frame, other])
+
+
 BLOCKWISE: list[Step] = [
     *(
         _filter,
@@ -271,9 +293,13 @@ BLOCKWISE: list[Step] = [
         _dropna,
         _assign,
         _assign_of_results,
+        _fill_result,
+        _where,
+        _without_result,
     ),
     *(_assign_text, _rename, _back, _columns, _prefix, _astype, _fillna, _drop, _select),
     *(_rename_axis, _clear, _eval, _loc, _loc_mask, _loc_label, _copy, _select_dtypes),
+    _concat,
 ]
 # What they do depends on the order of rows, which Dask's own rules change behind a shuffle.
 BY_PLACE: list[Step] = [_filter_cumsum, _filter_shift, _head, _unique]

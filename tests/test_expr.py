@@ -149,10 +149,10 @@ EXPRESSIONS = {
     "mixed conjunction, turned": (lambda f: f[f.embedding.notnull() & (f.lang == "en")], ENGLISH),
     "mixed conjunction, selected": (
         lambda f: f[(f.lang == "en") & f.embedding.notnull()][["id"]],
-        ENGLISH,
+        0,  # no text is null
     ),
-    "mixed disjunction": (lambda f: f[(f.lang == "en") | f.embedding.isnull()], ROWS),
-    "nothing left of the result": (lambda f: f[f.embedding.isnull()], ROWS),
+    "mixed disjunction": (lambda f: f[(f.lang == "en") | f.embedding.isnull()], ENGLISH),
+    "nothing left of the result": (lambda f: f[f.embedding.isnull()], 0),
     "result, then filter": (result_then_filter, ENGLISH),
     "filter, then result": (filter_then_result, ENGLISH),
     "above the mean": (lambda f: f[f.id > f.id.mean()], HALF),
