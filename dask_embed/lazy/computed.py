@@ -76,7 +76,7 @@ class ComputedRows(Blockwise):
 
         A filter is written with its input twice: texts would double with each.
         """
-        read, made = sorted(self.reads), sorted(self.made)
+        read, made = sorted(map(str, self.reads)), sorted(map(str, self.made))
         return f"{'-'.join(self.labels)}({', '.join(read)} -> {', '.join(made)})"
 
     def _depth(self, cache: Any = None) -> int:
