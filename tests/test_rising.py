@@ -248,6 +248,49 @@ def test_rows_that_a_later_filter_drops_do_not_fail() -> None:
             as_written(lazy)
 
 
+# Steps that need results of the same row, and frames behind each other
+
+RISE: dict[str, tuple[Callable[[Any], Any], int]] = {
+    "assigned": (lambda f: english(f.assign(twice=f.length * 2)), 10),
+    "assigned over": (lambda f: english(f.assign(length=f.length + f.num, half=f.num / 2)), 10),
+    "assigned, unused": (lambda f: english(f.assign(twice=f.length * 2))[["id"]], 0),
+    "assigned twice": (
+        lambda f: english(f.assign(a=f.length * 2).assign(b=lambda g: g.a + g.num)),
+        10,
+    ),
+    "renamed behind": (
+        lambda f: english(f.assign(a=f.length * 2).rename(columns={"length": "size"})),
+        10,
+    ),
+    "filled": (lambda f: english(f.fillna({"length": 0})), 10),
+    "sorted": (lambda f: f.assign(a=f.length * 2).nlargest(3, "id"), 3),
+    "concat": (lambda f: english(dd.concat([f, f])), 10),
+    "concat of two": (lambda f: english(dd.concat([f, Length()(more())])), 20),
+    "concat, selected": (lambda f: english(dd.concat([f, f]))[["id", "length"]], 10),
+    "concat, head": (lambda f: dd.concat([f, f]).head(3, compute=False), 3),
+    "concat, mean": (lambda f: (lambda g: g[g.num > g.num.mean()])(dd.concat([f, f])), 40),
+}
+
+
+def english(frame: Any) -> Any:
+    return frame[frame.lang == "en"]
+
+
+def more() -> Any:
+    return dd.from_pandas(table().assign(id=lambda f: f.id + 100), npartitions=2)
+
+
+@pytest.mark.parametrize("name", RISE)
+def test_rows_of_the_same_row_and_of_several_frames(frames: dict[str, Any], name: str) -> None:
+    step, least = RISE[name]
+    lazy = step(Length()(frames["pandas"]))
+    given: list[Any] = []
+    assert rows_of(lambda: given.append(lazy.compute())) == least
+    expected = as_written(lazy)
+    assert len(expected)
+    assert_same_frame(given[0], expected)
+
+
 # Formulas of `query` and `eval`
 
 COLUMNS = ["a", "b", "c"]
