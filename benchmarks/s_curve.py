@@ -49,7 +49,7 @@ def main() -> None:
         axes.axvline(threshold, color=line.get_color(), linewidth=0.5, linestyle=":")
     axes.set(xlabel="Jaccard similarity", ylabel="share that become candidates")
     axes.set_title(f"Lines: theory. Points: {arguments.pairs:,} pairs each")
-    axes.legend()
+    axes.legend(loc="lower right")
     figure.tight_layout()
     figure.savefig(arguments.output, dpi=120)
     print(f"largest difference: {worst:.1f} standard errors")
