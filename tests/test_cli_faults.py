@@ -198,11 +198,65 @@ def test_no_scheduler_at_all_is_5(folder: Path, capsys: pytest.CaptureFixture[st
     assert "no scheduler answers at 'tcp://127.0.0.1:1'" in capsys.readouterr().err
 
 
-# ------------------------------------------------------------------------ another machine
+# ------------------------------------------------------------------------ several machines
 def _allowed(*command: str) -> bool:
     if shutil.which(command[0]) is None:
         return False
     return subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def machines() -> Iterator[list[str]]:
+    """Three network namespaces on one bridge, 10.77.0.1 to .3; skipped where not allowed."""
+    names = [f"de-{os.getpid()}-{number}" for number in range(3)]
+    bridge = f"debr{os.getpid() % 100000}"
+    if not _allowed("ip", "link", "add", bridge, "type", "bridge"):
+        pytest.skip("network namespaces are not allowed here")
+    try:
+        _ip("link", "set", bridge, "up")
+        for number, name in enumerate(names):
+            _ip("netns", "add", name)
+            here = f"dev{os.getpid() % 100000}x{number}"
+            _ip("link", "add", here, "type", "veth", "peer", "name", "eth0", "netns", name)
+            _ip("link", "set", here, "master", bridge, "up")
+            _ip("-n", name, "addr", "add", f"10.77.0.{number + 1}/24", "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+            _ip("-n", name, "link", "set", "lo", "up")
+        yield names
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "del", name], capture_output=True)
+        subprocess.run(["ip", "link", "del", bridge], capture_output=True)
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@pytest.mark.alone
+@pytest.mark.timeout(900)
+def test_a_link_that_is_cut_and_restored(
+    folder: Path, machines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For longer than the scheduler's patience; each row is there once.
+
+    The worker behind it computes on meanwhile, and its rows are computed by the other one, too.
+    """
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "15s")
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP", "12s")
+    behind = [["ip", "netns", "exec", name] for name in machines]
+    addresses = [f"10.77.0.{number}" for number in (1, 2, 3)]
+    with (
+        _cluster(behind, addresses[0], addresses[1:]),
+        _started(*behind[0], *COMMAND, *_arguments("--cluster", "scheduler.json")) as process,
+    ):
+        _wait(_files)
+        _ip("-n", machines[2], "link", "set", "eth0", "down")
+        time.sleep(20)
+        _ip("-n", machines[2], "link", "set", "eth0", "up")
+        _, err = process.communicate(timeout=400)
+    assert process.returncode == 0, err
+    assert sorted(de.read_parquet("out").compute()["id"]) == list(range(ROWS))
 
 
 @pytest.mark.alone
