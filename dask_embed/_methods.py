@@ -73,12 +73,12 @@ def signature_of(*kinds: type) -> inspect.Signature:
 def docstring_of(signature: inspect.Signature, *kinds: type, more: str = "") -> str:
     """Return the docstring of the first of some operators, with all parameters of a method.
 
-    Those that a class leaves to another are told by its bases, or by the others.
+    Those that a class leaves to another are told by its bases, by the others, or `ModelOperator`.
     """
     text = _ELSEWHERE_TOLD.sub("", kinds[0].__doc__ or "")
     told = set(re.findall(r"\w+", " ".join(_PARAMETER.findall(text))))
     blocks = []
-    for base in (base for kind in kinds for base in kind.__mro__):
+    for base in (base for kind in (*kinds, operators.ModelOperator) for base in kind.__mro__):
         for block in _BLOCK.findall(_ELSEWHERE_TOLD.sub("", base.__doc__ or "")):
             names = re.findall(r"\w+", block.partition(" : ")[0])
             if not told.issuperset(names) and set(names) & set(signature.parameters):

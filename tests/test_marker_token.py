@@ -54,8 +54,13 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(tiny.save("bert", tmp_path_factory.mktemp("marker") / "bert"))
 
 
+_begun: list[int] = []  # of a cluster in this process
+
+
 def _broken(rows: pd.DataFrame) -> pd.DataFrame:
-    if 5 in rows["id"].tolist():
+    """Fail with the last partition, whichever that is."""
+    _begun.extend(rows["id"])
+    if len(_begun) == len(TEXTS):
         raise ArithmeticError("a row that breaks")
     return rows
 
@@ -67,7 +72,8 @@ def test_a_job_and_one_that_fails_tell_no_token(
     told: dict[str, Any] = {}
     with caplog.at_level(logging.INFO), cluster(1, 1, processes=False) as client:
         out = dd.from_pandas(TEXTS, npartitions=2).ml.embed("text", model=bert)
-        broken = out.map_partitions(_broken, meta=out._meta)
+        each = dd.from_pandas(TEXTS, npartitions=len(TEXTS)).ml.embed("text", model=bert)
+        broken = each.map_partitions(_broken, meta=out._meta)
         options = {"storage_options": STORE, "resume": True}
         with de.progress():
             out.ml.to_parquet("vault://bucket/out", **options)

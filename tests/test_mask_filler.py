@@ -179,7 +179,7 @@ def test_vocabulary_is_computed_at_masks_only(folders, monkeypatch):
         ({"top_k": 10_000}, "top_k must be at most"),
         ({"targets": ()}, "one or more words"),
         ({"targets": ("path", "")}, "one or more words"),
-        ({"targets": ("pathological",)}, "'pathological' is \\["),
+        ({"targets": ("pathological",)}, r"'pathological' is 6 of them, such as \['path', '##ol'"),
         ({"targets": ("\ud800",)}, "targets cannot be encoded as UTF-8"),
         ({"targets": ("☃",)}, "single tokens of the vocabulary; '☃'"),
         ({"masks": "all"}, "masks must be one of 'one', 'any'"),

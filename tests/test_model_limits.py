@@ -13,7 +13,7 @@ import transformers
 
 import dask_embed as de
 from dask_embed.inference import runner
-from dask_embed.operators import CandidateScorer, NextTokenScorer, PerplexityScorer, model
+from dask_embed.operators import CandidateScorer, NextTokenScorer, PerplexityScorer, checkpointed
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -184,7 +184,7 @@ def test_windows_that_share_all_they_have(folders, cls, task, special, options):
 def test_the_tokenizer_is_read_only_where_it_matters(folders, monkeypatch):
     """Neither the default limit nor one with room for any special tokens needs it."""
     read = []
-    monkeypatch.setattr(model, "tokenizer_of", lambda spec: read.append(spec))
+    monkeypatch.setattr(checkpointed, "tokenizer_of", lambda spec: read.append(spec))
     for options in ({}, {"max_length": 64}, {"max_length": 32}):
         assert de.Embedder(folders("classify"), **options).types()
     assert not read

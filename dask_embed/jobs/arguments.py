@@ -129,7 +129,7 @@ def require_arguments(
     ignores_order = options.get("ignore_divisions", False)
     for name, value in {**switches, "ignore_divisions": ignores_order}.items():
         boolean(name, value)
-    if not isinstance(resume, bool) and resume != "rows":
+    if not isinstance(resume, bool) and not (isinstance(resume, str) and resume == "rows"):
         raise TypeError(f"resume must be True, False or 'rows', got {shown(resume)}")
     if options.get("write_metadata_file") is not None:
         boolean("write_metadata_file", options["write_metadata_file"])
