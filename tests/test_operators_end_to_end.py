@@ -350,7 +350,12 @@ def test_scoring_and_generating_with_one_model(order, folder):
 
 
 @pytest.mark.parametrize(
-    "name", ["label", "zero shot", "spans", "answers", "fills", "choice", "likelihood", "rerank"]
+    "name",
+    ["label", "spans"]
+    + [
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("zero shot", "answers", "fills", "choice", "likelihood", "rerank")
+    ],
 )
 def test_out_of_memory(name, folder, monkeypatch):
     """Batches that do not fit run in halves; a row that never fits is null with its message."""

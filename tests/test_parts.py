@@ -109,6 +109,7 @@ def assert_close(given: np.ndarray, expected: np.ndarray) -> None:
     np.testing.assert_allclose(given, expected, rtol=0, atol=1e-5 * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_vectors_are_those_of_the_class_that_was_saved(name: str, tmp_path: Path) -> None:
     model_class, tokens = save(name, tmp_path)

@@ -132,6 +132,7 @@ def test_ids_of_the_whole_text(kind: str, name: str) -> None:
         assert ids_of(cutting(kind, max_length)(texts)) == reference(kind, texts, max_length)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_ids_of_docstrings(kind: str, docstrings: pd.DataFrame) -> None:
     texts = sorted(docstrings["text"], key=len)[-60:]

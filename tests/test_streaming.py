@@ -156,6 +156,7 @@ def test_a_text_that_is_not_tokenized_is_named(folders: Folders, chunks: list[in
         make(folders)(frame)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_partitions_in_threads(
     folders: Folders, monkeypatch: pytest.MonkeyPatch, model: str
@@ -298,6 +299,7 @@ def embed(model: str, documents: list[str], parts: int = 1, **settings: Any) -> 
     return de.to_array(embedded.compute()["embedding"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [{"parts": 7}, {"tokens_per_batch": 200}, {"tokens_per_batch": 9000}, {"batch_size": 3}],

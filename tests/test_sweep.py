@@ -48,7 +48,13 @@ def _unload() -> Iterator[None]:
     de.unload()
 
 
-@pytest.mark.parametrize("kind", SAMPLE)
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pytest.param(kind, marks=[pytest.mark.slow] * (place % 3 > 0))
+        for place, kind in enumerate(SAMPLE)
+    ],
+)
 def test_architecture_equals_its_own_class(kind: str) -> None:
     runs, heads = SAMPLE[kind]
     rows = list(sweep.one(kind, ("embed", *heads)))
