@@ -61,13 +61,13 @@ ASKED: dict[str, tuple[Callable[[], Any], int]] = {
     "quantized": (lambda: halved().dropna(subset=["vector"])[["id"]], 0),
     "nulls and values": (
         lambda: (lambda f: f[f.length.notnull() & (f.length > 30)])(lengths()),
-        40,
+        40 - NULLS,
+    ),
+    "nulls, then values": (
+        lambda: (lambda f: f[f.length > 30])(lengths().dropna(subset=["length"])),
+        40 - NULLS,
     ),
 }
-
-
-def long_ones(frame: Any) -> Any:
-    return frame[frame.length.notnull() & (frame.length > 30)]
 
 
 def halved() -> Any:

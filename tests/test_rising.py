@@ -97,6 +97,11 @@ def test_any_chain(frames: dict[str, Any], first: int) -> None:
         check_chain(frames, seed)
 
 
+def test_a_chain_that_found_a_fault(frames: dict[str, Any]) -> None:
+    """A condition on values took the nulls that one beside it had asked for."""
+    check_chain(frames, 2604)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(1000, 3000, 250))
 def test_any_of_many_chains(frames: dict[str, Any], first: int) -> None:

@@ -77,9 +77,12 @@ class AppendColumns(OperatorRows, SameRows):
         return list(self._named)
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
-        if (without := null_pattern(self, parent, dependents)) is not None:
+        if (without := null_pattern(self, self, parent, dependents)) is not None:
             return without
         return super()._simplify_up(parent, dependents)
+
+    def asked_for_nulls(self, selection: Expr, parent: Expr, dependents: Any) -> Expr | None:
+        return null_pattern(self, selection, parent, dependents)
 
     def keeping(self, wanted: set[str]) -> ComputedRows:
         operator = keeping(self.operator, wanted)

@@ -9,12 +9,15 @@ from typing import Any
 from dask_embed.lazy._dask import (
     AsType,
     Blockwise,
+    Count,
     Elemwise,
     Expr,
     Filter,
     Index,
+    IsNa,
     Len,
     Lengths,
+    NotNull,
     Projection,
     SetIndexBlockwise,
     _check_dependents_are_predicates,
@@ -125,6 +128,10 @@ class ComputedRows(Blockwise):
 
     def joined(self, dependents: Any) -> Expr | None:
         """Return a plan in which a node further down does the work of this one, too."""
+        return None
+
+    def asked_for_nulls(self, selection: Expr, parent: Expr, dependents: Any) -> Expr | None:
+        """Return `parent`, which reads a selection of it, without what its nulls do not need."""
         return None
 
     def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
@@ -254,7 +261,7 @@ class SameRows(ComputedRows, Elemwise):
         if not wanted.intersection(self.made):
             return type(parent)(self.frame, *parent.operands[1:])
         narrowed = self.narrowed(wanted)
-        if narrowed is self and parent.ndim == 1 and not _is_filtered(parent, dependents):
+        if narrowed is self and parent.ndim == 1 and not _is_told(parent, dependents):
             return None  # under another name, what was computed of it would be computed again
         return select_result(narrowed, self, parent)
 
@@ -316,6 +323,10 @@ class SelectResult(Projection):
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Index):
             return Index(self.frame)
+        if isinstance(self.frame, ComputedRows):
+            without = self.frame.asked_for_nulls(self, parent, dependents)
+            if without is not None:
+                return without
         if isinstance(parent, ComputedRows):
             return parent.joined(dependents)
         if self.computing is not None:
@@ -347,9 +358,11 @@ class SelectResult(Projection):
         )
 
 
-def _is_filtered(selection: Projection, dependents: Any) -> bool:
+def _is_told(selection: Projection, dependents: Any) -> bool:
+    """Return whether what reads a selection may go on below it: a filter, or who asks for nulls."""
     return any(
-        isinstance(reader, Filter) and reader.frame._name == selection._name
+        isinstance(reader, Count | IsNa | NotNull)
+        or (isinstance(reader, Filter) and reader.frame._name == selection._name)
         for reader in readers_of(selection, dependents)
     )
 

@@ -112,29 +112,47 @@ def _follows(operator: type) -> bool:
     return False
 
 
-def null_pattern(node: Any, parent: Expr, dependents: Any) -> Expr | None:
-    """Return what reads results of an operator without it, if it reads their nulls alone."""
-    if not reads_nulls_alone(parent, dependents):
-        return None
-    checked = parent.columns if isinstance(parent, Projection) else node.columns
+def null_pattern(node: Any, source: Any, parent: Any, dependents: Any) -> Expr | None:
+    """Return `parent`, which asks for nulls alone, without the operator of `node`.
+
+    `parent` reads `source`, the node or a selection of it, and nothing else is taken into account:
+    what Dask knows of other readers is of the plan as it was before the pass, in which a condition
+    on values may have come to read the same selection.
+    """
+    # Others may be filtered by it: then it is of the same frame.
+    alone = all(reads_nulls_alone(each, dependents) for each in readers_of(node, dependents))
     if isinstance(parent, NullPattern):
-        checked = parent.reads | (set(node.columns) - parent.made)
+        if source is node and alone and node.made <= parent.made - parent.reads:
+            return parent.on(node.frame)
+        checked = parent.reads | (set(source.columns) - parent.made)
+    elif asks_for_nulls(parent):
+        checked = set(source.columns)
+    else:
+        return None
     wanted = node.made.intersection(checked)
     known = inputs_by_result(node.operator) if wanted else {}
     if not wanted or not wanted <= set(known):
         return None
-    # Others may be filtered by it: then it is of the same frame.
-    alone = all(reads_nulls_alone(each, dependents) for each in readers_of(node, dependents))
     pattern = {column: known[column] for column in node.columns if column in wanted}
-    made = NullPattern(node.frame if alone and wanted == node.made else node, pattern)
+    made: Any = NullPattern(node.frame if alone and wanted == node.made else node, pattern)
+    if source is not node:
+        made = SelectResult(made, *source.operands[1:])
     return type(parent)(made, *parent.operands[1:])
 
 
 def reads_nulls_alone(reader: Any, dependents: Any) -> bool:
-    """Return whether nothing but where nulls are is asked of what `reader` reads."""
-    if isinstance(reader, Count):
-        return not reader.operand("numeric_only")
+    """Return whether nothing but where nulls are seems to be asked of what `reader` reads.
+
+    Enough to choose the form of a plan, not to change what it gives: see `null_pattern`.
+    """
     if not isinstance(reader, Projection | NullPattern):
-        return isinstance(reader, IsNa | NotNull)
+        return asks_for_nulls(reader)
     above = list(readers_of(reader, dependents))
     return bool(above) and all(reads_nulls_alone(each, dependents) for each in above)
+
+
+def asks_for_nulls(reader: Any) -> bool:
+    """Return whether a node reads nothing but where nulls are."""
+    if isinstance(reader, Count):
+        return not reader.operand("numeric_only")
+    return isinstance(reader, IsNa | NotNull)

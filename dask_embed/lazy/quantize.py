@@ -24,7 +24,7 @@ from dask_embed.lazy._dask import Blockwise, Expr, Projection, TreeReduce, new_c
 from dask_embed.lazy.append import append_lazily
 from dask_embed.lazy.arrays import lazy_dimension, to_array
 from dask_embed.lazy.computed import ComputedRows, OfAllRows, SameRows
-from dask_embed.lazy.nulls import reads_nulls_alone
+from dask_embed.lazy.nulls import asks_for_nulls
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.vectors.embedder import Embedder
 
@@ -197,10 +197,10 @@ class Quantize(ComputedRows):
         ranges = ranges._meta if isinstance(ranges, Expr) else ranges
         return quantize_partition(self.frame._meta, ranges, *self.operands[2:])
 
-    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
-        if isinstance(parent, Projection) and reads_nulls_alone(parent, dependents):
-            return type(parent)(self.frame, *parent.operands[1:])
-        return super()._simplify_up(parent, dependents)
+    def asked_for_nulls(self, selection: Expr, parent: Expr, dependents: Any) -> Expr | None:
+        if not asks_for_nulls(parent):
+            return None
+        return type(parent)(Projection(self.frame, *selection.operands[1:]), *parent.operands[1:])
 
     @property
     def made(self) -> set[str]:
