@@ -236,6 +236,59 @@ def test_optimized_again(sources, name, source):
         assert_same_frame(given.sort_index(), expected.sort_index())
 
 
+# Behind each of these Dask fuses another group, which refers to what is before it by name.
+BETWEEN: dict[str, Callable[[Any], Any]] = {
+    "sort": lambda f: f.sort_values("id"),
+    "sort, descending": lambda f: f.sort_values("num", ascending=False),
+    "sort, through files": lambda f: f.sort_values("num", shuffle_method="disk"),
+    "sort by the result": lambda f: f.sort_values("length"),
+    "shuffle, sort": lambda f: f.shuffle("lang", npartitions=3).sort_values("num"),
+    "index": lambda f: f.set_index("num", drop=False),
+    "shuffle": lambda f: f.shuffle("lang", npartitions=3),
+    "merge": lambda f: f.merge(dd.from_pandas(LANGUAGES, npartitions=2), on="lang"),
+    "merge with itself": lambda f: f.merge(f[["id"]], on="id"),
+    "apply": lambda f: f.groupby("lang").apply(
+        lambda part: part, meta=f._meta.drop(columns="lang")
+    ),
+    "largest": lambda f: f.nlargest(ROWS, "num"),
+    "unique": lambda f: f.drop_duplicates(subset=["id"], split_out=2),
+    "fewer partitions": lambda f: f.repartition(npartitions=2),
+}
+LANGUAGES = pd.DataFrame({"lang": ["en", "de", "fr", "it"]})
+
+
+def below_mean(frame: Any) -> Any:
+    return frame[frame.weight <= frame.num.mean()]
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "filter behind",
+        pytest.param("filter before", marks=pytest.mark.slow),
+        pytest.param("filter of the source", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("name", BETWEEN)
+def test_optimized_again_with_groups_behind_each_other(sources, eager, name, order):
+    expected = below_mean(eager).sort_values("id")[["id", "length"]].to_numpy().tolist()
+    lazy, opaque = ordered(sources["pandas"], BETWEEN[name], order)
+    # Through files, Dask gives rows another order each time, also to both sides of a filter.
+    with dask.config.set({"dataframe.shuffle.method": "tasks"}):
+        for frame in (opaque.persist(), *(again(lazy) for again in AGAIN.values())):
+            rows = frame.compute().sort_values("id")[["id", "length"]]
+            assert rows.to_numpy().tolist() == expected
+
+
+def ordered(source: Any, step: Callable[[Any], Any], order: str) -> tuple[Any, ...]:
+    """Both frames, with a filter by a mean and another step."""
+    if order == "filter of the source":
+        return tuple(map(step, both(below_mean(source))))
+    if order == "filter before":
+        return tuple(step(below_mean(frame)) for frame in both(source))
+    return tuple(below_mean(step(frame)) for frame in both(source))
+
+
 def test_a_persisted_part_goes_on(sources, eager):
     part = STEPS["mean of another"](both(sources["pandas"])[0]).persist()
     part = part[part.lang == "en"]

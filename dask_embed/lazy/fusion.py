@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dask_embed.lazy._dask import Expr, Fused, Projection
+from dask_embed.lazy.readers import readers_of
 
 
 class Unfuse(Expr):
@@ -34,8 +35,57 @@ class Unfuse(Expr):
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Fused) and any(isinstance(n, Projection) for n in parent.walk()):
-            return unfused(parent, {})
+            return _taken_apart(parent, dependents)
         return None
+
+
+class UnfuseAbove(Expr):
+    """What passes for `frame` until all groups above it are taken apart, too.
+
+    Behind a shuffle there may be another group. It refers to the shuffle by the name that that
+    had, and does not depend on an `Unfuse`. So this node rises to it, step by step: Dask asks
+    each node for a form of what reads it, and goes from above to below.
+    """
+
+    _parameters = ["frame"]  # noqa: RUF012 - the form of every Dask expression
+
+    @property
+    def _meta(self) -> Any:
+        return self.frame._meta
+
+    def _divisions(self) -> Any:
+        return self.frame.divisions
+
+    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
+        if isinstance(parent, UnfuseAbove):
+            return self
+        if isinstance(parent, Fused):
+            return _taken_apart(parent, dependents)
+        if not _in_a_group(parent, dependents):
+            return None
+        operands = [o.frame if isinstance(o, UnfuseAbove) else o for o in parent.operands]
+        return UnfuseAbove(type(parent)(*operands))
+
+    def _lower(self) -> Expr:
+        return self.frame
+
+
+def _taken_apart(group: Fused, dependents: Any) -> Expr:
+    plain = unfused(group, {})
+    return UnfuseAbove(plain) if _in_a_group(group, dependents) else plain
+
+
+def _in_a_group(node: Expr, dependents: Any) -> bool:
+    """Return whether a group reads what `node` gives, through whatever other nodes."""
+    nodes, seen = [node], set()
+    while nodes:
+        for reader in readers_of(nodes.pop(), dependents):
+            if isinstance(reader, Fused):
+                return True
+            if reader._name not in seen:
+                seen.add(reader._name)
+                nodes.append(reader)
+    return False
 
 
 def unfused(node: Expr, done: dict[str, Expr]) -> Expr:
