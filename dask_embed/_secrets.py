@@ -13,14 +13,14 @@ _SECRET_PARTS = (
     *("apikey", "accesskey", "accountkey", "privatekey", "sharedkey", "connectionstring"),
 )
 _SECRET_WORDS = frozenset({"auth", "cookie", "jwt", "pwd", "sas"})
-# A name that ends in "token" is of a secret, unless another of its words says of which place in
-# a text it is.
+# A name that ends in "token" is of a secret, unless all of its other words say of which place in
+# a text it is: ``tool_api_token`` is one of a service.
 _WORDS_OF_TEXT_TOKENS = frozenset(
     {
         *("additional", "audio", "begin", "boi", "bos", "cls", "decoder", "end", "eoi", "eos"),
         *("eot", "extra", "fake", "image", "mask", "max", "min", "new", "newline", "num", "pad"),
         *("prefix", "sep", "special", "speech", "start", "stop", "suffix", "think", "tool", "unk"),
-        *("video", "vision", "word"),
+        *("video", "vision", "word", "break", "call", "eod", "forced", "of", "text"),
     }
 )
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
@@ -143,8 +143,10 @@ def names_a_secret(name: str) -> bool:
     joined = "".join(words)
     if any(part in joined for part in _SECRET_PARTS) or not _SECRET_WORDS.isdisjoint(words):
         return True
-    ends = joined.endswith(("token", "tokens"))
-    return ends and _WORDS_OF_TEXT_TOKENS.isdisjoint(words)
+    if not joined.endswith(("token", "tokens")):
+        return False
+    others = set(words) - {"token", "tokens"}
+    return not others or not others <= _WORDS_OF_TEXT_TOKENS
 
 
 def _is_a_secret(text: str) -> bool:

@@ -200,6 +200,7 @@ SECRETS: dict[str, Any] = {
             *("access_token", "api_tokens", "api_key", "apiKey", "OPENAI_API_KEY", "x-api-key"),
             *("password", "db_passwd", "passphrase", "client_secret", "aws_secret_access_key"),
             *("Authorization", "http_auth", "credentials", "private_key", "bearer", "vendor_token"),
+            *("tool_api_token", "video_service_token", "extra_hf_token", "end_user_token"),
         )
     },
     "in a list of pairs": (("hf_token", SECRET),),
@@ -253,6 +254,7 @@ def test_no_name_keeps_a_password(name: str) -> None:
         {"pad_token": "[PAD]", "eos_token": "</s>", "image_token": "<image>", "mask_token": "<m>"},
         {"stop_token_ids": (1, 2), "eos_token_id": 2, "bos_token_id": 1, "tokenizer": "org/x"},
         {"additional_special_tokens": ("<a>", "<b>"), "think_end_token": "</think>"},
+        {"image_break_token": "[B]", "forced_bos_token": "<s>", "end_of_text_token": "<e>"},
         {"author": "me", "keyword": "k", "sort_key": "a", "monkey": "b", "authored": "x"},
         {"url": "https://host:8080/path@v1", "mail": "me@host.org", "note": "hf_short"},
         {"token": None, "password": "", "auth_token": True},
