@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 # Parts of names, as letters without what joins them: ``api_key`` and ``apiKey`` are "apikey".
@@ -12,7 +12,7 @@ _SECRET_PARTS = (
     *("password", "passwd", "passphrase", "secret", "credential", "authorization", "bearer"),
     *("apikey", "accesskey", "accountkey", "privatekey", "sharedkey", "connectionstring"),
 )
-_SECRET_WORDS = frozenset({"auth", "cookie", "jwt", "pwd", "sas"})
+_SECRET_WORDS = frozenset({"auth", "cookie", "jwt", "pat", "pwd", "sas"})
 # A name that ends in "token" is of a secret, unless all of its other words say of which place in
 # a text it is: ``tool_api_token`` is one of a service.
 _WORDS_OF_TEXT_TOKENS = frozenset(
@@ -23,16 +23,25 @@ _WORDS_OF_TEXT_TOKENS = frozenset(
         *("video", "vision", "word", "break", "call", "eod", "forced", "of", "text"),
     }
 )
+# These count tokens, and are of no single one: ``max_new_tokens``, but ``new_token`` is a secret.
+_WORDS_OF_COUNTS = frozenset({"max", "min", "new", "num"})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 # What stands between :// and @, of bounded length: texts may be long. `Path` leaves one slash.
-_USER_IN_URL = re.compile(r":/{1,2}[^/\s:@]{0,256}:[^/\s@]{1,512}@")
-# Access tokens of the Hub, GitHub, OpenAI and its kin, AWS.
+# A user alone is a secret of the web only: ``abfs://container@account`` is a place.
+_USER_IN_URL = re.compile(
+    r":/{1,2}[^/\s:@]{0,256}:[^/\s@]{1,512}@"
+    r"|(?:(?<=\bhttps)|(?<=\bhttp)):/{1,2}[^/\s?#@]{1,512}@"
+)
+# Access tokens of the Hub, GitHub, GitLab, OpenAI and its kin, AWS, and of a header of HTTP.
 _KNOWN_TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}"
-    r"|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16})\b"
+    r"|glpat-[A-Za-z0-9_-]{16,}|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16}"
+    r"|[Bb]earer (?=\S{0,256}\d)[\w.~+/-]{8,4096})\b"
 )
 # A field of a URL's query, as in one that a store has signed.
 _IN_QUERY = re.compile(r"([?&;])([\w.-]{1,64})=([^&;\s'\"]+)")
+# A whole text that sets a variable or an option, or that is a header: ``HF_TOKEN=...``.
+_ASSIGNED = re.compile(r"(\s*-{0,2}([\w.-]{1,64})(?:=|:\s+(?:Basic|Bearer|Token)\s+))[^\s{}]+\s*")
 _SIGNATURES = frozenset({"key", "sig", "signature"})
 _DEEPEST = 32
 HIDDEN = "***"
@@ -49,7 +58,37 @@ def without_secrets(text: str) -> str:
     """Return a text in which what is a secret by its form, or stands in a URL as one, is hidden."""
     text = _USER_IN_URL.sub(f"://{HIDDEN}@", text)
     text = _KNOWN_TOKEN.sub(HIDDEN, text)
-    return _IN_QUERY.sub(_query_field, text)
+    text = _IN_QUERY.sub(_query_field, text)
+    set_to = _assigned(text)
+    return text if set_to is None else f"{set_to[1]}{HIDDEN}"
+
+
+def without_named(values: Sequence[Any]) -> list[Any]:
+    """Return values in which what follows the name of a secret is hidden: of a pair, or a flag."""
+    named = {at for at in range(1, len(values)) if _follows_flag(values, at)}
+    if _is_item(values) and isinstance(values[1], str | bytes) and names_a_secret(values[0]):
+        named.add(1)
+    return [HIDDEN if at in named else value for at, value in enumerate(values)]
+
+
+def sets_a_secret(given: Mapping[Any, Any]) -> bool:
+    """Return whether a mapping has the name of a secret as its name, and so one as its value."""
+    name = given.get("name", given.get("key"))
+    texts = isinstance(name, str) and isinstance(given.get("value"), str | bytes)
+    return texts and names_a_secret(name)
+
+
+def _follows_flag(values: Sequence[Any], at: int) -> bool:
+    """Return whether a text follows a flag of a command that takes a secret: ``--hf-token``."""
+    flag, value = values[at - 1], values[at]
+    texts = isinstance(flag, str) and isinstance(value, str | bytes)
+    return texts and flag.startswith("-") and names_a_secret(flag)
+
+
+def _assigned(text: str) -> re.Match[str] | None:
+    """Return the match of a text that sets a secret as a whole, None for others."""
+    found = _ASSIGNED.fullmatch(text)
+    return found if found and names_a_secret(found[2]) else None
 
 
 def _query_field(found: re.Match[str]) -> str:
@@ -81,8 +120,9 @@ def refuse_secrets(option: str, given: Any) -> None:
     Notes
     -----
     A secret is known by the name it stands under (a password, a key of an API, a token that is
-    none of a text: ``hf_token`` and not ``pad_token``), by its own form (tokens of the Hub), or
-    as a user with a password in a URL. Numbers, booleans and None are none under ``token``.
+    none of a text: ``hf_token`` and not ``pad_token``) or follows (``--hf-token``), by its own
+    form (tokens of the Hub, ``HF_TOKEN=...``), or as a user with a password in a URL. Numbers,
+    booleans and None are none under ``token``.
     """
     for path, value in _texts(given, (), 0):
         if any(map(names_a_secret, path)) or _is_a_secret(value):
@@ -113,11 +153,17 @@ def _texts(given: Any, path: tuple[str, ...], depth: int) -> Iterator[tuple[tupl
         yield path, text
         yield from _texts(_json(text), path, depth + 1)
     elif isinstance(given, Mapping):
+        if sets_a_secret(given):
+            yield (*path, str(given.get("name", given.get("key")))), str(given["value"])
         for key, value in given.items():
             yield path, str(key)
             yield from _texts(value, (*path, str(key)), depth + 1)
     elif isinstance(given, list | tuple | set | frozenset):
-        for each in given:
+        values = list(given)
+        for at in range(1, len(values)):
+            if _follows_flag(values, at):
+                yield (*path, values[at - 1]), str(values[at])
+        for each in values:
             items = {each[0]: each[1]} if _is_item(each) else each
             yield from _texts(items, path, depth + 1)
 
@@ -146,8 +192,11 @@ def names_a_secret(name: str) -> bool:
     if not joined.endswith(("token", "tokens")):
         return False
     others = set(words) - {"token", "tokens"}
-    return not others or not others <= _WORDS_OF_TEXT_TOKENS
+    of_texts = _WORDS_OF_TEXT_TOKENS
+    if joined.endswith("token"):
+        of_texts = of_texts - _WORDS_OF_COUNTS
+    return not others or not others <= of_texts
 
 
 def _is_a_secret(text: str) -> bool:
-    return bool(_USER_IN_URL.search(text) or _KNOWN_TOKEN.search(text))
+    return bool(_USER_IN_URL.search(text) or _KNOWN_TOKEN.search(text) or _assigned(text))

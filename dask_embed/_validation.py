@@ -13,7 +13,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dask_embed._secrets import HIDDEN, names_a_secret, without_secrets
+from dask_embed._secrets import (
+    HIDDEN,
+    names_a_secret,
+    sets_a_secret,
+    without_named,
+    without_secrets,
+)
 
 _LONGEST = 160  # characters of a value in a message
 _LARGEST = 2**63 - 1  # that libraries in Rust and C++ take for a number
@@ -39,8 +45,16 @@ class _Short(reprlib.Repr):
     def repr_str(self, x: str, level: int) -> str:
         return super().repr_str(without_secrets(x), level)
 
+    def repr_list(self, x: list[Any], level: int) -> str:
+        return super().repr_list(without_named(x[: self.maxlist + 1]), level)
+
+    def repr_tuple(self, x: tuple[Any, ...], level: int) -> str:
+        return super().repr_tuple(tuple(without_named(x[: self.maxtuple + 1])), level)
+
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
         known = {key: HIDDEN if _is_secret(key, value) else value for key, value in x.items()}
+        if sets_a_secret(x):
+            known["value"] = HIDDEN
         return super().repr_dict(known, level)
 
     def repr_int(self, x: int, level: int) -> str:

@@ -201,6 +201,7 @@ SECRETS: dict[str, Any] = {
             *("password", "db_passwd", "passphrase", "client_secret", "aws_secret_access_key"),
             *("Authorization", "http_auth", "credentials", "private_key", "bearer", "vendor_token"),
             *("tool_api_token", "video_service_token", "extra_hf_token", "end_user_token"),
+            *("new_token", "github_pat"),
         )
     },
     "in a list of pairs": (("hf_token", SECRET),),
@@ -212,6 +213,14 @@ SECRETS: dict[str, Any] = {
     "as bytes": {"token": SECRET.encode()},
     "URL": {"proxy": f"https://me:{SECRET}@host/path"},
     "URL within": {"loader": (f"s3://:{SECRET}@bucket",)},
+    "URL with a token": {"proxy": f"https://{SECRET}@host/path"},
+    "header": {"headers": f"Authorization: Bearer {SECRET}"},
+    "bearer within": {"headers": f"Accept: */*; authorization: Bearer {SECRET}1"},
+    "variable": {"env": (f"HF_TOKEN={SECRET}",)},
+    "name and value": {"env": [{"name": "HF_TOKEN", "value": SECRET}]},
+    "flag": {"args": ("--port", "1", "--hf-token", SECRET)},
+    "flag with a value": {"args": [f"--hf-token={SECRET}"]},
+    "token of GitLab": {"anything": f"glpat-{SECRET * 3}"},
     "token of the Hub": {"anything": f"see {HUB_TOKEN}"},
     "token as a name": {HUB_TOKEN: 1},
 }
@@ -239,6 +248,25 @@ def test_no_mapping_keeps_a_secret(case: str, option: str) -> None:
     assert caught.value.__cause__ is None
 
 
+@pytest.mark.parametrize(
+    "value",
+    [
+        ["--hf-token", SECRET],
+        ("hf_token", SECRET),
+        [("a", 1), ("hf_token", SECRET)],
+        {"env": [{"name": "HF_TOKEN", "value": SECRET}]},
+        [f"HF_TOKEN={SECRET}"],
+        {"headers": [f"Authorization: Bearer {SECRET}"]},
+    ],
+    ids=str,
+)
+def test_a_refused_value_is_shown_without_its_secrets(value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        de.Generator("x", max_new_tokens=value)
+    assert SECRET not in str(caught.value)
+    assert "***" in str(caught.value)
+
+
 @pytest.mark.parametrize("name", ["name", "adapter", "tokenizer", "cache_dir", "revision"])
 def test_no_name_keeps_a_password(name: str) -> None:
     given = {"name": "x", "adapter": "a", name: f"https://me:{SECRET}@host/org/model"}
@@ -257,6 +285,9 @@ def test_no_name_keeps_a_password(name: str) -> None:
         {"image_break_token": "[B]", "forced_bos_token": "<s>", "end_of_text_token": "<e>"},
         {"author": "me", "keyword": "k", "sort_key": "a", "monkey": "b", "authored": "x"},
         {"url": "https://host:8080/path@v1", "mail": "me@host.org", "note": "hf_short"},
+        {"max_new_tokens": "5", "new_tokens": "6", "args": ("--max-tokens", "5", "-token")},
+        {"say": "the bearer of this token: tell it", "note": "Secret: {text}", "x": "a=token"},
+        {"place": "abfs://container@account.host/path", "ssh": "ssh://git@host/x"},
         {"token": None, "password": "", "auth_token": True},
     ],
 )
