@@ -400,3 +400,24 @@ def test_the_judge_knows_wrong_from_right() -> None:
             raising()
         assert judge(caught.value, "on_error").problem == problem
     assert bad_inputs.judge(caught.value, "another").problem == "does not name another"
+
+
+@pytest.mark.parametrize("on_error", ["raise", "null"])
+@pytest.mark.parametrize(
+    ("partition", "says"),
+    [
+        (pd.DataFrame([["a", "b"]], columns=["text", "text"]), "has 2 columns 'text'"),
+        (pd.Series(["a"]), "is pandas.Series"),
+        (None, "is None"),
+        (["a"], "is list"),
+    ],
+    ids=["twice", "column", "none", "list"],
+)
+def test_a_partition_that_is_not_as_promised(
+    partition: Any, says: str, on_error: Any, made: Callable[[str], str]
+) -> None:
+    made = {"meta": pd.DataFrame({"text": pd.Series([], dtype="str")})}
+    frame = dd.from_map(lambda _: partition, [0], **made)
+    lazy = frame.ml.embed("text", model=made("embed"), on_error=on_error)
+    with pytest.raises((TypeError, ValueError), match=f"a partition {says}.* promises"):
+        lazy.compute(scheduler="synchronous")

@@ -44,6 +44,10 @@ def generation(**changes: Any) -> Callable[[Path], Any]:
     return lambda folder: rewritten(folder / "generation_config.json", **changes)
 
 
+def tokenizer_settings(**changes: Any) -> Callable[[Path], Any]:
+    return lambda folder: rewritten(folder / "tokenizer_config.json", **changes)
+
+
 def text(name: str, content: str) -> Callable[[Path], Any]:
     return lambda folder: (folder / name).write_text(content)
 
@@ -89,6 +93,13 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
         "describes a model",
     ),
     "positions that fit no file": (config(max_position_embeddings=2**24), "describes a model of"),
+    "an encoder beside no decoder": (config(is_encoder_decoder=True), "is_encoder_decoder=True"),
+    "a part of another type": (config(text_config={"model_type": "llama"}), "a part for texts"),
+    "an empty part": (config(text_config={}), "a part for texts"),
+    "a part that is a number": (config(text_config=5), "a part for texts"),
+    "limit in words": (tokenizer_settings(model_max_length="x"), "model_max_length='x'"),
+    "limit below one": (tokenizer_settings(model_max_length=0), "model_max_length=0"),
+    "limit that is true": (tokenizer_settings(model_max_length=True), "model_max_length=True"),
     "nesting": (text("config.json", '{"a":' * 100_000 + "1" + "}" * 100_000), "is not valid json"),
     "nested lists": (text("config.json", "[" * 100_000), "is not valid json"),
     "nested tokenizer settings": (

@@ -274,7 +274,9 @@ def test_a_setting_of_a_version_to_come_is_refused(edited: Any, file: str, value
     [
         ("1_Pooling/config.json", {"pooling_mode_median_tokens": True}, "pooling_mode_median"),
         ("1_Pooling/config.json", {"pooling_mode_cls_token": "yes"}, "pooling_mode_cls_token"),
+        ("1_Pooling/config.json", {"pooling_mode": []}, "cannot be concatenated"),
         (SENTENCE, {"max_seq_length": "long"}, "max_seq_length"),
+        (SENTENCE, {"max_seq_length": 0}, "max_seq_length"),
         (SENTENCE, {"model_args": {"quantization_config": {}}}, r"model_args\.quantization_config"),
         (SENTENCE, {"model_args": 3}, "model_args"),
         (SENTENCE, {"modality_config": 3}, "modality_config"),

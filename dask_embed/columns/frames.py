@@ -57,9 +57,28 @@ def require_series(taker: str, value: Any) -> None:
 
 
 def require_columns(partition: Any, names: Iterable[str]) -> None:
-    """Raise ValueError unless a partition has the columns that its dataframe promises."""
+    """Raise unless a partition is a frame with the columns that its dataframe promises, once each.
+
+    Raises
+    ------
+    TypeError
+        If it is no frame.
+    ValueError
+        If a column is missing, or there are several of its name.
+    """
+    if not _is_in_memory(partition):
+        raise TypeError(
+            f"a partition is {_kind(partition)}, and the dataframe promises (its meta) that it is "
+            "a dataframe; mend what makes the partitions"
+        )
     for name in names:
-        if name not in partition.columns:
+        count = list(partition.columns).count(name)
+        if count > 1:
+            raise ValueError(
+                f"a partition has {count} columns {name!r}, and the dataframe promises (its meta) "
+                f"one; its columns are {shown(list(partition.columns))}"
+            )
+        if not count:
             raise ValueError(
                 f"a partition has no column {name!r}, which the dataframe promises (its meta); its "
                 f"columns are {shown(list(partition.columns))}"

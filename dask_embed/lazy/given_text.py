@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from dask_embed._validation import shown
 from dask_embed.columns import read_text
-from dask_embed.columns.frames import row_label
+from dask_embed.columns.frames import require_columns, row_label
 from dask_embed.lazy._dask import (
     AddPrefix,
     ArrowStringConversion,
@@ -181,6 +181,7 @@ class GivenText(Blockwise):
 
     @staticmethod
     def operation(partition: Any, given: Any, column: Any) -> Any:
+        require_columns(given, getattr(given, "columns", ())[:1])
         bad = _not_text(given.iloc[:, 0])
         if bad is not None and len(partition):
             made = to_pyarrow_string(bad)

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dask_embed._validation import (
-    require_size,
-    strings,
-    text_or_none,
-    usable_text,
-)
 from dask_embed.models.bounds import require_generation, require_weights_for
 from dask_embed.models.classes import gives_one_vector, plain_class
 from dask_embed.models.config_file import config_of_table, read_config
@@ -24,6 +17,7 @@ from dask_embed.models.dual import (
 )
 from dask_embed.models.foreign import told_as
 from dask_embed.models.hub import locate, require_whole
+from dask_embed.models.kinds import require_kinds
 from dask_embed.models.module_files import gives_text_vectors, has_table, read_modules
 from dask_embed.models.modules import (
     Dense,
@@ -252,7 +246,7 @@ def _read(
             own_tokenizer=tokenizer,
             static=table,
         )
-        _require_kinds(checkpoint)
+        require_kinds(checkpoint)
     if listed is not None and gives_text_vectors(folder):
         require_saved_text_side(root, checkpoint.config)
     return checkpoint
@@ -263,23 +257,6 @@ def _of_vectors(pooling: Pooled | None) -> Pooling | None:
     if isinstance(pooling, StaticEmbedding):
         return Pooling(("mean",))
     return pooling if isinstance(pooling, Pooling) else None
-
-
-def _require_kinds(checkpoint: Checkpoint) -> None:
-    """Raise TypeError or ValueError unless the settings are values of their kind."""
-    sentence = checkpoint.sentence
-    text_or_none("default_prompt_name", sentence.default_prompt_name)
-    for name, prompt in sentence.prompts.items():
-        usable_text(f"prompt {name!r}", prompt)
-    for module in checkpoint.modules:
-        for each in dataclasses.fields(module):
-            if each.type == "int":
-                name = f"{each.name} of {type(module).__name__}"
-                require_size(name, getattr(module, each.name))
-    strings("architectures", getattr(checkpoint.config, "architectures", None) or [])
-    hidden = getattr(checkpoint.text_config, "hidden_size", None)
-    if hidden is not None:
-        require_size("hidden_size", hidden)
 
 
 def _require_weights(checkpoint: Checkpoint, model: Model) -> None:

@@ -272,7 +272,8 @@ def _read_pooling(config: dict[str, Any]) -> Pooling:
     modes = config.get("pooling_mode")
     if modes is None:
         modes = [mode for key, mode in SENTENCE_TRANSFORMERS_MODES.items() if config.get(key)]
-    names = (modes,) if isinstance(modes, str) else tuple(modes) or ("mean",)
+        modes = modes or ["mean"]
+    names = (modes,) if isinstance(modes, str) else tuple(modes)
     return Pooling(names, bool(config.get("include_prompt", True)))
 
 
