@@ -416,8 +416,8 @@ def test_the_judge_knows_wrong_from_right() -> None:
 def test_a_partition_that_is_not_as_promised(
     partition: Any, says: str, on_error: Any, made: Callable[[str], str]
 ) -> None:
-    made = {"meta": pd.DataFrame({"text": pd.Series([], dtype="str")})}
-    frame = dd.from_map(lambda _: partition, [0], **made)
+    promised = pd.DataFrame({"text": pd.Series([], dtype="str")})
+    frame = dd.from_map(lambda _: partition, [0], meta=promised)
     lazy = frame.ml.embed("text", model=made("embed"), on_error=on_error)
     with pytest.raises((TypeError, ValueError), match=f"a partition {says}.* promises"):
         lazy.compute(scheduler="synchronous")

@@ -595,6 +595,56 @@ def test_what_only_draws_read_needs_draws(name, folder, tmp_path):
         Generator(str(draws), do_sample=False, **option)
 
 
+WRONG_IN_FILE = (
+    {"num_beams": 0},
+    {"num_beams": "3"},
+    {"eos_token_id": "2"},
+    {"eos_token_id": [2, "x"]},
+    {"repetition_penalty": -1},
+    {"min_new_tokens": "x"},
+    {"temperature": 0.0, "do_sample": True},
+    {"forced_eos_token_id": 10**6},
+    {"sequence_bias": [[[10**6], 1.0]]},
+    {"sequence_bias": [5]},
+    {"bad_words_ids": []},
+    {"token_healing": True},
+    {"penalty_alpha": 0.6, "top_k": 4},
+    {"num_beam_groups": 2, "num_beams": 4},
+)
+
+
+@pytest.mark.parametrize("written", WRONG_IN_FILE, ids=str)
+def test_what_a_checkpoint_must_not_ask_for(written, folder, tmp_path):
+    model = shutil.copytree(folder("llama"), tmp_path / "model")
+    file = model / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | written))
+    with pytest.raises(
+        ValueError, match=r"^the generation_config\.json of .*" + next(iter(written))
+    ):
+        Generator(str(model))(dd.from_pandas(frame(), npartitions=1))
+
+
+@pytest.mark.parametrize(
+    ("written", "options"),
+    [
+        ({"temperature": 0, "top_p": None, "top_k": -1}, {}),  # read by draws only
+        ({"temperature": 0, "do_sample": True}, {"temperature": 0.5}),
+        ({"num_beams": 0}, {"num_beams": 1}),
+        ({"penalty_alpha": 0.6, "top_k": 4}, {"num_beams": 2}),
+        ({"eos_token_id": [2, 10**6], "pad_token_id": -1, "max_length": 20, "new_one": "x"}, {}),
+        ({"diversity_penalty": 1.0, "num_beam_groups": 2}, {}),
+    ],
+    ids=str,
+)
+def test_what_a_checkpoint_may_ask_for(written, options, folder, tmp_path):
+    model = shutil.copytree(folder("llama"), tmp_path / "model")
+    file = model / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | written))
+    operator = Generator(str(model), max_new_tokens=2, **options)
+    made = operator(dd.from_pandas(frame(), npartitions=1)).compute(scheduler="synchronous")
+    assert len(made) == len(frame())
+
+
 def test_values_that_change_no_draws_are_no_error(folder):
     neutral = {"temperature": 1.0, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 0}
     Generator(folder("llama"), do_sample=False, **neutral)(dd.from_pandas(frame(), npartitions=1))

@@ -15,6 +15,7 @@ from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.options import hashable_items
 from dask_embed.operators.identity import plain, private
 from dask_embed.operators.language.base import LanguageModelOperator
+from dask_embed.operators.language.generation_file import require_generation_file
 from dask_embed.operators.language.generator_checks import (
     ENGINES,
     check_draws,
@@ -195,6 +196,7 @@ no_repeat_ngram_size
         self._most(checkpoint)
         check_engine(vars(self), self.spec, checkpoint)
         check_draws(vars(self), checkpoint)
+        require_generation_file(checkpoint, vars(self))
         types: list[pa.DataType] = [pa.string(), pa.string(), pa.int32()]
         if self.hidden is not None:
             types.append(pa.list_(pa.list_(pa.float32(), checkpoint.hidden_size)))
