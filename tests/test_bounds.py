@@ -146,6 +146,25 @@ def test_model_kwargs_ask_for_no_more(saved: Callable[..., Path]) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "value", "has"),
+    [
+        ("problem_type", "regression", "None"),
+        ("num_hidden_layers", "2", "3"),
+        ("use_cache", "x", "True"),
+    ],
+)
+def test_a_text_for_another_value_is_told_as_such(
+    name: str, value: str, has: str, saved: Callable[..., Path]
+) -> None:
+    model = de.Model(str(saved("bert")), model_kwargs={name: value})
+    with pytest.raises(
+        ValueError, match=f"sets {name}='{value}', a text where .* has {has}:"
+    ) as told:
+        de.Embedder(model)(FRAME)
+    assert "did you mean" not in str(told.value)
+
+
+@pytest.mark.parametrize(
     "written",
     [
         # as of Qwen2-57B-A14B, Llama 4 Scout, Kimi K2, BERT with many labels

@@ -111,11 +111,17 @@ def require_fields(fields: Mapping[str, Any], config: Any) -> None:
         if name not in {*_OWN_OPTIONS, *_MADE_OF} and not isinstance(value, dict)
     ]
     for name, value in fields.items():
-        if name not in known or (isinstance(value, str) and not isinstance(written[name], str)):
+        if name not in known:
             raise ValueError(
                 f"model_kwargs must set fields of the checkpoint's configuration, such as "
                 f"num_hidden_layers; got {name}={shown(value)}{meant(name, known)}, and there is "
                 "no such field to set"
+            )
+        if isinstance(value, str) and not isinstance(written[name], str):
+            raise ValueError(
+                f"model_kwargs sets {name}={shown(value)}, a text where the checkpoint's "
+                f"configuration has {shown(written[name])}: give a value of that kind; a "
+                "text is set only where one stands already, since it may name a file"
             )
 
 
