@@ -67,6 +67,47 @@ def splits_by(pattern: str, part: str = "pre_tokenizer") -> Callable[[Path], Any
     return edit
 
 
+def tokenizer_part(part: str, step: dict[str, Any]) -> Callable[[Path], Any]:
+    return lambda folder: rewritten(folder / "tokenizer.json", **{part: step})
+
+
+# Steps that write much with each text, or hold more than any tokenizer does.
+LONG_STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
+    "before": ("normalizer", {"type": "Prepend", "prepend": "x" * 10**6}, "'prepend' of 1,000,000"),
+    "within": (
+        "normalizer",
+        {
+            "type": "Sequence",
+            "normalizers": [
+                {"type": "Replace", "pattern": {"String": "e"}, "content": "e " * 10**5}
+            ],
+        },
+        "'content' of 200,000",
+    ),
+    "of pieces": (
+        "decoder",
+        {"type": "WordPiece", "prefix": "#" * 10**5, "cleanup": True},
+        "'prefix' of 100,000",
+    ),
+    "around": (
+        "post_processor",
+        {
+            "type": "TemplateProcessing",
+            "single": [
+                *([{"SpecialToken": {"id": "[CLS]", "type_id": 0}}] * 5000),
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+            ],
+            "special_tokens": {"[CLS]": {"id": "[CLS]", "ids": [2], "tokens": ["[CLS]"]}},
+        },
+        "'single' of 5,001 parts",
+    ),
+}
+
+
 # Expressions that part a run of characters in many ways: minutes for some thousand of them.
 ENDLESS = (
     *("a*a*b", "a*a*a*b", r"\s*[\r\n]+b", "(a|aa)+b", r"\d*\d*\d*x", r"\w*\w*!", ".*.*.*b"),
@@ -116,6 +157,10 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "numbers as stop strings": (generation(stop_strings=[1]), "must be strings"),
     "beams": (generation(num_beams=10**6), "num_beams=1000000"),
     "texts of a prompt": (generation(num_return_sequences=10**6), "num_return_sequences="),
+    **{
+        f"writes {case}": (tokenizer_part(part, step), says)
+        for case, (part, step, says) in LONG_STEPS.items()
+    },
     "splits for ever": (splits_by("(a+)+$"), "in many ways"),
     "splits for ever, counted": (splits_by(r"(\w{1,9})*!"), "in many ways"),
     **{f"splits by {each}": (splits_by(each), "may take for ever") for each in ENDLESS},

@@ -26,6 +26,8 @@ _MOST_COUNTED = 10_000
 _RUNS, _OWN_CHARACTERS, _SECONDS_OF_A_RUN = (50, 100, 200, 400, 800), 40, 0.02
 _OF_EACH_KIND = ("a", "A", "0", " ", "\n", "\t", "-", "'", "\u00e9", "\u7684", "\u0301")
 _BRACES, _NUMBER = re.compile(r"\{[\d,]+\}"), re.compile(r"\d+")
+# What a step of a tokenizer writes into every text: those in use write a character or two.
+_LONGEST_TEXT, _MOST_PARTS = 1_000, 1_000
 _COUNTED = re.compile(r"\{(\d*),(\d*)\}")
 
 
@@ -172,6 +174,38 @@ def require_patterns_that_end(tokenizer: Any, source: str) -> None:
                     f"{source} has the regular expression {shown(pattern)} in its {part}, which "
                     "tries the same characters in many ways: it may take for ever, and is not run"
                 )
+
+
+def require_short_texts(tokenizer: Any, source: str) -> None:
+    """Raise ValueError if the steps of a tokenizer in Rust hold texts or lists longer than any.
+
+    What a step puts before a text, in place of others or around it, each text is longer by.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        for name, value in _contents(_state(getattr(backend, part, None))):
+            most = _LONGEST_TEXT if isinstance(value, str) else _MOST_PARTS
+            if len(value) > most:
+                kind = "characters" if isinstance(value, str) else "parts"
+                raise ValueError(
+                    f"{source} has a {name!r} of {len(value):,} {kind} in its {part}; at most "
+                    f"{most:,} are run, since they may come with each text"
+                )
+
+
+def _contents(state: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each text, list and object in a state with its name, but expressions and tables."""
+    pending = [("list of steps", state)]
+    while pending:
+        name, value = pending.pop()
+        # expressions have their own bound, and a table of characters is written nowhere
+        if name in ("Regex", "precompiled_charsmap") or not isinstance(value, str | list | dict):
+            continue
+        yield name, value
+        if isinstance(value, dict):
+            pending += [(str(key), each) for key, each in value.items()]
+        elif isinstance(value, list):
+            pending += [(name, each) for each in value]
 
 
 def _state(step: Any) -> Any:

@@ -10,7 +10,7 @@ from dask_embed._validation import shown
 from dask_embed.models.bounds import require_adapter_bounds
 from dask_embed.models.hub import ADAPTER_CONFIG, Kind, locate, require_whole
 from dask_embed.models.modules import read_json
-from dask_embed.models.patterns import require_patterns_that_end
+from dask_embed.models.patterns import require_patterns_that_end, require_short_texts
 from dask_embed.models.prepared import prepared
 from dask_embed.models.spec import Model
 from dask_embed.runtime.libraries import importing
@@ -145,9 +145,9 @@ def load_tokenizer(folder: Path, model: Model) -> PreTrainedTokenizerBase:
         raise ValueError(
             f"the tokenizer of model {model.name!r} in {str(folder)!r} cannot be loaded: {reason}"
         ) from error
-    require_patterns_that_end(
-        tokenizer, f"the tokenizer of model {model.name!r} in {str(folder)!r}"
-    )
+    source = f"the tokenizer of model {model.name!r} in {str(folder)!r}"
+    require_short_texts(tokenizer, source)
+    require_patterns_that_end(tokenizer, source)
     return tokenizer
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dask_embed._validation import shown, shown_error
 from dask_embed.models.bounds import require_sizes
 from dask_embed.models.hub import require_whole
-from dask_embed.models.patterns import require_patterns_that_end
+from dask_embed.models.patterns import require_patterns_that_end, require_short_texts
 from dask_embed.models.spec import Model
 
 if TYPE_CHECKING:
@@ -113,7 +113,9 @@ def static_tokenizer(table: StaticTable, revision: str) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(table.folder / TOKENIZER))
     except Exception as error:  # the library raises bare exceptions
         raise ValueError(f"{source} cannot be loaded: {shown_error(error)}") from error
-    require_patterns_that_end(SimpleNamespace(backend_tokenizer=tokenizer), source)
+    loaded = SimpleNamespace(backend_tokenizer=tokenizer)
+    require_short_texts(loaded, source)
+    require_patterns_that_end(loaded, source)
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if highest >= table.tokens:
         raise ValueError(
