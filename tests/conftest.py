@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 
 import dask_embed as de
+from dask_embed.runtime import stats as runtime_stats
 from dask_embed.runtime.stats import totals
 
 
@@ -40,6 +41,13 @@ def _synchronous() -> Iterator[None]:
     """Run Dask in this thread unless a test chooses otherwise."""
     with dask.config.set(scheduler="synchronous"):
         yield
+
+
+@pytest.fixture(autouse=True)
+def _room_for_records() -> None:
+    """Let a test count what it adds to the records, of which the latest 10,000 are kept."""
+    if len(runtime_stats._records) > 5_000:
+        runtime_stats._records.clear()
 
 
 @pytest.fixture(scope="module")
