@@ -68,7 +68,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.mark.alone
 @pytest.mark.parametrize(
     ("steps", "assigned", "most"),
-    [(50, False, 3.0), (20, True, 12.0)],
+    [(50, False, 6.0), (20, True, 12.0)],
 )
 def test_a_row_of_operators(model: str, steps: int, assigned: bool, most: float) -> None:
     """Made and optimized: twice what plain Dask takes, which leaves the filter where it is.
