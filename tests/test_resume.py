@@ -15,8 +15,11 @@ import fsspec
 import pandas as pd
 import pytest
 from counting import ROWS, Length
+from fsspec.implementations.local import LocalFileSystem
 
 import dask_embed as de
+from dask_embed.jobs import manifest
+from dask_embed.jobs.commit import Aside
 
 MARK = "_dask_embed_unfinished"
 
@@ -373,3 +376,22 @@ def test_what_does_not_go_together(tmp_path: Path, options: dict[str, Any], name
         _frame(0, 4, 1).ml.to_parquet(tmp_path / "out", resume=True, **options)
     with pytest.raises(TypeError, match="resume"):
         _frame(0, 4, 1).ml.to_parquet(tmp_path / "out", resume="all")
+
+
+def test_what_another_start_removes_at_its_end_is_no_error(tmp_path: Path) -> None:
+    """Files that it completed, and records that it removes while this one reads or makes them."""
+    fs, path = LocalFileSystem(), f"{tmp_path}/part.0.parquet"
+    aside = Aside(fs)
+    with aside.open(path, "wb") as file:
+        file.write(b"rows")
+    (hidden,) = tmp_path.iterdir()
+    hidden.unlink()
+    with pytest.raises(FileNotFoundError):
+        aside.commit()
+    Path(path).write_bytes(b"rows")
+    assert aside.commit() == {path: 4}
+
+    run = manifest.Run(fs, str(tmp_path), "rows", "run", resumes=True)
+    manifest.record(run, 0, 2, {path: 4}, {})  # no mark is there: it has ended
+    assert not Path(manifest.records_path(run)).exists()
+    assert manifest._contents(fs, [f"{tmp_path}/0-of-2.json"]) == {f"{tmp_path}/0-of-2.json": b""}

@@ -41,11 +41,16 @@ class Aside:
 
     def commit(self) -> dict[str, int]:
         """Give all files their names, and return their sizes in bytes."""
-        sizes = {path: os.path.getsize(hidden) for path, hidden in self._hidden.items()}
-        for hidden in self._hidden.values():
-            sync_file(hidden)
-        for path, hidden in self._hidden.items():
-            os.replace(hidden, path)
+        try:
+            for hidden in self._hidden.values():
+                sync_file(hidden)
+            for path, hidden in self._hidden.items():
+                os.replace(hidden, path)
+        except FileNotFoundError:
+            # Another start of this job wrote all files, ended, and removed what was unfinished.
+            if not all(map(os.path.exists, self._hidden)):
+                raise
+        sizes = {path: os.path.getsize(path) for path in self._hidden}
         for folder in {os.path.dirname(path) for path in self._hidden}:
             sync_folder(f"{folder}/")
         for path, content in self._contents.items():

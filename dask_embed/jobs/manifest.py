@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -114,7 +114,12 @@ def record(run: Run, place: int, partitions: int, files: dict[str, int], counts:
     root = run.path.rstrip("/") + "/"
     within = {path.removeprefix(root): size for path, size in files.items()}
     path = f"{records_path(run)}/{place}-of-{partitions}.json"
-    put_file(run.fs, path, Record(within, counts).to_bytes())
+    try:
+        put_file(run.fs, path, Record(within, counts).to_bytes())
+    except FileNotFoundError:  # another start of this job has ended, or is removing its records
+        mark = read_mark(run.fs, run.path)
+        if mark is not None and not (mark.get("run") == run.name and mark.get("removes")):
+            raise
 
 
 def begin_records(run: Run, identity: Identity) -> None:
@@ -154,9 +159,18 @@ def read_records(run: Run) -> dict[tuple[int, int], Record]:
 
 def _contents(fs: Any, paths: list[str]) -> dict[str, bytes]:
     if isinstance(fs, LocalFileSystem):
-        return {path: Path(path).read_bytes() for path in paths}
+        return {path: _content(Path.read_bytes, Path(path)) for path in paths}
+    read = partial(again, fs, fs.cat_file)
     with ThreadPoolExecutor(READERS) as readers:
-        return dict(zip(paths, readers.map(partial(again, fs, fs.cat_file), paths), strict=True))
+        contents = readers.map(partial(_content, read), paths)
+        return dict(zip(paths, contents, strict=True))
+
+
+def _content(read: Callable[[Any], bytes], path: Any) -> bytes:
+    try:
+        return read(path)
+    except FileNotFoundError:  # another start of the job has ended, and removes its records
+        return b""
 
 
 def resuming_run(identity: Identity, fs: Any, folder: str) -> Run:
