@@ -113,7 +113,10 @@ KWARGS = {
     "report": ({"output_loading_info": False}, "no such field"),
     "proxies": ({"proxies": ("http", "x")}, "no such field"),
     "typing mistake": ({"num_hidden_layer": 1}, "did you mean 'num_hidden_layers'"),
-    "text for a number": ({"num_hidden_layers": "two"}, "no such field"),
+    "text for a number": (
+        {"num_hidden_layers": "two"},
+        "a text where the checkpoint.s configuration has 3",
+    ),
 }
 
 
