@@ -193,11 +193,23 @@ def grams_of(text: str) -> set[str]:
 
 
 def with_semhash(folder: Path) -> Kept:
+    """Its own default model comes from the Hub: the word embeddings of all-MiniLM-L6-v2 stand in."""
+    from model2vec import StaticModel
+    from safetensors import safe_open
     from semhash import SemHash
+    from tokenizers import Tokenizer
 
+    import dask_embed as de
+
+    model = Path(de.datasets.minilm())
+    with safe_open(model / "model.safetensors", "np") as weights:
+        (name,) = (each for each in weights.keys() if "word_embeddings" in each)  # noqa: SIM118
+        words = weights.get_tensor(name)
+    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
+    static = StaticModel(vectors=words, tokenizer=tokenizer)
     texts = pd.read_parquet(folder)["text"].tolist()
-    selected = SemHash.from_records(texts).self_deduplicate(threshold=THRESHOLD)
-    return len(selected.selected), {}
+    found = SemHash.from_records(texts, model=static).self_deduplicate(threshold=THRESHOLD)
+    return len(found.selected), {}
 
 
 CONTENDERS: dict[str, dict[str, Callable[[Path], Kept]]] = {
