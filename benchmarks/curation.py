@@ -193,7 +193,7 @@ def grams_of(text: str) -> set[str]:
 
 
 def with_semhash(folder: Path) -> Kept:
-    """Its own default model comes from the Hub: the word embeddings of all-MiniLM-L6-v2 stand in."""
+    """With word embeddings of all-MiniLM-L6-v2, since its own model comes from the Hub."""
     from model2vec import StaticModel
     from safetensors import safe_open
     from semhash import SemHash
