@@ -48,10 +48,17 @@ def write_vectors(folder: Path, rows: int, dimension: int) -> None:
 
 
 def read_vectors(folder: Path) -> np.ndarray:
-    """Return all vectors of a folder, float32, shape (rows, dimension)."""
-    tables = [pq.read_table(file, columns=["embedding"]) for file in sorted(folder.iterdir())]
-    arrays = [chunk for table in tables for chunk in table["embedding"].chunks]
-    return np.concatenate([each.flatten().to_numpy().reshape(len(each), -1) for each in arrays])
+    """Return all vectors of a folder, float32, shape (rows, dimension), in one piece of memory."""
+    files = [pq.ParquetFile(file) for file in sorted(folder.iterdir())]
+    counts = [each.metadata.num_rows for each in files]
+    places = np.cumsum([0, *counts])
+    dimension = files[0].schema_arrow.field("embedding").type.list_size
+    vectors = np.empty((places[-1], dimension), np.float32)
+    for start, file in zip(places[:-1], files, strict=True):
+        for chunk in file.read(columns=["embedding"])["embedding"].chunks:
+            vectors[start : start + len(chunk)] = chunk.flatten().to_numpy().reshape(len(chunk), -1)
+            start += len(chunk)
+    return vectors
 
 
 def in_memory(vectors: np.ndarray, partitions: int) -> Any:
