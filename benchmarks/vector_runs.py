@@ -149,7 +149,7 @@ def one_run(contenders: dict[str, Run], given: list[str]) -> None:
     """Run a contender in this process, and print its figures."""
     contender, folder, settings = given
     figures = contenders[contender](Path(folder), argparse.Namespace(**json.loads(settings)))
-    print(json.dumps({**figures, "peak_mib": memory_mib()}))
+    print(json.dumps({"peak_mib": memory_mib(), **figures}))
 
 
 def versions(*modules: str) -> dict[str, str]:
