@@ -17,10 +17,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-import killed_job
-import killing
 import machine
-import tiny
+from support import killed_job, killing, tiny
 
 
 def main() -> None:

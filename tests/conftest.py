@@ -9,7 +9,6 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 # Every test computes anew what an earlier one computed, here and in the workers that it starts.
@@ -96,9 +95,8 @@ for line in sys.stdin:
 @pytest.fixture(scope="session")
 def tokens_elsewhere() -> Iterator[Callable[[Any], list[str]]]:
     """Return a function that gives the Dask tokens of objects in another process, one for all."""
-    tests = str(Path(__file__).parent)  # where an operator's class may come from
-    environment = {**os.environ, "PYTHONHASHSEED": "77"}
-    environment["PYTHONPATH"] = os.pathsep.join([tests, *filter(None, [os.getenv("PYTHONPATH")])])
+    places = os.pathsep.join(filter(None, sys.path))  # an operator's class may come from a test
+    environment = {**os.environ, "PYTHONHASHSEED": "77", "PYTHONPATH": places}
     with subprocess.Popen(
         [sys.executable, "-c", _TOKENS],
         env=environment,

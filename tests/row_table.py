@@ -81,8 +81,8 @@ A frame of 100 rows in 4 partitions, an operator that counts its rows, then the 
 what the result needs, *sent* what reaches the operator, *mapped* what reaches the same operator as
 a function of `map_partitions`. Daft, Polars and Spark are as recorded (Daft 0.7.26 `udf`, Polars
 2.1 `map_batches` with `is_elementwise`, Spark 4.3 `pandas_udf`, each with a counting function); a
-dash: not tried. The steps are written out in `tests/row_steps.py`; a test holds each row of the
-table.
+dash: not tried. The steps are written out in `tests/support/row_steps.py`; a test holds each row of
+the table.
 
 Rows that a later step leaves out are not run, so they do not fail either.
 
@@ -116,9 +116,9 @@ def main() -> None:
     """Write the page."""
     import dask
     import dask.dataframe as dd
-    from counting import Length, mapped
-    from row_steps import STEPS, table
-    from test_row_steps import outcome
+    from lazy.test_row_steps import outcome
+    from support.counting import Length, mapped
+    from support.row_steps import STEPS, table
 
     dask.config.set(scheduler="sync")
     frame = dd.from_pandas(table(), npartitions=4)

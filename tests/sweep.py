@@ -23,11 +23,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import compared
-import headed
 import torch
 import transformers
-from built import LONGEST, NotBuiltError, line, reason, save
+from support import compared, headed
+from support.built import LONGEST, NotBuiltError, line, reason, save
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 import dask_embed as de

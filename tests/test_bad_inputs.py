@@ -17,16 +17,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import bad_inputs
 import dask.dataframe as dd
-import headed
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
-from bad_inputs import Subject, arguments_of, attempt, judge
-from contract import NEEDED
 from safetensors.numpy import save_file
+from support import bad_inputs, headed, tiny
+from support.bad_inputs import Subject, arguments_of, attempt, judge
+from support.contract import NEEDED
 
 import dask_embed as de
 from dask_embed import operators

@@ -11,7 +11,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
+from support import tiny
 
 import dask_embed as de
 from dask_embed import config

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from contract import (
+from support.contract import (
     NULL,
     TEXTS,
     DataframeContract,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-import tiny
 import yaml
+from support import tiny
 
 import dask_embed as de
 from dask_embed.jobs.cli import main

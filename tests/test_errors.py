@@ -19,8 +19,8 @@ import pandas as pd
 import polars
 import pyarrow as pa
 import pytest
-import tiny
-from contract import shared_tiny_bert
+from support import tiny
+from support.contract import shared_tiny_bert
 
 import dask_embed as de
 from dask_embed.inference import runner

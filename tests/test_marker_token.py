@@ -17,9 +17,9 @@ import cloudpickle
 import dask.dataframe as dd
 import pandas as pd
 import pytest
-import tiny
-from clusters import cluster
 from distributed import Client
+from support import tiny
+from support.clusters import cluster
 from test_storage_secrets import MARKER as OF_STORE
 from test_storage_secrets import STORE, Vault
 

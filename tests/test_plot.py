@@ -15,9 +15,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-import tiny
 from sklearn.datasets import make_blobs
 from sklearn.decomposition import PCA
+from support import tiny
 
 import dask_embed as de
 from dask_embed.curation.looking import with_differences

@@ -13,9 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import headed
 import pytest
-import tiny
+from support import headed, tiny
 
 import dask_embed as de
 

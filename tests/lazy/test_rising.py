@@ -1,0 +1,401 @@
+"""An operator runs above every step that does not need it, and nothing else changes.
+
+Expected values are those of the same steps in the order in which they are written, nothing
+optimized; expected numbers of rows are counted by hand.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import dask
+import dask.dataframe as dd
+import pandas as pd
+import pytest
+from support.contract import assert_same_frame
+from support.counting import Length, LengthVector, rows_of
+from support.row_chains import BY_PARTITION, BY_PLACE, as_written, chain, mapping, sources, table
+
+import dask_embed as de
+from dask_embed.lazy.append import AppendColumns
+from dask_embed.lazy.formulas import assigned_name, conditions_in, is_condition, names_in
+from dask_embed.operators.fused import Together
+
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Insufficient elements for `head`",
+    "ignore:invalid value encountered in reduce",  # Dask, of divisions of empty partitions
+)
+
+
+@pytest.fixture(autouse=True)
+def _in_order() -> Any:
+    with dask.config.set({"scheduler": "sync", "dataframe.shuffle.method": "tasks"}):
+        yield
+
+
+@pytest.fixture(scope="module")
+def frames(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return sources(tmp_path_factory.mktemp("table"))
+
+
+# Any chain of steps
+
+
+def check_chain(frames: dict[str, Any], seed: int) -> None:
+    name = list(frames)[seed % len(frames)]
+    build, in_order = chain(seed, BY_PLACE if name == "parquet" else BY_PARTITION)
+    told = f"seed {seed} on {name}: {build.__doc__}"
+    given: list[Any] = []
+    try:
+        lazy = build(frames[name])
+        most = rows_of(lambda: given.append(as_written(lazy)))
+    except (KeyError, NotImplementedError, ValueError):
+        with mapping(), pytest.raises((KeyError, NotImplementedError, ValueError)):  # Dask's own
+            as_written(build(frames[name]))
+        return
+    try:
+        rows = rows_of(lambda: given.append(lazy.compute()))
+        expected, result = given
+        assert_same_rows(result, expected, in_order=in_order)
+        assert rows <= most or not in_order  # Dask may compute divisions anew
+        once = lazy.optimize(fuse=False)
+        assert list(once._meta.dtypes) == list(lazy._meta.dtypes)
+        if name == "parquet":  # of files, Dask joins small ones, each time that it optimizes
+            return
+        assert once.optimize(fuse=False)._name == once._name
+        if in_order:  # bounds that are known stay known; nearer to the rows they may be
+            assert once.npartitions == lazy.npartitions
+            assert once.known_divisions == lazy.known_divisions
+    except Exception as error:
+        if not dask_is_right(build, frames[name], in_order=in_order):
+            return
+        raise AssertionError(told) from error
+
+
+def assert_same_rows(given: pd.DataFrame, expected: pd.DataFrame, *, in_order: bool) -> None:
+    if not in_order:
+        given, expected = (each.sort_values("id", kind="stable") for each in (given, expected))
+    assert_same_frame(given, expected)
+
+
+def dask_is_right(build: Callable[[Any], Any], frame: Any, *, in_order: bool) -> bool:
+    """Return whether Dask gives with `map_partitions` what was written: it joins some filters."""
+    with mapping():
+        lazy = build(frame)
+        try:
+            assert_same_rows(lazy.compute(), as_written(lazy), in_order=in_order)
+        except Exception:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("first", range(0, 80, 40))
+def test_any_chain(frames: dict[str, Any], first: int) -> None:
+    for seed in range(first, first + 40):
+        check_chain(frames, seed)
+
+
+def test_a_chain_that_found_a_fault(frames: dict[str, Any]) -> None:
+    """A condition on values took the nulls that one beside it had asked for."""
+    check_chain(frames, 2604)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", range(1000, 3000, 250))
+def test_any_of_many_chains(frames: dict[str, Any], first: int) -> None:
+    for seed in range(first, first + 250):
+        check_chain(frames, seed)
+
+
+def test_chains_have_rows_and_leave_some_out(frames: dict[str, Any]) -> None:
+    """The chains are no empty test: most give rows, and the model saw fewer than were there."""
+    some = [seed for seed in range(20) if len(chain(seed, [])[0](frames["pandas"]).compute())]
+    assert len(some) > 8
+
+
+# Where it has to stay
+
+
+STAYS: dict[str, Callable[[Any], Any]] = {
+    "input replaced": lambda f: f.assign(text=f.text + "!").query("num > 3"),
+    "input cast": lambda f: f.astype({"text": object}).query("num > 3"),
+    "result filled": lambda f: f.fillna({"length": 0}).query("num > 3"),
+    "all filled": lambda f: f[["num", "length"]].fillna(0).query("num > 3"),
+    "duplicates of the result": lambda f: f.drop_duplicates(subset=["length"]),
+    "sorted by the result": lambda f: f.sort_values(["length", "id"]).head(3, compute=False),
+    "largest results": lambda f: f.nlargest(3, "length"),
+    "text as index": lambda f: f.dropna(subset=["text"]).set_index("text").query("num > 3"),
+    "a column of a hidden name": lambda f: hidden(f).query("num > 3"),
+    "a column is named as a hidden one": lambda f: hidden_by_name(f).query("num > 3"),
+    "whole rows drawn again": lambda f: f.sample(frac=0.5, replace=True, random_state=1),
+    "everything is read": lambda f: f[f.map_partitions(lambda d: d.num > 3, meta=("n", bool))],
+}
+
+
+def hidden(frame: Any) -> Any:
+    """Another column `text` than the one that the operator read."""
+    return frame[["id", "num", "length"]].assign(text="another")
+
+
+def hidden_by_name(frame: Any) -> Any:
+    return frame[["id", "num", "length"]].rename(columns={"id": "text"})
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_what_needs_the_result_or_changes_its_input(frames: dict[str, Any], name: str) -> None:
+    lazy = STAYS[name](Length()(frames["pandas"]))
+    result, expected = lazy.compute(), as_written(lazy)
+    if not lazy.known_divisions:
+        result, expected = result.sort_values("num"), expected.sort_values("num")
+    assert len(expected)
+    assert_same_frame(result, expected)
+
+
+def test_two_readers_share_one_run(frames: dict[str, Any]) -> None:
+    """What is read whole beside a part of it does not run once more for the part."""
+    whole = Length()(frames["pandas"])
+    part = whole.assign(twice=whole.num * 2).query("num > 3")
+    given: list[Any] = []
+    assert rows_of(lambda: given.extend(dask.compute(whole, part))) == 40
+    assert_same_frame(given[0], as_written(whole))
+    assert_same_frame(given[1], as_written(part))
+
+
+@pytest.mark.parametrize(("rise", "rows"), [("all", 3), ("blockwise", 20), ("none", 40)])
+def test_how_far_is_a_setting(frames: dict[str, Any], rise: str, rows: int) -> None:
+    """Above shuffles, above what moves no rows, or above nothing: 20 rows have an even number."""
+    kept = Length()(frames["pandas"]).assign(even=lambda f: f.id % 2).query("even == 0")
+    lazy = kept.nlargest(3, "id")
+    given: list[Any] = []
+    with dask.config.set({"embed.operators-rise": rise}):
+        assert rows_of(lambda: given.append(lazy.compute())) == rows
+    assert_same_frame(given[0], as_written(lazy))
+
+
+def test_a_setting_that_is_none_of_these(frames: dict[str, Any]) -> None:
+    told = r"must be one of 'all', 'blockwise', 'none'; got 'high'"
+    with dask.config.set({"embed.operators-rise": "high"}), pytest.raises(ValueError, match=told):
+        Length()(frames["pandas"])
+
+
+# Filters of more than one row
+
+
+def test_a_filter_of_a_cast_column(frames: dict[str, Any]) -> None:
+    """Dask takes a filter below a cast as it is, where the column has other values."""
+    lazy = Length()(frames["pandas"].astype({"num": str}))
+    lazy = lazy[lazy.num == "5"]
+    assert len(as_written(lazy)) == 3
+    assert_same_frame(lazy.compute(), as_written(lazy))
+
+
+def test_sums_of_filtered_rows(frames: dict[str, Any]) -> None:
+    """Two that cumulate are not joined: the second is of what the first has left."""
+
+    def twice(frame: Any) -> Any:
+        first = frame[frame.num.cumsum() < 200]
+        second = first[first.num.cumsum() > 20]
+        return second[second.lang == "en"]
+
+    lazy = twice(Length()(frames["pandas"]))
+    expected = twice(Length()(table()))
+    given: list[Any] = []
+    rows = rows_of(lambda: given.append(lazy.compute()))
+    assert 0 < len(expected) == rows
+    assert_same_frame(given[0], expected)
+
+
+def test_a_cumulating_filter_of_few_columns_of_files(frames: dict[str, Any]) -> None:
+    """Both sides of the filter are read in as many partitions."""
+    lazy = Length()(frames["parquet"])
+    lazy = lazy[lazy.num.cumsum() < 100][["length"]]
+    expected = Length()(table())
+    expected = expected[expected.num.cumsum() < 100][["length"]]
+    assert_same_frame(lazy.compute(), expected)
+
+
+# Columns of other names
+
+
+def test_operators_under_new_names_share_their_tokens(tmp_path_factory: Any) -> None:
+    from support.contract import shared_tiny_bert
+
+    model = shared_tiny_bert(tmp_path_factory)
+    frame = dd.from_pandas(table().dropna(subset=["text"]), npartitions=2, sort=False)
+    both = frame.ml.embed(model=model).ml.embed(model=model, output="second", pooling="cls")
+    lazy = both.rename(columns={"text": "body", "second": "other"}).query("num > 3")
+    plan = lazy.optimize(fuse=False).expr
+    (node,) = {n._name: n for n in plan.find_operations(AppendColumns)}.values()
+    assert isinstance(node.operator.operator, Together)
+    assert_same_frame(lazy.compute(), as_written(lazy))
+    assert_same_frame(lazy[["id", "other"]].compute(), as_written(lazy)[["id", "other"]])
+
+
+def test_a_name_that_is_no_text_stays_above(frames: dict[str, Any]) -> None:
+    lazy = Length()(frames["pandas"]).rename(columns={"length": 7})
+    lazy = lazy[lazy.num > 3]
+    assert_same_frame(lazy.compute(), as_written(lazy))
+
+
+# Rows that fail
+
+
+def test_rows_that_a_later_filter_drops_do_not_fail() -> None:
+    """They are not run; what was written as a failure of all is none."""
+    pdf = pd.DataFrame({"id": [1, 2, 3], "text": ["a", b"\xff\xfe", "c"]})
+    with dask.config.set({"dataframe.convert-string": False}):
+        frame = dd.from_pandas(pdf, npartitions=1)
+        lazy = Length()(frame.assign(twice=frame.id * 2)).query("id != 2")
+        assert lazy.length.compute().tolist() == [1, 1]
+        with pytest.raises(ValueError, match="row 1 of the partition"):
+            as_written(lazy)
+
+
+# Steps that need results of the same row, and frames behind each other
+
+RISE: dict[str, tuple[Callable[[Any], Any], int]] = {
+    "assigned": (lambda f: english(f.assign(twice=f.length * 2)), 10),
+    "assigned over": (lambda f: english(f.assign(length=f.length + f.num, half=f.num / 2)), 10),
+    "assigned, unused": (lambda f: english(f.assign(twice=f.length * 2))[["id"]], 0),
+    "assigned twice": (
+        lambda f: english(f.assign(a=f.length * 2).assign(b=lambda g: g.a + g.num)),
+        10,
+    ),
+    "renamed behind": (
+        lambda f: english(f.assign(a=f.length * 2).rename(columns={"length": "size"})),
+        10,
+    ),
+    "filled": (lambda f: english(f.fillna({"length": 0})), 10),
+    "sorted": (lambda f: f.assign(a=f.length * 2).nlargest(3, "id"), 3),
+    "concat": (lambda f: english(dd.concat([f, f])), 10),
+    "concat of two": (lambda f: english(dd.concat([f, Length()(more())])), 20),
+    "concat, selected": (lambda f: english(dd.concat([f, f]))[["id", "length"]], 10),
+    "concat, head": (lambda f: dd.concat([f, f]).head(3, compute=False), 3),
+    "concat, mean": (lambda f: (lambda g: g[g.num > g.num.mean()])(dd.concat([f, f])), 40),
+}
+
+
+def english(frame: Any) -> Any:
+    return frame[frame.lang == "en"]
+
+
+def more() -> Any:
+    return dd.from_pandas(table().assign(id=lambda f: f.id + 100), npartitions=2)
+
+
+@pytest.mark.parametrize("name", RISE)
+def test_rows_of_the_same_row_and_of_several_frames(frames: dict[str, Any], name: str) -> None:
+    step, least = RISE[name]
+    lazy = step(Length()(frames["pandas"]))
+    given: list[Any] = []
+    assert rows_of(lambda: given.append(lazy.compute())) == least
+    expected = as_written(lazy)
+    assert len(expected)
+    assert_same_frame(given[0], expected)
+
+
+# Formulas of `query` and `eval`
+
+COLUMNS = ["a", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("formula", "names"),
+    [
+        ("a > 1", {"a"}),
+        ("a > 1 and b == 'x'", {"a", "b"}),
+        ("(a > 1) & ~(b in ['x', 'y'])", {"a", "b"}),
+        ("a + b * 2 < c", {"a", "b", "c"}),
+        ("a > a.mean()", None),
+        ("abs(a) > 1", None),
+        ("a > @limit", None),
+        ("index > 3", None),
+        ("`a b` > 3", None),
+        ("a.cumsum() < 3", None),
+        ("a[0] > 1", None),
+        ("1 > 2", None),
+        ("a >", None),
+    ],
+)
+def test_names_in_a_formula(formula: str, names: set[str] | None) -> None:
+    assert names_in(formula, COLUMNS) == names
+
+
+def test_conditions_bind_as_pandas_binds_them() -> None:
+    """`|` and `&` bind as `or` and `and` do, other than in Python."""
+    assert conditions_in("a > 1 and b > 2 and c > 3") == ["a > 1", "b > 2", "c > 3"]
+    assert conditions_in("a > 1 & b > 2") == ["a > 1", "b > 2"]
+    assert len(conditions_in("a > 1 | b > 2 and c > 3")) == 1
+    assert is_condition("not a > 1")
+    assert not is_condition("a + b")
+    assert assigned_name("d = a + b") == ("d", "a + b")
+    assert assigned_name("a + b") == (None, "")
+
+
+@pytest.mark.parametrize(
+    "formula",
+    [
+        "num > 3 | part > 2 and id > 30",
+        "num > 3 & part > 2 or id > 30",
+        "not num > 3 and lang == 'en'",
+        "lang != 'en' and part > 2",
+        "lang in ['en', 'de'] and 3 < num < 9",
+        "num == [1, 2, 3] and length > 10",
+        "num > 3 or length > 20",
+    ],
+)
+def test_queries(frames: dict[str, Any], formula: str) -> None:
+    """Expected of pandas itself."""
+    lazy = Length()(frames["pandas"]).query(formula)
+    expected = Length()(table()).query(formula)
+    assert 0 < len(expected) < 40
+    assert_same_frame(lazy.compute(), expected)
+
+
+def test_chunks_and_steps(tmp_path_factory: Any) -> None:
+    """A row for each chunk: what counts rows stays above, what looks at one goes below."""
+    from support.contract import shared_tiny_bert
+
+    model = shared_tiny_bert(tmp_path_factory)
+    pdf = table().assign(text=lambda f: f.text + " and more of it, to be cut.")
+    frame = dd.from_pandas(pdf, npartitions=3, sort=False)
+    steps: dict[str, Callable[[Any], Any]] = {
+        "query": lambda f: f.assign(twice=f.num * 2).query("twice > 8"),
+        "renamed": lambda f: f.rename(columns={"num": "number"}).dropna(subset=["part"]),
+        "sampled": lambda f: f.sample(frac=0.5, random_state=1),
+        "cumulated": lambda f: f[f.num.cumsum() < 60],
+        "sorted": lambda f: f.sort_values(["id", "chunk_index"]).head(5, compute=False),
+        "of chunks": lambda f: f.assign(late=f.chunk_index > 0).query("late and num > 3"),
+    }
+    cut = frame.ml.chunk("text", model=model, max_tokens=9)
+    for name, step in steps.items():
+        lazy = step(cut)
+        expected = as_written(lazy)
+        assert len(expected), name
+        assert_same_frame(lazy.compute(), expected)
+
+
+def test_quantized_vectors(frames: dict[str, Any]) -> None:
+    """With ranges of their own each row is stored for itself, so the steps pass."""
+    for precision, rows in (("float16", 5), ("int8", 40)):
+        small = de.quantize(LengthVector()(frames["pandas"]), "vector", precision)
+        lazy = small.assign(twice=small.num * 2).nlargest(5, "id")
+        given: list[Any] = []
+        assert rows_of(lambda: given.append(lazy.compute())) == rows  # noqa: B023
+        assert_same_frame(given[0], as_written(lazy))
+
+
+def test_every_step_is_in_some_chain() -> None:
+    """So that a step which is written wrong, and leaves every frame as it is, is seen."""
+    from support import row_chains
+
+    rng = random.Random(1)
+    frame = dd.from_pandas(table(), npartitions=4)
+    copies = (row_chains._back, row_chains._copy)
+    every = [*row_chains.BLOCKWISE, *row_chains.BY_PARTITION, *row_chains.MOVING]
+    made = LengthVector()(Length()(frame))
+    for step in every:
+        if step not in copies:
+            assert step(made, rng)._name != made._name, step.__name__
