@@ -192,26 +192,6 @@ def grams_of(text: str) -> set[str]:
     return {" ".join(words[i : i + NGRAM]) for i in range(len(words) - NGRAM + 1)}
 
 
-def with_semhash(folder: Path) -> Kept:
-    """With word embeddings of all-MiniLM-L6-v2, since its own model comes from the Hub."""
-    from model2vec import StaticModel
-    from safetensors import safe_open
-    from semhash import SemHash
-    from tokenizers import Tokenizer
-
-    import dask_embed as de
-
-    model = Path(de.datasets.minilm())
-    with safe_open(model / "model.safetensors", "np") as weights:
-        (name,) = (each for each in weights.keys() if "word_embeddings" in each)  # noqa: SIM118
-        words = weights.get_tensor(name)
-    tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
-    static = StaticModel(vectors=words, tokenizer=tokenizer)
-    texts = pd.read_parquet(folder)["text"].tolist()
-    found = SemHash.from_records(texts, model=static).self_deduplicate(threshold=THRESHOLD)
-    return len(found.selected), {}
-
-
 CONTENDERS: dict[str, dict[str, Callable[[Path], Kept]]] = {
     "exact": {
         "dask-embed": with_dask_embed("drop_exact_duplicates"),
@@ -221,10 +201,9 @@ CONTENDERS: dict[str, dict[str, Callable[[Path], Kept]]] = {
         "dask-embed": with_dask_embed("drop_fuzzy_duplicates", threshold=THRESHOLD, ngram=NGRAM),
         "datasketch": with_datasketch,
         "text-dedup": with_numpy_permutations,
-        "semhash": with_semhash,  # by vectors of its own, not by n-grams
     },
 }
-PACKAGES = {each: each for each in ("datasketch", "semhash")} | {"text-dedup": "datasketch"}
+PACKAGES = {"datasketch": "datasketch", "text-dedup": "datasketch"}
 """What a contender needs, of those that are too slow for the largest corpus."""
 
 
