@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import transformers
 from datasketch.lsh import _optimal_param
 from support.clusters import cluster
 from support.jaccard import Pairs, alike, kept, word_ngrams
+from support.tiny import save
 
 import dask_embed as de
 from dask_embed.curation.candidates import FIRST, NEAR, candidate_pairs
@@ -292,6 +294,19 @@ def test_tokens_that_a_plan_has_are_compared(frame: pd.DataFrame) -> None:
     tokens = pd.Series(pd.arrays.ArrowExtensionArray(pa.array(lists, pa.list_(pa.int32()))))
     ddf = dd.from_pandas(frame.assign(tokens=tokens), npartitions=3)
     got = ddf.ml.drop_fuzzy_duplicates("tokens", unit="token", id="id").id.compute()
+    spaced = [{tuple(ids[i : i + 5]) for i in range(len(ids) - 4)} or {tuple(ids)} for ids in lists]
+    assert set(got) == kept(frame.id.tolist(), alike(spaced, 0.8))
+
+
+def test_a_plan_that_tokenizes_tokenizes_once(frame: pd.DataFrame, tmp_path: Path) -> None:
+    """The signatures are made of the tokens that the operator below made of each text."""
+    model = str(save("bert", tmp_path / "bert"))
+    ddf = dd.from_pandas(frame, npartitions=3).ml.tokenize("text", model=model)
+    before = de.stats().query("operator == 'Tokenizer'").rows.sum()
+    got = ddf.ml.drop_fuzzy_duplicates("tokens", unit="token", id="id").id.compute()
+    assert de.stats().query("operator == 'Tokenizer'").rows.sum() - before == len(frame)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(model)
+    lists = tokenizer(frame.text.tolist())["input_ids"]
     spaced = [{tuple(ids[i : i + 5]) for i in range(len(ids) - 4)} or {tuple(ids)} for ids in lists]
     assert set(got) == kept(frame.id.tolist(), alike(spaced, 0.8))
 
