@@ -14,6 +14,7 @@ from dask_embed._version import __version__ as __version__
 if TYPE_CHECKING:
     from dask_embed import datasets, plot
     from dask_embed.accessor import register_operator
+    from dask_embed.columns.declared import declare_columns
     from dask_embed.curation.clustering import FittedKMeans, KMeans
     from dask_embed.curation.report import curation_report
     from dask_embed.curation.thresholds import duplicates_by_threshold
@@ -40,6 +41,7 @@ _HOMES = {
     "cluster": "dask_embed.jobs.cluster",
     "curation_report": "dask_embed.curation.report",
     "datasets": "dask_embed",
+    "declare_columns": "dask_embed.columns.declared",
     "describe_model": "dask_embed.jobs.inspection",
     "discard_unfinished": "dask_embed.jobs.unfinished",
     "duplicates_by_threshold": "dask_embed.curation.thresholds",

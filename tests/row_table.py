@@ -55,7 +55,7 @@ RECORDED: dict[str, Recorded] = {
     "melt of others": (None, 0, None),
 }
 
-FUNCTION = "nobody knows what a function does with its partition"
+FUNCTION = "nobody knows what a function does, unless `declare_columns` says it"
 REPEATED = "the step repeats rows, and a filter behind it does not pass it"
 OVERLAP = "the parts may overlap: they share one run"
 # The least rows of steps that send more, and why they do; None where it depends on chance.

@@ -22,6 +22,7 @@ from dask_embed.lazy._dask import (
 from dask_embed.lazy.append import AppendColumns, OperatorRows, Settled, settled
 from dask_embed.lazy.chunks import ChunkRows
 from dask_embed.lazy.computed import ComputedRows
+from dask_embed.lazy.declared import DeclaredRows
 from dask_embed.operators.fused import Together, together
 from dask_embed.operators.renamed import unwrapped
 
@@ -38,7 +39,7 @@ def expected_rows(frame: Any) -> int | None:
     total = 0
     for node in _distinct(plan):
         operators = operators_of(node)
-        if isinstance(node, MapPartitions) and not operators:
+        if isinstance(node, MapPartitions | DeclaredRows) and not operators:
             return None
         if operators:
             rows = _of_operator(node, missing)

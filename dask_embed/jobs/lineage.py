@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from fsspec.implementations.arrow import ArrowFSWrapper
 
+from dask_embed.columns.declared import DeclaredColumns
 from dask_embed.jobs.folder import READERS, read_origin, run_of
 from dask_embed.jobs.origin import UNKNOWN, Origin, origins_in_file, several
 from dask_embed.lazy._dask import (
@@ -145,6 +146,8 @@ def below(node: Expr, column: Any) -> list[tuple[Expr, Any]]:
         return [(node.operand("_expr"), column)]
     if isinstance(node, _COMPUTING):
         return []
+    if isinstance(node, MapPartitions) and isinstance(node.func, DeclaredColumns):
+        return [] if column in node.func.writes else [(node.frame, column)]
     if isinstance(node, _NAMING):
         return [(node.frame, node.frame.columns[list(node.columns).index(column)])]
     if isinstance(node, Assign) and column in node.keys:

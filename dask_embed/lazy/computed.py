@@ -38,6 +38,7 @@ from dask_embed.lazy.kept import Kept
 from dask_embed.lazy.parts import in_equal_parts
 from dask_embed.lazy.readers import dependents_of, readers_of, wanted_columns
 from dask_embed.lazy.rising import raised
+from dask_embed.lazy.steps import step_of
 
 
 class ComputedRows(Blockwise):
@@ -236,7 +237,7 @@ class SameRows(ComputedRows, Elemwise):
         if isinstance(parent, SetIndexBlockwise) and self._gives_an_index(parent, dependents):
             only = Projection(self, [parent.operand("other")])
             return type(parent)(only, *parent.operands[1:])
-        if isinstance(parent, ComputedRows):
+        if isinstance(parent, ComputedRows) and step_of(parent) is None:
             return parent.joined(dependents)
         if (above := raised(self, parent, dependents)) is not None:
             return above
@@ -327,7 +328,7 @@ class SelectResult(Projection):
             without = self.frame.asked_for_nulls(self, parent, dependents)
             if without is not None:
                 return without
-        if isinstance(parent, ComputedRows):
+        if isinstance(parent, ComputedRows) and step_of(parent) is None:
             return parent.joined(dependents)
         if self.computing is not None:
             above = raised(self, parent, dependents)

@@ -11,6 +11,7 @@ import enum
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from typing import Any
 
+from dask_embed.columns.declared import DeclaredColumns
 from dask_embed.lazy._dask import (
     AddPrefix,
     AddSuffix,
@@ -29,6 +30,7 @@ from dask_embed.lazy._dask import (
     LocList,
     LocSlice,
     LocUnknown,
+    MapPartitions,
     Merge,
     NFirst,
     NLargest,
@@ -105,8 +107,13 @@ def step_of(node: Expr, frame: Expr | None = None) -> Step | None:
     """Return what a step of Dask does to `frame`, by default its first, None if it is not known."""
     if isinstance(node, Merge):
         return None if frame is None else merge_of(node, frame)
-    describe = _TABLE.get(type(node))
-    return describe(node) if describe else None
+    found = _TABLE.get(type(node))
+    return found(node) if found else None
+
+
+def describe(kind: type[Expr], step: Callable[[Any], Step | None]) -> None:
+    """Add a step of ours to the table."""
+    _TABLE[kind] = step
 
 
 def _same(node: Expr) -> Step:
@@ -228,6 +235,20 @@ def _repartition(node: Repartition) -> Step | None:
     return None if node.operand("partition_size") is not None else Step(Rows.MOVED)
 
 
+def _declared(node: MapPartitions) -> Step | None:
+    declared = node.func
+    others = len(node.operands) > len(node._parameters)  # further frames, or values of tasks
+    known = isinstance(declared, DeclaredColumns) and node.frame.ndim == 2
+    if not known or others or node.clear_divisions:
+        return None
+    frame, writes = list(node.frame.columns), declared.writes
+    new = [*frame, *(name for name in writes if name not in frame)]
+    # A `meta` of the user's may promise others, and names of columns may stand twice.
+    if list(node._meta.columns) != new or len(set(new)) != len(new):
+        return None
+    return Step(Rows.SAME, reads=frozenset(declared.reads), changes=frozenset(writes))
+
+
 def merge_of(node: Merge, frame: Expr) -> Step | None:
     """Return what a merge does to one of its frames, None if it may repeat rows of it."""
     place = 0 if node.left._name == frame._name else 1
@@ -267,6 +288,7 @@ _TABLE: dict[type[Expr], Callable[[Any], Step | None]] = {
     _DeepCopy: _same,
     ResetIndex: _reset_index,
     Eval: _eval,
+    MapPartitions: _declared,
     Query: _query,
     DropnaFrame: _dropna,
     Loc: _located,

@@ -14,6 +14,8 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 
+import dask_embed as de
+
 ROWS = 100
 LANGUAGES = ["en", "de", "fr", "it"]
 
@@ -56,6 +58,14 @@ def labelled() -> Any:
 def beside() -> Any:
     """A frame of the same labels in other partitions."""
     return dd.from_pandas(pd.DataFrame({"low": np.arange(ROWS) < 10}), npartitions=3)
+
+
+def declared(frame: Any) -> Any:
+    """A function of partitions that says which columns it reads and writes."""
+    twice = de.declare_columns(
+        lambda part: part.assign(twice=part.num * 2), reads=["num"], writes={"twice": "int64"}
+    )
+    return frame.map_partitions(twice)
 
 
 def without(frame: Any) -> Any:
@@ -114,6 +124,8 @@ WHOLE: dict[str, Step] = {
     "map_partitions": (lambda f: f.map_partitions(lambda d: d), 100),
     "map_partitions, head": (lambda f: f.map_partitions(lambda d: d).head(5), None),
     "map_partitions, unused": (lambda f: f.map_partitions(lambda d: d)[["id"]], None),
+    "map_partitions, declared, head": (lambda f: declared(f).head(5), 5),
+    "map_partitions, declared, unused": (lambda f: declared(f)[["id"]], 0),
     "map_overlap": (lambda f: f.map_overlap(lambda d: d, 1, 1), 100),
 }
 
@@ -185,6 +197,7 @@ FILTER_AFTER: dict[str, Step] = {
     "select_dtypes": (lambda f: f.select_dtypes(exclude="datetime"), 25),
     "eval": (lambda f: f.eval("twice = num * 2"), 25),
     "map_partitions": (lambda f: f.map_partitions(lambda d: d), None),
+    "map_partitions, declared": (lambda f: declared(f), 25),
     "repartition by divisions": (
         lambda f: f.repartition(divisions=[0, 50, 99]) if f.known_divisions else f,
         25,
