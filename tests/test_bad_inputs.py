@@ -137,6 +137,7 @@ def test_functions(vectors: pd.DataFrame, made) -> None:
         (de.calibration_ranges, series),
         (de.explain, {"frame": lazy, "file": io.StringIO()}),
         (de.stats, {}),
+        (de.declare_columns, {"function": len, "reads": ["text"], "writes": ["a"]}),
         (de.Embedder(made("embed")).__call__, {}),
     ):
         also = (call.__name__, "Embedder takes", "takes a column of vectors")

@@ -9,11 +9,13 @@ from typing import Any
 from dask.utils import funcname, is_dataframe_like
 from pandas.api.types import pandas_dtype
 
+from dask_embed._options import named_options
 from dask_embed._validation import shown, shown_error, strings
 from dask_embed.columns.digests import value_bytes
 from dask_embed.columns.frames import is_dask_frame, require_frame
 
 
+@named_options
 def declare_columns(function: Callable[..., Any], *, reads: Any, writes: Any) -> DeclaredColumns:
     """Return `function` with the columns that it reads and writes, for `map_partitions`.
 
