@@ -10,9 +10,9 @@ import dask
 import dask.dataframe as dd
 import pandas as pd
 import pytest
-from counting import Length, LengthVector, rows_of
 from pandas.testing import assert_frame_equal
-from row_chains import as_written, table
+from support.counting import Length, LengthVector, rows_of
+from support.row_chains import as_written, table
 
 import dask_embed as de
 
