@@ -11,7 +11,10 @@ import yaml
 from dask_embed._validation import meant, shown
 
 # This module may be imported while Dask is: `dask_embed._registration` does so.
-CHOICES = {"operators-rise": ("all", "blockwise", "none")}
+CHOICES = {
+    "operators-rise": ("all", "blockwise", "none"),
+    "product-device": ("auto", "cpu", "cuda"),
+}
 COUNTS = ("shuffle-partitions",)
 DEFAULTS = yaml.safe_load((Path(__file__).parent / "embed.yaml").read_text("utf8"))
 

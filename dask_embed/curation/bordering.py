@@ -74,7 +74,7 @@ def _probed(
     """Return rows and the other clusters of which the border is no further than `half`."""
     values = centres.values
     measure = Measure("cosine")
-    products = measure.products(measure.comparable(vectors), values)
+    products = measure.products(measure.comparable(vectors), values).on_host()
     own = products[np.arange(len(vectors)), clusters]
     apart = np.sqrt(np.maximum(2 - 2 * (values @ values.T), 1e-12))
     to_border = (own[:, None] - products) / apart[clusters]

@@ -180,7 +180,7 @@ def assign(vectors: np.ndarray, centres: Centres) -> Assigned:
     for rows in _blocks(len(vectors)):
         block = Measure(centres.metric).comparable(vectors[rows])
         products = Measure(centres.metric).products(block, centres.values)
-        clusters[rows] = products.argmax(axis=1)
+        clusters[rows], _ = products.highest()
         similarities = Measure(centres.metric).of_pairs(block, centres.values[clusters[rows]])
         distances[rows] = 1 - similarities if centres.metric == "cosine" else -similarities
     return Assigned(clusters, distances)
@@ -194,8 +194,8 @@ def partial_sums(vectors: np.ndarray, centres: Centres) -> Sums:
     for rows in () if centres.converged else _blocks(len(vectors)):
         block = Measure(centres.metric).comparable(vectors[rows])
         products = Measure(centres.metric).products(block, centres.values)
-        clusters = products.argmax(axis=1)
-        inertia += _squared_distances(block, products.max(axis=1), centres)
+        clusters, highest = products.highest()
+        inertia += _squared_distances(block, highest, centres)
         order = np.argsort(clusters, kind="stable")
         found = np.bincount(clusters, minlength=len(sums))
         ends, ordered = np.cumsum(found), block[order].astype(np.float64)

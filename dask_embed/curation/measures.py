@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from dask_embed.curation.products import Products, multiplied
+
 MEASURES = ("cosine", "dot", "euclidean", "hamming")
 # torch.nn.functional.normalize, which sentence-transformers calls, divides by no less.
 _SHORTEST = 1e-12
@@ -48,16 +50,14 @@ class Measure:
 
     def products(
         self, left: np.ndarray, right: np.ndarray, out: np.ndarray | None = None
-    ) -> np.ndarray:
+    ) -> Products:
         """Return the products of two blocks of `comparable` vectors, shape (left, right).
 
         Of Euclidean distances half the squared length of `right` is taken off, so that more is
         nearer for each vector of `left`.
         """
-        found = np.matmul(left, right.T, out=out)
-        if self.name == "euclidean":
-            found -= _squares(right) / 2
-        return found
+        less = _squares(right) / 2 if self.name == "euclidean" else None
+        return multiplied(left, right, less, out)
 
     def as_products(self, similarities: np.ndarray, left: np.ndarray) -> np.ndarray:
         """Return the products that similarities to the vectors `left` would come from."""

@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from dask_embed.curation.measures import Measure
+from dask_embed.curation.products import Products
 
 _QUERIES, _ROWS = 1024, 4096  # of a block of products: 16 MiB of float32
-_GROUPS = 8  # of products for each neighbour that is wanted, to bound the least of them
 
 
 class Neighbours(NamedTuple):
@@ -114,7 +114,7 @@ def nearest_rows(
             products = by.products(left, right, space)
             if out is not None:
                 here = np.flatnonzero((out >= rows.start) & (out < rows.stop))
-                products[here, out[here] - rows.start] = -np.inf
+                products.leave_out(here, out[here] - rows.start)
             passed = by.as_products(np.maximum(best.lowest, least)[asked], left)
             query, row = _candidates(products, passed, by.error(left, right), k)
             query, row = query + asked.start, row + rows.start
@@ -123,35 +123,19 @@ def nearest_rows(
 
 
 def _candidates(
-    products: np.ndarray, passed: np.ndarray, error: np.ndarray, k: int
+    products: Products, passed: np.ndarray, error: np.ndarray, k: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return query and row of the products that may be among the best `k` of a query.
 
     At first, and where each block is better than those before it, the best of the block itself
     tell more than `passed`, the products of what was found until then.
     """
-    columns = products.shape[1]
+    count, columns = products.shape
     told = bool(np.isfinite(passed).all())
-    found = _above(products, passed - error) if told or columns <= k else None
-    if found is None or (len(found) > 2 * k * len(products) and columns > k):
-        found = _above(products, np.maximum(passed, _exceeded(products, k)) - error)
+    found = products.at_least(passed - error) if told or columns <= k else None
+    if found is None or (len(found) > 2 * k * count and columns > k):
+        found = products.at_least(np.maximum(passed, products.exceeded(k)) - error)
     return found // columns, found % columns
-
-
-def _exceeded(products: np.ndarray, k: int) -> np.ndarray:
-    """Return for each query a number that `k` of its products reach, and few more.
-
-    The `k`-th of the highest of some groups: two of the best seldom are in one.
-    """
-    groups = min(_GROUPS * k, products.shape[1])
-    whole = products.shape[1] // groups * groups
-    highest = products[:, :whole].reshape(len(products), -1, groups).max(axis=1)
-    return np.partition(highest, groups - k, axis=1)[:, groups - k]
-
-
-def _above(products: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    least = np.maximum(floor, np.finfo(np.float32).min)  # so that what is left out is below
-    return np.flatnonzero(products >= least.astype(np.float32)[:, None])
 
 
 def near_pairs(vectors: np.ndarray, threshold: float, measure: str) -> Iterator[Pairs]:
@@ -182,8 +166,9 @@ def _pairs(
             if right is None and second.stop <= first.start + 1:
                 continue  # of pairs the other way round
             compared = by.comparable(others[second])
-            least = (floor - by.error(block, compared)).astype(np.float32)
-            rows, columns = np.nonzero(by.products(block, compared) >= least[:, None])
+            least = floor - by.error(block, compared)
+            places = by.products(block, compared).at_least(least)
+            rows, columns = places // len(compared), places % len(compared)
             rows, columns = rows + first.start, columns + second.start
             if right is None:
                 later = columns > rows
@@ -231,7 +216,7 @@ def nearest_by_tokens(
             longest = np.sqrt(np.einsum("ij,ij->i", right, right).max())
             error = 4 * (len(left) + left.shape[1]) * np.finfo(np.float32).eps * lengths * longest
             passed = best.lowest[asked].astype(np.float64)
-            query, row = _candidates(sums, passed, error, k)
+            query, row = _candidates(Products(sums), passed, error, k)
             query, row = query + asked.start, row + rows.start
             found = [_max_sim(queries[q], documents[r]) for q, r in zip(query, row, strict=True)]
             best.add(query, row, np.array(found, np.float32))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import tracemalloc
 from typing import Any
 
+import dask
 import numpy as np
 import pytest
+import torch
 
+from dask_embed.curation import kmeans, products
 from dask_embed.curation.measures import Measure, unit
 from dask_embed.curation.pairwise import (
     Best,
@@ -206,3 +209,65 @@ def test_no_value_for_each_pair_is_held() -> None:
 def test_cosine_of_a_zero_vector_is_zero() -> None:
     zero, one = np.zeros((1, 3), "float32"), np.ones((1, 3), "float32")
     assert Measure("cosine").of_pairs(zero, one).tolist() == [0]
+
+
+# -------------------------------------------------------------------------------- on another device
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.cuda)]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("precision", ["highest", "high"])
+def test_products_of_torch_change_no_digit(
+    device: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They only say what is worth a look: rows, their order and similarities are the same."""
+    before = torch.get_float32_matmul_precision()
+    for metric in METRICS:
+        vectors = some_vectors("float32")
+        queries, out = vectors[::50], np.arange(0, ROWS, 50)
+        wanted = nearest_rows(queries, vectors, 6, metric, leave_out=out)
+        least = float(np.quantile(wanted.similarities, 0.5))
+        pairs = list(near_pairs(vectors[:3000], least, metric))
+        with monkeypatch.context() as patch:
+            patch.setattr(products, "product_device", lambda: device)
+            torch.set_float32_matmul_precision(precision)
+            try:
+                found = nearest_rows(queries, vectors, 6, metric, leave_out=out)
+                also = list(near_pairs(vectors[:3000], least, metric))
+            finally:
+                torch.set_float32_matmul_precision(before)
+        assert found.rows.tolist() == wanted.rows.tolist()
+        assert found.similarities.tolist() == wanted.similarities.tolist()
+        assert sum(len(part.left) for part in pairs) > 20
+        for one, other in zip(pairs, also, strict=True):
+            assert [each.tolist() for each in one] == [each.tolist() for each in other]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_clusters_by_products_of_torch(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = some_vectors("float32")
+    centres = kmeans.Centres(vectors[[1, 500, 900, 3000]], "euclidean")
+    wanted, sums = kmeans.assign(vectors, centres), kmeans.partial_sums(vectors, centres)
+    monkeypatch.setattr(products, "product_device", lambda: device)
+    found, also = kmeans.assign(vectors, centres), kmeans.partial_sums(vectors, centres)
+    assert found.clusters.tolist() == wanted.clusters.tolist()
+    assert found.distances.tolist() == wanted.distances.tolist()
+    np.testing.assert_array_equal(also.counts, sums.counts)
+    np.testing.assert_array_equal(also.sums, sums.sums)
+    np.testing.assert_allclose(also.inertia, sums.inertia, rtol=1e-6)
+
+
+def test_a_gpu_that_is_asked_for_and_not_there() -> None:
+    assert products.product_device() is None
+    if torch.cuda.is_available():
+        pytest.skip("torch has a GPU")
+    with (
+        dask.config.set({"embed.product-device": "cuda"}),
+        pytest.raises(ValueError, match="no GPU"),
+    ):
+        nearest_rows(np.ones((2, 3), "float32"), np.ones((4, 3), "float32"), 1, "dot")
+    with (
+        dask.config.set({"embed.product-device": "gpu"}),
+        pytest.raises(ValueError, match="'auto'"),
+    ):
+        products.product_device()
