@@ -4,28 +4,45 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set, ValuesView
+from functools import lru_cache
 from typing import Any
+from urllib.parse import unquote
 
 # Parts of names, as letters without what joins them: ``api_key`` and ``apiKey`` are "apikey".
 _SECRET_PARTS = (
-    *("password", "passwd", "passphrase", "secret", "credential", "authorization", "bearer"),
-    *("apikey", "accesskey", "accountkey", "privatekey", "sharedkey", "connectionstring"),
+    *("password", "passwd", "passphrase", "passcode", "userpass", "dbpass", "authorization"),
+    *("secret", "credential", "bearer", "oauth", "connectionstring"),
 )
-_SECRET_WORDS = frozenset({"auth", "cookie", "jwt", "pat", "pwd", "sas"})
-# A name that ends in "token" is of a secret, unless all of its other words say of which place in
-# a text it is: ``tool_api_token`` is one of a service.
+# Keys that open something: ``primary_key`` and ``sort_key`` name columns.
+_OPENING_KEYS = tuple(
+    f"{what}key"
+    for what in (
+        *("api", "access", "account", "private", "shared", "signing", "encryption", "ssh", "hmac"),
+        *("client", "master", "subscription", "storage", "service", "session", "license", "hf"),
+        *("aws", "azure", "openai", "wandb"),
+    )
+)
+_SECRET_WORDS = frozenset({"auth", "cookie", "cookies", "creds", "jwt", "otp", "pat", "pwd", "sas"})
+# A name with "token" is of a secret, unless all of its other words say that it is of a text:
+# ``tool_api_token`` and ``token_value`` have others.
 _WORDS_OF_TEXT_TOKENS = frozenset(
     {
         *("additional", "audio", "begin", "boi", "bos", "cls", "decoder", "end", "eoi", "eos"),
         *("eot", "extra", "fake", "image", "mask", "max", "min", "new", "newline", "num", "pad"),
         *("prefix", "sep", "special", "speech", "start", "stop", "suffix", "think", "tool", "unk"),
-        *("video", "vision", "word", "break", "call", "eod", "forced", "of", "text"),
+        *("video", "vision", "word", "break", "call", "eod", "forced", "of", "text", "added"),
+        *("type", "types", "id", "ids", "index", "count", "counts", "level", "limit", "length"),
+        *("embedding", "embeddings", "classification", "dropout", "pooling", "ratio", "position"),
+        *("column", "batch", "batched", "per", "use", "input", "output", "prompt", "budget"),
+        *("overlap", "window", "long", "prefill", "threshold", "labels", "pattern", "placeholder"),
+        *("question", "query", "space", "delimiter", "line", "fill", "middle", "empty", "entity"),
     }
 )
 # These count tokens, and are of no single one: ``max_new_tokens``, but ``new_token`` is a secret.
 _WORDS_OF_COUNTS = frozenset({"max", "min", "new", "num"})
 _WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_TOKEN = re.compile(r"token(?!i[sz])")  # and no tokenizer
 # What stands between :// and @, of bounded length: texts may be long. `Path` leaves one slash.
 # A user alone is a secret of the web only: ``abfs://container@account`` is a place.
 _USER_IN_URL = re.compile(
@@ -38,11 +55,20 @@ _KNOWN_TOKEN = re.compile(
     r"|glpat-[A-Za-z0-9_-]{16,}|sk-[A-Za-z0-9_-]{20,}|AKIA[A-Z0-9]{16}"
     r"|[Bb]earer (?=\S{0,256}\d)[\w.~+/-]{8,4096})\b"
 )
-# A field of a URL's query, as in one that a store has signed.
-_IN_QUERY = re.compile(r"([?&;])([\w.-]{1,64})=([^&;\s'\"]+)")
-# A whole text that sets a variable or an option, or that is a header: ``HF_TOKEN=...``.
-_ASSIGNED = re.compile(r"(\s*-{0,2}([\w.-]{1,64})(?:=|:\s+(?:Basic|Bearer|Token)\s+))[^\s{}]+\s*")
-_SIGNATURES = frozenset({"key", "sig", "signature"})
+# A name within a text and what sets its value: of a signed URL, a variable, an option, a header,
+# json or Python. The value is sought behind names of secrets only: texts may be long.
+_SETTING = re.compile(
+    r"(?P<field>[?&;#])?(?<![\w.%-])(?P<name>[\w.%\[\]-]{1,64})(?P<quote>\\{0,3}[\"'])?"
+    r"(?P<sets>\s{0,2}(?:=(?!=)|:(?=[\s\"'\\]))\s{0,2}(?:(?:Basic|Bearer|Token)\s{1,2})?)"
+    r"(?P<open>\\{0,3}[\"'])?"
+)
+_QUOTED = {quote: re.compile(rf"[^{quote}]{{1,4096}}") for quote in "\"'"}
+_BARE = re.compile(r"[^\s&;'\"]{0,4095}[^\s&;'\",.)}\]]")
+_SIGNATURES = frozenset({"hmac", "key", "sig", "signature"})
+# What stands for a value that is elsewhere, or is none.
+_NO_VALUE = re.compile(r"[Nn]one|null|[Tt]rue|[Ff]alse|\*+|[${<%].*", re.DOTALL)
+# A mapping may have a name and a value as two of its values.
+_NAMING, _HOLDING = ("name", "key", "header", "variable"), ("value", "val")
 _DEEPEST = 32
 HIDDEN = "***"
 
@@ -54,28 +80,67 @@ class Unshown(dict[str, Any]):
         return repr(dict.fromkeys(self, HIDDEN))
 
 
+class UnshownText(str):
+    """A text that shows no secret in it, such as the signed URL of a file to read."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return repr(without_secrets(str(self)))
+
+
 def without_secrets(text: str) -> str:
-    """Return a text in which what is a secret by its form, or stands in a URL as one, is hidden."""
-    text = _USER_IN_URL.sub(f"://{HIDDEN}@", text)
-    text = _KNOWN_TOKEN.sub(HIDDEN, text)
-    text = _IN_QUERY.sub(_query_field, text)
-    set_to = _assigned(text)
-    return text if set_to is None else f"{set_to[1]}{HIDDEN}"
+    """Return a text in which what is a secret by its form, or set under the name of one, is hidden.
+
+    That is, a user with a password and a signature in a URL, known access tokens, and what stands
+    in a text as ``HF_TOKEN=...``, ``X-Api-Key: ...`` or ``{'token': '...'}``.
+    """
+    text = _KNOWN_TOKEN.sub(HIDDEN, _USER_IN_URL.sub(f"://{HIDDEN}@", text))
+    parts, at = [], 0
+    for _, value in _settings(text):
+        parts += [text[at : value.start()], HIDDEN]
+        at = value.end()
+    return "".join([*parts, text[at:]])
 
 
-def without_named(values: Sequence[Any]) -> list[Any]:
-    """Return values in which what follows the name of a secret is hidden: of a pair, or a flag."""
+def _settings(text: str) -> Iterator[tuple[re.Match[str], re.Match[str]]]:
+    """Yield each setting of a secret in a text, and its value."""
+    at = 0
+    while found := _SETTING.search(text, at):
+        at = found.end()
+        if _sets_secret(found):
+            end = _QUOTED[found["open"][-1]] if found["open"] else _BARE
+            value = end.match(text, at)
+            if value and (found["field"] or not _is_no_value(found["name"], value[0])):
+                at = value.end()
+                yield found, value
+
+
+def without_named(values: Sequence[Any], *, alone: bool) -> list[Any]:
+    """Return values in which what follows the name of a secret is hidden: of a pair, or a flag.
+
+    One that stands alone is no pair: it may be names of columns.
+    """
     named = {at for at in range(1, len(values)) if _follows_flag(values, at)}
-    if _is_item(values) and isinstance(values[1], str | bytes) and names_a_secret(values[0]):
-        named.add(1)
+    if not alone and is_named_secret(values):
+        named |= {at for at in range(1, len(values)) if isinstance(values[at], str | bytes)}
     return [HIDDEN if at in named else value for at, value in enumerate(values)]
 
 
-def sets_a_secret(given: Mapping[Any, Any]) -> bool:
-    """Return whether a mapping has the name of a secret as its name, and so one as its value."""
-    name = given.get("name", given.get("key"))
-    texts = isinstance(name, str) and isinstance(given.get("value"), str | bytes)
-    return texts and names_a_secret(name)
+def is_named_secret(given: Any) -> bool:
+    """Return whether a sequence begins with the name of a secret, as a pair of a mapping does."""
+    sequence = isinstance(given, tuple | list) and len(given) > 1
+    return sequence and isinstance(given[0], str | bytes) and names_a_secret(decoded(given[0]))
+
+
+def sets_a_secret(given: Mapping[Any, Any]) -> str | None:
+    """Return the name under which a mapping has a secret as a value of its own, None without.
+
+    Such as in ``{"name": "token", "value": "..."}``.
+    """
+    named = any(isinstance(given.get(key), str) and names_a_secret(given[key]) for key in _NAMING)
+    values = (key for key in _HOLDING if isinstance(given.get(key), str | bytes))
+    return next(values, None) if named else None
 
 
 def _follows_flag(values: Sequence[Any], at: int) -> bool:
@@ -85,16 +150,30 @@ def _follows_flag(values: Sequence[Any], at: int) -> bool:
     return texts and flag.startswith("-") and names_a_secret(flag)
 
 
-def _assigned(text: str) -> re.Match[str] | None:
-    """Return the match of a text that sets a secret as a whole, None for others."""
-    found = _ASSIGNED.fullmatch(text)
-    return found if found and names_a_secret(found[2]) else None
+def _sets_secret(found: re.Match[str]) -> bool:
+    """Return whether what a text sets is a secret by its name."""
+    name, sets = unquote(found["name"]), found["sets"]
+    if found["field"] and "=" in sets:
+        words = {word.lower() for word in _WORD.findall(name)}
+        return names_a_secret(name) or not _SIGNATURES.isdisjoint(words)
+    # a message may say "unexpected token: x"
+    says = name.lower() in ("token", "tokens") and "=" not in sets and not found["quote"]
+    return names_a_secret(name) and not (says and found.string[: found.start()].strip())
 
 
-def _query_field(found: re.Match[str]) -> str:
-    words = {word.lower() for word in _WORD.findall(found[2])}
-    secret = names_a_secret(found[2]) or not _SIGNATURES.isdisjoint(words)
-    return f"{found[1]}{found[2]}={HIDDEN}" if secret else found[0]
+def _is_no_value(name: str, value: str) -> bool:
+    """Return whether what a text sets is none, is elsewhere, or counts tokens."""
+    counts = _TOKEN.search(name.lower()) and value.lstrip("+-").replace(".", "").isdigit()
+    return bool(counts or _NO_VALUE.fullmatch(value))
+
+
+def _is_kept(found: re.Match[str], value: re.Match[str]) -> bool:
+    """Return whether a setting in a text is no prose: a field, a variable, a header or an item."""
+    sets, text = found["sets"], found.string
+    if "=" in sets:
+        return bool(found["field"]) or not sets.startswith(" ")
+    whole = not text[: found.start()].strip("\"' \n") and not text[value.end() :].strip("\"' \n")
+    return whole or bool(found["quote"] and found["open"])
 
 
 def refuse_password(option: str, url: str) -> None:
@@ -149,28 +228,35 @@ def _texts(given: Any, path: tuple[str, ...], depth: int) -> Iterator[tuple[tupl
     if depth > _DEEPEST:
         raise ValueError(f"an option must not be nested more than {_DEEPEST} levels deep")
     if isinstance(given, str | bytes) and given:
-        text = given.decode("latin-1") if isinstance(given, bytes) else given
+        text = decoded(given)
         yield path, text
         yield from _texts(_json(text), path, depth + 1)
     elif isinstance(given, Mapping):
-        if sets_a_secret(given):
-            yield (*path, str(given.get("name", given.get("key")))), str(given["value"])
+        if value := sets_a_secret(given):
+            yield (*path, "secret"), decoded(given[value])
         for key, value in given.items():
-            yield path, str(key)
-            yield from _texts(value, (*path, str(key)), depth + 1)
-    elif isinstance(given, list | tuple | set | frozenset):
+            yield path, decoded(key)
+            yield from _texts(value, (*path, decoded(key)), depth + 1)
+    elif isinstance(given, Sequence | Set | ValuesView):
         values = list(given)
         for at in range(1, len(values)):
             if _follows_flag(values, at):
-                yield (*path, values[at - 1]), str(values[at])
+                yield (*path, values[at - 1]), decoded(values[at])
         for each in values:
-            items = {each[0]: each[1]} if _is_item(each) else each
-            yield from _texts(items, path, depth + 1)
+            yield from _texts(_as_item(each), path, depth + 1)
 
 
-def _is_item(given: Any) -> bool:
-    """Return whether something is an item of a mapping that is written as a sequence of pairs."""
-    return isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], str)
+def _as_item(given: Any) -> Any:
+    """Return a mapping for what is one of its items, written as a sequence; others as they are."""
+    if is_named_secret(given):
+        return {given[0]: list(given[1:])}
+    pair = isinstance(given, tuple | list) and len(given) == 2 and isinstance(given[0], str | bytes)
+    return {given[0]: given[1]} if pair else given
+
+
+def decoded(given: Any) -> str:
+    """Return a name or value as a text."""
+    return given.decode("latin-1") if isinstance(given, bytes) else str(given)
 
 
 def _json(text: str) -> Any:
@@ -183,13 +269,16 @@ def _json(text: str) -> Any:
         return None
 
 
+@lru_cache(maxsize=4096)
 def names_a_secret(name: str) -> bool:
     """Return whether what stands under a name is a secret, if it is no number."""
     words = [word.lower() for word in _WORD.findall(name)]
     joined = "".join(words)
-    if any(part in joined for part in _SECRET_PARTS) or not _SECRET_WORDS.isdisjoint(words):
+    if any(part in joined for part in (*_SECRET_PARTS, *_OPENING_KEYS)):
         return True
-    if not joined.endswith(("token", "tokens")):
+    if not _SECRET_WORDS.isdisjoint(words):
+        return True
+    if not _TOKEN.search(joined):
         return False
     others = set(words) - {"token", "tokens"}
     of_texts = _WORDS_OF_TEXT_TOKENS
@@ -199,4 +288,5 @@ def names_a_secret(name: str) -> bool:
 
 
 def _is_a_secret(text: str) -> bool:
-    return bool(_USER_IN_URL.search(text) or _KNOWN_TOKEN.search(text) or _assigned(text))
+    known = _USER_IN_URL.search(text) or _KNOWN_TOKEN.search(text)
+    return bool(known) or any(_is_kept(*each) for each in _settings(text))

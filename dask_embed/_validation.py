@@ -9,12 +9,13 @@ import os
 import reprlib
 import socket
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import ItemsView, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dask_embed._secrets import (
     HIDDEN,
+    decoded,
     names_a_secret,
     sets_a_secret,
     without_named,
@@ -22,6 +23,7 @@ from dask_embed._secrets import (
 )
 
 _LONGEST = 160  # characters of a value in a message
+_NEAR = 8192  # characters in which a secret that is shown in part begins and ends
 _LARGEST = 2**63 - 1  # that libraries in Rust and C++ take for a number
 
 
@@ -40,21 +42,35 @@ class _Short(reprlib.Repr):
     def repr_instance(self, x: Any, level: int) -> str:
         if hasattr(type(x), "shape") and getattr(x, "ndim", None) != 0:
             return _array(x)
-        return super().repr_instance(x, level)
+        if isinstance(x, Mapping):
+            return f"{type(x).__name__}({self.repr_dict(dict(x), level)})"
+        if isinstance(x, ItemsView):
+            return self.repr_list(list(x), level)
+        try:
+            text = without_secrets(repr(x))
+        except Exception:  # whatever the method of an object raises
+            return super().repr_instance(x, level)
+        half = (self.maxother - 3) // 2
+        return text if len(text) <= self.maxother else f"{text[:half]}...{text[-half:]}"
 
     def repr_str(self, x: str, level: int) -> str:
-        return super().repr_str(without_secrets(x), level)
+        # begin and end are shown
+        near = x if len(x) <= 2 * _NEAR else x[:_NEAR] + x[-_NEAR:]
+        return super().repr_str(without_secrets(near), level)
 
     def repr_list(self, x: list[Any], level: int) -> str:
-        return super().repr_list(without_named(x[: self.maxlist + 1]), level)
+        begin = x[: self.maxlist + 1]
+        return super().repr_list(without_named(begin, alone=level == self.maxlevel), level)
 
     def repr_tuple(self, x: tuple[Any, ...], level: int) -> str:
-        return super().repr_tuple(tuple(without_named(x[: self.maxtuple + 1])), level)
+        alone = level == self.maxlevel and len(x) != 2
+        begin = without_named(x[: self.maxtuple + 1], alone=alone)
+        return super().repr_tuple(tuple(begin), level)
 
     def repr_dict(self, x: dict[Any, Any], level: int) -> str:
         known = {key: HIDDEN if _is_secret(key, value) else value for key, value in x.items()}
-        if sets_a_secret(x):
-            known["value"] = HIDDEN
+        if holder := sets_a_secret(x):
+            known[holder] = HIDDEN
         return super().repr_dict(known, level)
 
     def repr_int(self, x: int, level: int) -> str:
@@ -76,7 +92,7 @@ def shown(value: Any) -> str:
 
 def _is_secret(key: Any, value: Any) -> bool:
     number = value is None or isinstance(value, bool | int | float)
-    return isinstance(key, str) and not number and names_a_secret(key)
+    return isinstance(key, str | bytes) and not number and names_a_secret(decoded(key))
 
 
 def _array(value: Any) -> str:

@@ -143,6 +143,33 @@ def test_signed_urls_are_read_and_not_told() -> None:
     )
 
 
+def test_a_signed_url_that_is_read_is_shown_nowhere(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = pd.DataFrame({"text": list("abcd")})
+    for name in (f"a.parquet?sig={MARKER}", f"b.parquet?X-Amz-Signature={MARKER}2"):
+        texts.to_parquet(tmp_path / name)
+    urls = [f"file://{file}" for file in sorted(tmp_path.iterdir())]
+    both, first, second = map(de.read_parquet, (urls, *urls))
+    assert len({read._name for read in (both, first, second)}) == 3
+    assert first._name == de.read_parquet(urls[0])._name
+    for read, rows in ((both, 8), (first, 4)):
+        assert len(read.compute()) == rows
+        for plan in (read, read.optimize(), read[read.text == "a"]):
+            plan.expr.pprint()
+            print(repr(plan), plan.expr, list(plan.dask), repr(dict(plan.dask)))
+            de.explain(plan)
+    first.ml.to_parquet(tmp_path / "out")
+    assert not any(MARKER.encode() in file.read_bytes() for file in (tmp_path / "out").iterdir())
+    for url in (f"{tmp_path}/x?sig={MARKER}", f"vault://b/x?X-Amz-Security-Token={MARKER}"):
+        with pytest.raises(ValueError, match="path must not hold an access token") as raised:
+            first.ml.to_parquet(url, storage_options=STORE if "vault" in url else None)
+        print(raised.value)
+    said = "".join(capsys.readouterr())
+    assert "sig=***" in said
+    assert MARKER not in said
+
+
 def test_what_is_shown_holds_no_secret() -> None:
     for value in (URL, [URL], {"path": URL}, {"password": MARKER}, {"a": {"hf_token": MARKER}}):
         assert MARKER not in shown(value)

@@ -48,6 +48,8 @@ def folder_path(path: Any) -> str:
     usable_text("path", folder)
     if not folder.strip() or "*" in folder or "\0" in folder:
         raise ValueError(f"path must name one folder, and hold no '*'; got {shown(folder)}")
+    refuse_password("path", folder)
+    refuse_secrets("path", folder)
     return folder
 
 

@@ -10,9 +10,10 @@ from typing import Any
 import dask
 import dask.dataframe as dd
 import pyarrow.fs as pa_fs
+from dask.tokenize import normalize_token
 
 from dask_embed._options import known_options
-from dask_embed._secrets import Unshown
+from dask_embed._secrets import Unshown, UnshownText
 from dask_embed._validation import shown, shown_error, usable_text
 from dask_embed.jobs.arguments import places
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
@@ -26,6 +27,9 @@ _READER_OPTIONS = (
     *(name for name in inspect.signature(dd.read_parquet).parameters if name not in _NOT_OPTIONS),
     *_OF_PYARROW,
 )
+
+# Dask would name reads by what is shown
+normalize_token.register(UnshownText, str)
 
 
 def read_parquet(path: Any, **options: Any) -> Any:
@@ -96,7 +100,7 @@ def _text_of(path: Any) -> str:
     usable_text("path", text)
     if not text or "\0" in text:
         raise ValueError(f"path must name a folder or files, got {shown(path)}")
-    return text
+    return UnshownText(text)
 
 
 def _require_kinds(options: dict[str, Any]) -> None:

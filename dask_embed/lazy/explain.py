@@ -11,6 +11,7 @@ import numpy as np
 from dask.utils import funcname
 
 from dask_embed._options import named_options
+from dask_embed._secrets import without_secrets
 from dask_embed._validation import shown, text_file
 from dask_embed.columns.frames import require_frame
 from dask_embed.lazy._dask import (
@@ -58,7 +59,9 @@ def explain(frame: Any, file: TextIO | None = None) -> None:
     with looking_only():
         partitions = frame.optimize(fuse=False).npartitions  # Dask may have joined small files
     lines = _lines(frame.expr, settled(frame.simplify().expr))
-    print(f"Plan ({partitions} partitions), first step first:", *lines, sep="\n", file=file)
+    title = f"Plan ({partitions} partitions), first step first:"
+    # a plan names the files that it reads, whose URLs may be signed
+    print(title, *map(without_secrets, lines), sep="\n", file=file)
 
 
 def _lines(written: Expr, plan: Expr) -> Iterator[str]:

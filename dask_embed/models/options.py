@@ -55,7 +55,7 @@ def hashable_items(name: str, given: Any) -> tuple[tuple[Any, Any], ...]:
         items = tuple(given.items() if isinstance(given, Mapping) else given or ())
         keys = [key if isinstance(key, int) else str(key) for key, _ in items]
     except (TypeError, ValueError) as error:
-        refuse_secrets(name, given)  # before it is shown
+        refuse_secrets(name, [given])  # before it is shown, as a pair too
         raise TypeError(
             f"{name} must map names to hashable values, got {shown(given)} ({error})"
         ) from None

@@ -8,8 +8,10 @@ from __future__ import annotations
 import pickle
 import shutil
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask.dataframe as dd
@@ -204,9 +206,32 @@ SECRETS: dict[str, Any] = {
             *("password", "db_passwd", "passphrase", "client_secret", "aws_secret_access_key"),
             *("Authorization", "http_auth", "credentials", "private_key", "bearer", "vendor_token"),
             *("tool_api_token", "video_service_token", "extra_hf_token", "end_user_token"),
-            *("new_token", "github_pat"),
+            *("new_token", "github_pat", "token_value", "tokenValue", "token_str", "HF_TOKEN_PROD"),
+            *("access_token_id", "my_token_here", "hftoken", "sastoken2", "signing_key", "sshKey"),
+            *("encryption-key", "hf_key", "aws_storage_key", "oauth2", "session_cookies", "otp"),
         )
     },
+    "pairs of tuples": (("token", SECRET),),
+    "pairs deep within": {"loader": (("a", (("b", (("token_value", SECRET),)),)),)},
+    "three in a row": {"loader": (("token", SECRET, 1),)},
+    "pairs of bytes": {"loader": ((b"token", SECRET),)},
+    "items": {"token": SECRET}.items(),
+    "header and value": {"headers": [{"header": "X-Api-Key", "value": SECRET}]},
+    "signed URL": {"file": f"https://b.s3.amazonaws.com/x?X-Amz-Date=1&X-Amz-Signature={SECRET}"},
+    "signed by Azure": {"file": (f"https://a.blob.core.windows.net/c?sv=1&sig={SECRET}",)},
+    "signed by Google": {"file": f"https://storage.googleapis.com/x?X-Goog-Signature={SECRET}"},
+    "token in a URL": {"file": f"https://host/x?a=1&token={SECRET}"},
+    "token in a fragment": {"file": f"https://host/x#access_token={SECRET}"},
+    "signed URL as json": {"file": '["https://host/x?sig=' + SECRET + '"]'},
+    "signed URL as a name": {f"https://host/x?sig={SECRET}": 1},
+    "DSN": {"db": f"host=h user=u password={SECRET}"},
+    "DSN of numbers": {"db": "host=h user=u password=31415926"},
+    "connection string": {"db": f"AccountName=a;AccountKey={SECRET};EndpointSuffix=core"},
+    "several variables": {"env": f"A=1 HF_TOKEN={SECRET} B=2"},
+    "export": {"env": f"export HF_TOKEN='{SECRET}'"},
+    "another header": {"headers": f"X-Api-Key: {SECRET}"},
+    "Python": {"loader": "{'token': '" + SECRET + "'}"},
+    "json within json": {"loader": '"{\\"token\\": \\"' + SECRET + '\\"}"'},
     "in a list of pairs": (("hf_token", SECRET),),
     "nested": {"loader": (("hub", (("token", SECRET),)),)},
     "nested mapping": {"loader": {"hub": {"token": SECRET}}},
@@ -260,8 +285,17 @@ def test_no_mapping_keeps_a_secret(case: str, option: str) -> None:
         {"env": [{"name": "HF_TOKEN", "value": SECRET}]},
         [f"HF_TOKEN={SECRET}"],
         {"headers": [f"Authorization: Bearer {SECRET}"]},
+        (("token_value", SECRET), ("b", 2)),
+        {"a": [["token", SECRET]], b"password": SECRET},
+        OrderedDict(token=SECRET),
+        {"token": SECRET}.items(),
+        SimpleNamespace(url="x", access_token=SECRET),
+        f"https://host/x?X-Amz-Signature={SECRET}",
+        [f"postgresql://u:{SECRET}@db/x"],
+        "the text {'token': '" + SECRET + "'} within",
+        "x" * 20_000 + f" HF_TOKEN={SECRET}",
     ],
-    ids=str,
+    ids=lambda value: str(value)[:60],
 )
 def test_a_refused_value_is_shown_without_its_secrets(value: Any) -> None:
     with pytest.raises((TypeError, ValueError)) as caught:
@@ -270,9 +304,10 @@ def test_a_refused_value_is_shown_without_its_secrets(value: Any) -> None:
     assert "***" in str(caught.value)
 
 
+@pytest.mark.parametrize("url", ["me:{}@host/org/model", "host/model?sig={}", "host/x?token={}"])
 @pytest.mark.parametrize("name", ["name", "adapter", "tokenizer", "cache_dir", "revision"])
-def test_no_name_keeps_a_password(name: str) -> None:
-    given = {"name": "x", "adapter": "a", name: f"https://me:{SECRET}@host/org/model"}
+def test_no_name_keeps_a_password(name: str, url: str) -> None:
+    given = {"name": "x", "adapter": "a", name: f"https://{url.format(SECRET)}"}
     with pytest.raises(ValueError, match=f"^{name} must not hold") as caught:
         de.Model(**given)
     assert SECRET not in str(caught.value)
@@ -292,6 +327,9 @@ def test_no_name_keeps_a_password(name: str) -> None:
         {"say": "the bearer of this token: tell it", "note": "Secret: {text}", "x": "a=token"},
         {"place": "abfs://container@account.host/path", "ssh": "ssh://git@host/x"},
         {"token": None, "password": "", "auth_token": True},
+        {"columns": ("token", "text"), "where": "token == 'x'", "env": "HF_TOKEN=$HF_TOKEN"},
+        {"token_level": "word", "token_type_ids": "no", "prefix": "x?page=2&versionId=3#part"},
+        {"note": "unexpected token: x", "max": "max_tokens=5", "primary_key": "id"},
     ],
 )
 def test_names_that_resemble_secrets_are_none(harmless: dict[str, Any]) -> None:
@@ -300,7 +338,9 @@ def test_names_that_resemble_secrets_are_none(harmless: dict[str, Any]) -> None:
     assert pickle.loads(pickle.dumps(kept)) == kept
 
 
-@pytest.mark.parametrize("text", ["x" * 10**6, "://" * 10**5, "hf_sk-" * 10**5, "a:b@" * 10**5])
+@pytest.mark.parametrize(
+    "text", ["x" * 10**6, "://" * 10**5, "hf_sk-" * 10**5, "a:b@" * 10**5, "a=b" * 10**5]
+)
 def test_long_texts_are_looked_through_in_time(text: str) -> None:
     started = time.thread_time()
     kept = de.Generator("x", chat=True, chat_template_kwargs={"text": text})
