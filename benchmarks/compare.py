@@ -69,6 +69,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", choices=TOLERANCES, default="float32")
     parser.add_argument("--sts", type=Path, default=STS, help=f"STS 2015 as Parquet ({STS})")
+    parser.add_argument("--against", type=Path, help="another checkout of the project")
     parser.add_argument("--output", type=Path, help="json file (results/compare-DEVICE.json)")
     options = parser.parse_args()
     if options.rounds < 1 or options.rows < 1:
@@ -123,7 +124,8 @@ def _contenders(
 ) -> tuple[dict[str, dict[str, str]], Models]:
     """Return what the result says of each contender, and the models that they run."""
     described: dict[str, dict[str, str]] = {}
-    models = Models(model, {})
+    against = str(options.against.resolve()) if options.against else None
+    models = Models(model, {}, against)
     for name, contender in CONTENDERS.items():
         entry = {"what": contender.what, "environment": environment_of(name).name}
         reason = _not_run(name, options)
@@ -143,6 +145,8 @@ def _contenders(
 def _not_run(name: str, options: argparse.Namespace) -> str | None:
     if name not in options.contenders and name != REFERENCE:
         return "not asked for"
+    if name == "against" and options.against is None:
+        return "no other checkout: give --against"
     plain = options.device == "cpu" and options.dtype == "float32"
     if CONTENDERS[name].exports and not plain:
         return "compared on a CPU in float32 only"

@@ -206,6 +206,7 @@ CONTENDERS = {
     "dask-embed": Contender(
         "dd.read_parquet, ddf.ml.embed, ddf.ml.to_parquet; threads scheduler", _dask_embed
     ),
+    "against": Contender("the same by another checkout of the project", _dask_embed),
     "engine": Contender(
         "the same operator on the same files one by one, without Dask: pd.read_parquet, "
         "Embedder.apply, pyarrow",

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,10 +37,14 @@ class ContenderFailedError(Exception):
 
 @dataclass(frozen=True)
 class Models:
-    """Folders of the checkpoint: the model itself, and what backends made of it."""
+    """Folders of the checkpoint: the model itself, and what backends made of it.
+
+    `against` is the other checkout of the project that the contender of that name imports.
+    """
 
     original: str
     exported: dict[str, str]
+    against: str | None = None
 
     def of(self, name: str) -> str:
         return self.exported.get(name, self.original)
@@ -85,7 +90,8 @@ def run_once(
     command = [environment_of(name).python, _WORKER, "run", name]
     command += ["--source", str(corpus.source), "--warm-up", str(corpus.warm_up)]
     command += ["--device", device, "--dtype", dtype]
-    together = _run(command, models.of(name), folder)
+    checkout = {"PYTHONPATH": models.against} if name == "against" and models.against else {}
+    together = _run(command, models.of(name), folder, checkout)
     run: Run = json.loads((folder / RESULT).read_text("utf8"))
     run["peak_mib"] = max(run["peak_mib"], together)
     vectors = _read_vectors(folder / VECTORS)
@@ -93,13 +99,18 @@ def run_once(
     return run, vectors
 
 
-def _run(command: list[str], model: str, target: Path) -> float:
+def _run(
+    command: list[str], model: str, target: Path, variables: Mapping[str, str] | None = None
+) -> float:
     """Run to the end; return the most memory seen of the process and its children, in MiB."""
     command = [*command, "--model", model, "--target", str(target)]
     log = target / "log.txt"
     with open(log, "w") as output:
         process = subprocess.Popen(
-            command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **_OFFLINE}
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **_OFFLINE, **(variables or {})},
         )
         peak = 0.0
         while process.poll() is None:
