@@ -53,7 +53,7 @@ class FrameAccessor:
         """Say which methods there are, for one that there is not."""
         methods = _methods(type(self))
         told = f"{meant(name, methods)}; its methods are {', '.join(methods)}"
-        if name == "to_parquet":
+        if name in ("to_parquet", "to_lance", "to_delta"):
             told = " here; give it a Dask DataFrame, as dask.dataframe.from_pandas makes"
         elif name in _ELSEWHERE:
             told = f"; use {_ELSEWHERE[name]}"
@@ -141,6 +141,8 @@ class DaskAccessor(FrameAccessor):
     mark_fuzzy_duplicates = Step("dask_embed.curation.fuzzy")
     mark_semantic_duplicates = Step("dask_embed.curation.semantic")
     nearest = Step("dask_embed.curation.nearest")
+    to_delta = Step("dask_embed.jobs.delta")
+    to_lance = Step("dask_embed.jobs.lance")
     to_parquet = Step("dask_embed.jobs.parquet")
 
 

@@ -150,7 +150,7 @@ def require_arguments(
             f"file, got {shown(names)}"
         )
     if options.get("partition_on") is not None:
-        options["partition_on"] = _partition_columns(frame, options["partition_on"])
+        options["partition_on"] = partition_columns(frame, options["partition_on"])
 
 
 def row_options(
@@ -241,7 +241,7 @@ def _require_schema(schema: Any) -> None:
         )
 
 
-def _partition_columns(frame: Any, given: Any) -> list[str]:
+def partition_columns(frame: Any, given: Any) -> list[str]:
     names = [given] if isinstance(given, str) else given
     if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
         raise TypeError(f"partition_on must be a column or a list of columns, got {shown(given)}")

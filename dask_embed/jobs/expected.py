@@ -8,6 +8,7 @@ from typing import Any
 
 from dask_embed.jobs.lineage import operators_of
 from dask_embed.jobs.row_expr import NewRows
+from dask_embed.jobs.table_expr import WriteTable
 from dask_embed.jobs.write_expr import WriteParquet
 from dask_embed.lazy._dask import (
     Concat,
@@ -72,7 +73,7 @@ class Planned:
             node = self._told[self._looked_at]
             self._looked_at += 1
             missing = _missing(node)
-            for each in _distinct(node) if isinstance(node, WriteParquet) else [node]:
+            for each in _distinct(node) if isinstance(node, WriteParquet | WriteTable) else [node]:
                 name = _as_written(each, {})._name
                 if name not in self._rows and operators_of(each):
                     self._rows[name] = _of_operator(each, missing, near=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import pyarrow as pa
@@ -126,16 +126,34 @@ def differing(before: Origin, after: Origin) -> list[tuple[str, ...]]:
     return found
 
 
-def require_same_origin(path: str, written: pa.Schema, made: dict[Any, Origin], frame: Any) -> None:
-    """Raise ValueError unless files and frame say the same about what made their columns."""
+def require_same_origin(
+    path: str,
+    written: pa.Schema,
+    made: dict[Any, Origin],
+    columns: Collection[Any],
+    option: str = "append=True",
+) -> None:
+    """Raise ValueError unless files and frame say the same about what made their columns.
+
+    Parameters
+    ----------
+    path : str
+    written : pyarrow.Schema
+        Of the files.
+    made : dict
+        What made `columns`, those of the frame.
+    columns : collection
+    option : str
+        What asks to add rows, for the message.
+    """
     said = json.loads((written.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
     there = origins_in_file(said)
     for name in written.names:
-        if name not in frame.columns:
+        if name not in columns:
             continue
         if said := differences_of(there.get(name, UNKNOWN), made.get(name, UNKNOWN)):
             raise ValueError(
-                f"append=True would mix values of different origin in column {name!r} of {path!r}: "
+                f"{option} would mix values of different origin in column {name!r} of {path!r}: "
                 f"what made it is {said[0]} in the files, but {said[1]} in the frame"
             )
 

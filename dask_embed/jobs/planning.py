@@ -82,7 +82,7 @@ def checked(
     if overwrite:
         require_not_read(frame, run)
     if append and present:
-        require_same_origin(path, last_schema(run.fs, run.path, present), made, frame)
+        require_same_origin(path, last_schema(run.fs, run.path, present), made, frame.columns)
         if not options.get("ignore_divisions", False):
             require_order(frame, run, present)
     return Found(present, dead, there, overwrite)

@@ -1,0 +1,372 @@
+"""Delta tables: Parquet files that workers write, and one transaction that makes them rows."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import time
+import uuid
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from dask_embed._validation import shown
+from dask_embed.jobs.arguments import partition_columns
+from dask_embed.jobs.folder import METADATA_KEY
+from dask_embed.jobs.table import Commit, ConflictError, Table, of_children
+from dask_embed.jobs.table_write import (
+    Given,
+    columns,
+    require_extra,
+    require_own_files,
+    told,
+    write,
+)
+
+_RUN = "dask_embed_run"
+_SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")
+_PLACES = "dask_embed_places"
+_FILE = re.compile(r"part-\d{5,}-[0-9a-f]{32}\.parquet")
+# Operations of Delta that leave rows as they are.
+_SAME_ROWS = ("OPTIMIZE", "VACUUM START", "VACUUM END", "FSCK", "SET TBLPROPERTIES")
+
+
+def to_delta(
+    frame: Any,
+    uri: Any,
+    *,
+    mode: str = "create",
+    run_id: str | None = None,
+    partition_on: str | list[str] | None = None,
+    write_index: bool | None = None,
+    storage_options: dict[str, str] | None = None,
+    compute: bool = True,
+) -> Any:
+    """Write a Dask DataFrame to a Delta table, in one commit.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame
+    uri : str or Path
+        The folder of the table, also remote (``"s3://..."``).
+    mode : {"create", "append", "overwrite"}
+        What a table that is there is: an error, added to, or replaced. Where there is none, all
+        make one.
+    run_id : str, optional
+        What the job is known by: a table that holds the rows of it stays as it is, and nothing
+        runs. By default the rows of the frame decide it: input files, operators, models, the
+        version of this library.
+    partition_on : str or list of str, optional
+        Columns of texts, integers, booleans or dates that rows are partitioned by; those of a table
+        that is there by default.
+    write_index : bool, optional
+        Whether the index becomes a column; by default where it has a name.
+    storage_options : dict of str to str, optional
+        What opens the store, as `deltalake.DeltaTable` takes it.
+    compute : bool
+        Write now. Otherwise nothing is written before the result is computed.
+
+    Returns
+    -------
+    None, or with ``compute=False`` a Dask scalar as of `to_parquet`.
+
+    Raises
+    ------
+    ImportError
+        If ``deltalake`` is not installed: the extra ``delta`` brings it.
+    FileExistsError
+        If there is a table though `mode` is "create", and not from this very job.
+    TypeError, ValueError
+        If Delta has no such type; if for "append" the table has other columns or types, or says
+        that another operator, model, revision or setting made one of them; if it is partitioned by
+        other columns.
+
+    Notes
+    -----
+    Delta has no lists of a fixed size: vectors are lists of float32. What made each column is told
+    by the metadata of its field, under ``dask_embed``. Files of a job that died are in no version
+    of the table; ``vacuum(full=True)`` of deltalake removes them.
+
+    The run is an application transaction of the table (``transaction_version``).
+    """
+    require_extra("deltalake", "to_delta", "delta")
+    given = Given.of(
+        frame,
+        _SCHEMES,
+        uri=uri,
+        mode=mode,
+        run_id=run_id,
+        write_index=write_index,
+        storage_options=storage_options,
+    )
+    by = None if partition_on is None else tuple(partition_columns(frame, partition_on))
+
+    def make(frame: Any, run: str, made: Any) -> DeltaTable:
+        partitions, schema = columns(frame, given, DeltaTable.kind, _delta_type)
+        for name in by or ():
+            _require_partition_type(schema.field(name))
+        return DeltaTable(
+            *(given.uri, given.mode, run, given.options, partitions),
+            schema.with_metadata(told(made)),
+            given.index,
+            by=by,
+        )
+
+    return write(frame, given, make, compute)
+
+
+def _delta_type(dtype: pa.DataType) -> pa.DataType:
+    """Return the type of a column in the table.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If Delta has none.
+    """
+    from deltalake import Schema
+
+    if pa.types.is_null(dtype):
+        raise TypeError("its values are not known to be of a type")
+    if pa.types.is_unsigned_integer(dtype):
+        raise TypeError("Delta's integers have signs")
+    if pa.types.is_dictionary(dtype):
+        return _delta_type(dtype.value_type)
+    if pa.types.is_large_string(dtype) or pa.types.is_string_view(dtype):
+        return pa.string()
+    if pa.types.is_large_binary(dtype) or pa.types.is_fixed_size_binary(dtype):
+        return pa.binary()
+    if pa.types.is_fixed_size_list(dtype):
+        return pa.list_(_delta_type(dtype.value_type))
+    if pa.types.is_timestamp(dtype):
+        return pa.timestamp("us", None if dtype.tz is None else "UTC")
+    changed = of_children(dtype, _delta_type)
+    try:
+        Schema.from_arrow(pa.schema([("column", changed)]))
+    except Exception:  # the library raises no other kind
+        raise TypeError("Delta has no such type") from None
+    return changed
+
+
+def _require_partition_type(field: pa.Field) -> None:
+    kinds = (pa.types.is_string, pa.types.is_integer, pa.types.is_boolean, pa.types.is_date)
+    if not any(kind(field.type) for kind in kinds):
+        raise TypeError(
+            "partition_on must name columns of texts, integers, booleans or dates; "
+            f"{field.name!r} is {field.type}"
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Version:
+    """A version of a Delta table."""
+
+    table: Any
+
+    @property
+    def version(self) -> int:
+        return int(self.table.version())
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns, with what fields say of what made them put together."""
+        schema = pa.schema(self.table.schema().to_arrow())
+        said: dict[str, Any] = {}
+        made = {}
+        for field in schema:
+            own = (field.metadata or {}).get(METADATA_KEY.encode())
+            if own is not None:
+                said = json.loads(own)
+                made[field.name] = said.pop("column")
+        metadata = {METADATA_KEY: json.dumps({**said, "columns": made})} if made else {}
+        plain = [pa.field(field.name, field.type, field.nullable) for field in schema]
+        return pa.schema(plain, metadata)
+
+    @property
+    def by(self) -> tuple[str, ...]:
+        return tuple(self.table.metadata().partition_columns)
+
+    def ran(self, run: str) -> bool | None:
+        return self.table.transaction_version(_app_id(run)) is not None
+
+    def commits(self, after: int) -> Iterator[Commit]:
+        for each in self.table.history(max(self.version - after, 1)):
+            if each.get("version", 0) <= after and after:
+                return
+            options = each.get("operationParameters") or {}
+            kind, restored = each.get("operation"), str(options.get("version", ""))
+            everything = options.get("predicate") in (None, "", "[]", "true")
+            yield Commit(
+                each.get("version", 0),
+                each.get(_RUN),
+                replaces=options.get("mode") == "Overwrite" and everything,
+                changes=kind not in _SAME_ROWS,
+                restores=int(restored) if kind == "RESTORE" and restored.isdigit() else None,
+            )
+
+
+def _app_id(run: str) -> str:
+    return f"dask_embed/{run}"
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaTable(Table):
+    """A Delta table; see `Table`.
+
+    Attributes
+    ----------
+    by : tuple of str, optional
+        Columns that it is partitioned by; None for those that it has.
+    """
+
+    kind: ClassVar[str] = "Delta"
+    by: tuple[str, ...] | None = None
+
+    def __dask_tokenize__(self) -> Any:
+        return (*super().__dask_tokenize__(), self.by)
+
+    def look(self) -> _Version | None:
+        import deltalake
+
+        if deltalake.DeltaTable.is_deltatable(self.uri, self.options):
+            return _Version(deltalake.DeltaTable(self.uri, storage_options=self.options))
+        require_own_files(
+            self.uri, lambda name: name == "_delta_log" or bool(_FILE.fullmatch(name)), self.kind
+        )
+        return None
+
+    def fitting(self, found: Any) -> DeltaTable:
+        fitting = super().fitting(found)
+        assert isinstance(fitting, DeltaTable)
+        if found is None:
+            return dataclasses.replace(fitting, by=self.by or ())
+        if self.by is not None and self.by != found.by:
+            raise ValueError(
+                f"partition_on must be that of the Delta table at {shown(self.uri)}, "
+                f"{list(found.by)}; got {list(self.by)}"
+            )
+        missing = [name for name in found.by if name not in fitting.schema.names]
+        if missing:
+            raise ValueError(
+                f"the Delta table at {shown(self.uri)} is partitioned by {missing[0]!r}, which the "
+                "frame has not"
+            )
+        return dataclasses.replace(fitting, by=found.by)
+
+    def write(self, rows: pa.Table, place: int) -> list[Any]:
+        """Write a file for each value of the columns that rows are partitioned by."""
+        return [self._file(part, values, place) for values, part in _by_values(rows, self.by or ())]
+
+    def _file(self, rows: pa.Table, values: dict[str, str | None], place: int) -> dict[str, Any]:
+        # a name of its own for each try of a task, and the values stand in the log
+        name = f"part-{place:05}-{uuid.uuid4().hex}.parquet"
+        size = _write_local if "://" not in self.uri else _write_remote
+        return {
+            "path": name,
+            "size": size(self, name, rows.replace_schema_metadata(None)),
+            "partition_values": values,
+            "modification_time": int(time.time() * 1000),
+            "data_change": True,
+            "stats": json.dumps({"numRecords": len(rows)}),
+        }
+
+    def add(self, found: _Version | None, parts: list[Any]) -> None:
+        """Commit files, if nobody else did.
+
+        Without retries the library makes the very next version or none: with them, two that
+        create a table both succeed.
+        """
+        from deltalake import CommitProperties, Schema, Transaction
+        from deltalake.exceptions import CommitFailedError, DeltaError
+        from deltalake.transaction import AddAction, create_table_with_add_actions
+
+        actions = [AddAction(**part) for part in parts]
+        schema = Schema.from_arrow(_with_fields_that_tell(self.schema))
+        before = None if found is None else found.table.transaction_version(_app_id(self.run))
+        properties = CommitProperties(
+            custom_metadata={_RUN: self.run},
+            max_commit_retries=0,
+            app_transactions=[Transaction(_app_id(self.run), (before or 0) + 1)],
+        )
+        by = list(self.by or ())
+        try:
+            if found is None:
+                create_table_with_add_actions(
+                    *(self.uri, schema, actions),
+                    partition_by=by,
+                    storage_options=self.options,
+                    commit_properties=properties,
+                )
+            else:
+                mode = "overwrite" if self.mode == "overwrite" else "append"
+                found.table.create_write_transaction(
+                    actions, mode, schema, by, commit_properties=properties
+                )
+        except CommitFailedError as error:
+            raise ConflictError from error
+        except DeltaError as error:
+            if found is None and self.look() is not None:
+                raise ConflictError from error
+            raise
+
+
+def _with_fields_that_tell(schema: pa.Schema) -> pa.Schema:
+    """Return a schema in which each field tells what made it, which Delta's keep."""
+    said = json.loads((schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
+    made = said.pop("columns", {})
+    return pa.schema(
+        [
+            field.with_metadata({METADATA_KEY: json.dumps({**said, "column": made[field.name]})})
+            if field.name in made
+            else field
+            for field in schema
+        ]
+    )
+
+
+def _by_values(
+    rows: pa.Table, by: tuple[str, ...]
+) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
+    """Yield the rows of each combination of values, as texts, without their columns."""
+    if not by:
+        yield {}, rows
+        return
+    names = list(by)
+    numbered = rows.select(names).append_column(_PLACES, pa.array(range(len(rows)), pa.int64()))
+    groups = numbered.group_by(names, use_threads=False).aggregate([(_PLACES, "list")])
+    for group in groups.to_pylist():
+        part = rows.take(group.pop(f"{_PLACES}_list")).drop_columns(names)
+        yield {name: _as_text(name, value) for name, value in group.items()}, part
+
+
+def _as_text(name: str, value: Any) -> str | None:
+    """Return a value as the log of Delta has it."""
+    if value == "":
+        raise ValueError(
+            f"partition_on={name!r} has rows with an empty text, which Delta reads as null; give "
+            "these rows another value"
+        )
+    if isinstance(value, bool):
+        return str(value).lower()
+    return None if value is None else str(value)
+
+
+def _write_local(table: DeltaTable, name: str, rows: pa.Table) -> int:
+    os.makedirs(table.uri, exist_ok=True)
+    with open(os.path.join(table.uri, name), "wb") as file:
+        pq.write_table(rows, file)
+        file.flush()
+        os.fsync(file.fileno())
+        return file.tell()
+
+
+def _write_remote(table: DeltaTable, name: str, rows: pa.Table) -> int:
+    from deltalake.fs import DeltaStorageHandler
+    from pyarrow.fs import PyFileSystem
+
+    fs = PyFileSystem(DeltaStorageHandler(table.uri, table.options))
+    pq.write_table(rows, name, filesystem=fs)
+    return int(fs.get_file_info(name).size)
