@@ -22,7 +22,6 @@ from dask_embed.jobs.table_write import (
     Given,
     columns,
     require_extra,
-    require_own_files,
     told,
     write,
 )
@@ -233,10 +232,10 @@ class DeltaTable(Table):
 
         if deltalake.DeltaTable.is_deltatable(self.uri, self.options):
             return _Version(deltalake.DeltaTable(self.uri, storage_options=self.options))
-        require_own_files(
-            self.uri, lambda name: name == "_delta_log" or bool(_FILE.fullmatch(name)), self.kind
-        )
         return None
+
+    def owns(self, name: str) -> bool:
+        return name == "_delta_log" or bool(_FILE.fullmatch(name))
 
     def fitting(self, found: Any) -> DeltaTable:
         fitting = super().fitting(found)

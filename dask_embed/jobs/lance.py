@@ -13,7 +13,6 @@ from dask_embed.jobs.table_write import (
     Given,
     columns,
     require_extra,
-    require_own_files,
     told,
     write,
 )
@@ -177,8 +176,10 @@ class LanceTable(Table):
         except ValueError as error:
             if "was not found" not in str(error):
                 raise
-        require_own_files(self.uri, lambda name: name in _FOLDERS, self.kind)
         return None
+
+    def owns(self, name: str) -> bool:
+        return name in _FOLDERS
 
     def write(self, rows: pa.Table, place: int) -> list[Any]:
         from lance.fragment import LanceFragment, write_fragments

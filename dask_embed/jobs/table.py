@@ -113,6 +113,10 @@ class Table(abc.ABC):
         """Return the table as it is now, None where there is none."""
 
     @abc.abstractmethod
+    def owns(self, name: str) -> bool:
+        """Return whether a file or folder of that name may be left of a job that died."""
+
+    @abc.abstractmethod
     def write(self, rows: pa.Table, place: int) -> list[Any]:
         """Write the rows of a partition to files that nobody sees, and return what names them."""
 

@@ -144,15 +144,15 @@ def _options(given: Any) -> dict[str, str] | None:
     return Unshown(given)
 
 
-def require_own_files(path: str, own: Callable[[str], bool], kind: str) -> None:
+def _require_own_files(table: Table) -> None:
     """Raise FileExistsError if a local folder that holds no table holds anything but its files."""
-    if "://" in path or not os.path.isdir(path):
+    if "://" in table.uri or not os.path.isdir(table.uri):
         return
-    foreign = sorted(name for name in os.listdir(path) if not own(name))
+    foreign = sorted(name for name in os.listdir(table.uri) if not table.owns(name))
     if foreign:
         raise FileExistsError(
-            f"{path!r} is no {kind} table, and holds other files ({foreign[0]!r}): choose another "
-            "place"
+            f"{table.uri!r} is no {table.kind} table, and holds other files ({foreign[0]!r}): "
+            "choose another place"
         )
 
 
@@ -167,13 +167,15 @@ def columns(
         If a name or type cannot be one of the table, by what `change` raises.
     """
     meta = to_host(frame._meta_nonempty)
-    meta = meta.reset_index() if given.index else meta
-    for name in meta.columns:
+    names = [*([meta.index.name] if given.index else []), *meta.columns]
+    for place, name in enumerate(names):
         if not isinstance(name, str):
             raise TypeError(f"a column must have a text as its name, got {shown(name)}")
-    if meta.columns.has_duplicates:
-        twice = meta.columns[meta.columns.duplicated()][0]
-        raise ValueError(f"column {twice!r} is there twice: rename one, or give write_index=False")
+        if name in names[:place]:
+            raise ValueError(
+                f"column {name!r} is there twice: rename one, or give write_index=False"
+            )
+    meta = meta.reset_index() if given.index else meta
     with readable_files():
         schema = pyarrow_schema_dispatch(meta, preserve_index=False).remove_metadata()
     fields = []
@@ -214,6 +216,8 @@ def write(
     run = given.run or Identity.of(frame, made, {"write_index": given.index}).token
     table = make(frame, run, made)
     found = opened(given, table.look)
+    if found is None:
+        _require_own_files(table)
     done = table.has_run(found)
     if not done:
         table = dataclasses.replace(
