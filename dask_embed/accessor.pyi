@@ -490,6 +490,27 @@ class DaskAccessor(FrameAccessor):
         index: Any = ...,
         check: bool = ...,
     ) -> Any: ...
+    def to_delta(
+        self,
+        uri: Any,
+        *,
+        mode: str = ...,
+        run_id: str | None = ...,
+        partition_on: str | list[str] | None = ...,
+        write_index: bool | None = ...,
+        storage_options: dict[str, str] | None = ...,
+        compute: bool = ...,
+    ) -> Any: ...
+    def to_lance(
+        self,
+        uri: Any,
+        *,
+        mode: str = ...,
+        run_id: str | None = ...,
+        write_index: bool | None = ...,
+        storage_options: dict[str, str] | None = ...,
+        compute: bool = ...,
+    ) -> Any: ...
     def to_parquet(
         self,
         path: Any,

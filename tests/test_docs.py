@@ -21,6 +21,7 @@ PAGES = (
         "own_operators.md",
         "parquet.md",
         "resume.md",
+        "tables.md",
     ),
     "curation.md",
 )

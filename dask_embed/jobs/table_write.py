@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from dask.dataframe.dispatch import pyarrow_schema_dispatch
 
-from dask_embed._secrets import Unshown, refuse_password, refuse_secrets, texts_in
+from dask_embed._secrets import HIDDEN, Unshown, refuse_password, refuse_secrets, texts_in
 from dask_embed._validation import boolean, local_path, one_of, shown, shown_error, usable_text
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_files
@@ -200,11 +200,13 @@ def opened(given: Given, look: Callable[[], Any]) -> Any:
     try:
         return look()
     except Exception as error:  # of the library, which has errors of its own
-        quoted = any(value in str(error) for value in texts_in(given.options) if value)
-        said = type(error).__name__ if quoted else shown_error(error)
-        raise ValueError(f"{shown(given.uri)} cannot be looked at: {said}") from (
-            None if quoted else error
-        )
+        said = str(error)
+        for value in filter(None, texts_in(given.options)):
+            said = said.replace(value, HIDDEN)
+        cause = error if said == str(error) else None
+        raise ValueError(
+            f"{shown(given.uri)} cannot be looked at: {shown_error(OSError(said))}"
+        ) from cause
 
 
 def write(

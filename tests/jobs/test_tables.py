@@ -7,6 +7,7 @@ import dataclasses
 import io
 import json
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -21,6 +22,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from distributed import WorkerPlugin
+from support.clusters import cluster
 from support.counting import ROWS, Length, LengthVector, rows_of, table
 
 import dask_embed as de
@@ -299,22 +302,20 @@ def test_what_another_job_did_meanwhile_is_looked_at_again(kind: str, tmp_path: 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_job_that_fails_leaves_no_rows_and_its_files_can_be_cleaned_up(
-    kind: str, tmp_path: Path
+def test_a_job_that_died_leaves_no_rows_and_its_files_can_be_cleaned_up(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     uri = tmp_path / "out"
     _write(kind, _frame(), uri)
     whole = sum(len(files) for _, _, files in os.walk(uri))
 
-    def failing(part: pd.DataFrame) -> pd.DataFrame:
-        if (part.id >= 70).any():
-            raise ArithmeticError("as it was told to")
-        return part
+    def dies(table: Table, parts: Any) -> None:
+        raise RuntimeError("as if it were killed")
 
-    rows = dd.from_pandas(_rows(40), npartitions=4)
-    frame = LengthVector()(rows.map_partitions(failing, meta=rows._meta))
-    with dask.config.set(scheduler="sync"), pytest.raises(ArithmeticError):
-        _write(kind, frame, uri, mode="append")
+    with monkeypatch.context() as dying:
+        dying.setattr(Table, "commit", dies)
+        with pytest.raises(RuntimeError, match="killed"):
+            _write(kind, _frame(start=40), uri, mode="append")
     assert _ids(kind, uri) == [*range(40)]
     left = sum(len(files) for _, _, files in os.walk(uri))
     assert left > whole
@@ -471,3 +472,52 @@ def test_numbers_of_a_job_are_known_before_it_ends(kind: str, tmp_path: Path) ->
     assert expected_rows(job) == 40
     with contextlib.redirect_stdout(io.StringIO()), de.progress(total=40):
         job.compute()
+
+
+def _dies_once(part: pd.DataFrame, flag: str) -> pd.DataFrame:
+    """Kill the process that comes first to one of the partitions."""
+    if (part.id == 20).any():
+        with contextlib.suppress(FileExistsError):
+            Path(flag).touch(exist_ok=False)
+            os.kill(os.getpid(), signal.SIGKILL)
+    return part
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed_lose_and_double_nothing(tmp_path: Path) -> None:
+    """In the middle, and after the commit, before anybody knows of it."""
+    with cluster(2, 1, processes=True) as client:
+        for kind in KINDS:
+            frame = _frame(8)
+            dying = frame.map_partitions(
+                _dies_once, str(tmp_path / f"{kind}-dead"), meta=frame._meta
+            )
+            _write(kind, dying, tmp_path / kind)
+            assert (tmp_path / f"{kind}-dead").exists()
+            assert _ids(kind, tmp_path / kind) == [*range(40)]
+            client.register_plugin(DyingCommit(kind, str(tmp_path / f"{kind}-committed")))
+            _write(kind, _frame(8, 40), tmp_path / kind, mode="append")
+            assert (tmp_path / f"{kind}-committed").exists()
+            assert _ids(kind, tmp_path / kind) == [*range(80)]
+
+
+class DyingCommit(WorkerPlugin):
+    """Kills the first worker that has made a commit."""
+
+    def __init__(self, kind: str, flag: str) -> None:
+        self.name, self.kind, self.flag = f"dying-{kind}", kind, flag
+
+    def setup(self, worker: Any) -> None:
+        from dask_embed.jobs import delta
+        from dask_embed.jobs import lance as ours
+
+        owner: Any = ours.LanceTable if self.kind == "lance" else delta.DeltaTable
+        add, flag = owner.add, self.flag
+
+        def dies(table: Table, found: Any, parts: Any) -> None:
+            add(table, found, parts)
+            with contextlib.suppress(FileExistsError):
+                Path(flag).touch(exist_ok=False)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        owner.add = dies
