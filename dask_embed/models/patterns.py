@@ -168,7 +168,7 @@ def require_patterns_that_end(tokenizer: Any, source: str) -> None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         step = getattr(backend, part, None)
-        for pattern in _regexes(_state(step)):
+        for pattern in _regexes(state_of(step)):
             if repeats_nest(pattern) or takes_long(pattern):
                 raise ValueError(
                     f"{source} has the regular expression {shown(pattern)} in its {part}, which "
@@ -183,7 +183,7 @@ def require_short_texts(tokenizer: Any, source: str) -> None:
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
-        for name, value in _contents(_state(getattr(backend, part, None))):
+        for name, value in _contents(state_of(getattr(backend, part, None))):
             most = _LONGEST_TEXT if isinstance(value, str) else _MOST_PARTS
             if len(value) > most:
                 kind = "characters" if isinstance(value, str) else "parts"
@@ -208,7 +208,8 @@ def _contents(state: Any) -> Iterator[tuple[str, Any]]:
             pending += [(name, each) for each in value]
 
 
-def _state(step: Any) -> Any:
+def state_of(step: Any) -> Any:
+    """Return what a step of a tokenizer in Rust is made of as a json value, None of others."""
     read: Callable[[], Any] | None = getattr(step, "__getstate__", None)
     state = read() if step is not None and read is not None else None
     try:

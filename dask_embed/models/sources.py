@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_embed._validation import shown
 from dask_embed.models.bounds import require_adapter_bounds
+from dask_embed.models.growth import require_bounded_growth
 from dask_embed.models.hub import ADAPTER_CONFIG, Kind, locate, require_whole
 from dask_embed.models.modules import read_json
 from dask_embed.models.patterns import require_patterns_that_end, require_short_texts
@@ -147,6 +148,7 @@ def load_tokenizer(folder: Path, model: Model) -> PreTrainedTokenizerBase:
         ) from error
     source = f"the tokenizer of model {model.name!r} in {str(folder)!r}"
     require_short_texts(tokenizer, source)
+    require_bounded_growth(tokenizer, source)
     require_patterns_that_end(tokenizer, source)
     return tokenizer
 

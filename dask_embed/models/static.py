@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dask_embed._validation import shown, shown_error
 from dask_embed.models.bounds import require_sizes
+from dask_embed.models.growth import require_bounded_growth
 from dask_embed.models.hub import require_whole
 from dask_embed.models.patterns import require_patterns_that_end, require_short_texts
 from dask_embed.models.spec import Model
@@ -115,6 +116,7 @@ def static_tokenizer(table: StaticTable, revision: str) -> Tokenizer:
         raise ValueError(f"{source} cannot be loaded: {shown_error(error)}") from error
     loaded = SimpleNamespace(backend_tokenizer=tokenizer)
     require_short_texts(loaded, source)
+    require_bounded_growth(loaded, source)
     require_patterns_that_end(loaded, source)
     highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
     if highest >= table.tokens:

@@ -16,12 +16,13 @@ import numpy as np
 import pandas as pd
 import pytest
 import tokenizers
-from support import headed
+from support import headed, tokenizer_kinds
 from tokenizers import pre_tokenizers
 
 import dask_embed as de
 from dask_embed.inference.runner import runner_for
 from dask_embed.models import bounds, patterns
+from dask_embed.models.growth import growth, require_bounded_growth
 
 FRAME = pd.DataFrame({"text": ["hello there", "second"]})
 
@@ -71,6 +72,15 @@ def tokenizer_part(part: str, step: dict[str, Any]) -> Callable[[Path], Any]:
     return lambda folder: rewritten(folder / "tokenizer.json", **{part: step})
 
 
+def _replace(text: str, by: str) -> dict[str, Any]:
+    return {"type": "Replace", "pattern": {"String": text}, "content": by}
+
+
+def _steps(*steps: dict[str, Any], name: str = "normalizers", times: int = 20) -> dict[str, Any]:
+    return {"type": "Sequence", name: [*steps] * times}
+
+
+TOGETHER = "may write 1,000 characters or more for one, step after step"
 # Steps that write much with each text, or hold more than any tokenizer does.
 LONG_STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
     "before": ("normalizer", {"type": "Prepend", "prepend": "x" * 10**6}, "'prepend' of 1,000,000"),
@@ -105,6 +115,56 @@ LONG_STEPS: dict[str, tuple[str, dict[str, Any], str]] = {
         },
         "'single' of 5,001 parts",
     ),
+    "tokens around": (
+        "post_processor",
+        {
+            "type": "TemplateProcessing",
+            "single": [
+                *([{"SpecialToken": {"id": "[CLS]", "type_id": 0}}] * 500),
+                {"Sequence": {"id": "A", "type_id": 0}},
+            ],
+            "pair": [
+                {"Sequence": {"id": "A", "type_id": 0}},
+                {"Sequence": {"id": "B", "type_id": 1}},
+            ],
+            "special_tokens": {
+                "[CLS]": {"id": "[CLS]", "ids": [2] * 500, "tokens": ["[CLS]"] * 500}
+            },
+        },
+        "writes 250,000 tokens around",
+    ),
+    "doubled again and again": ("normalizer", _steps(_replace("a", "aa"), times=40), TOGETHER),
+    "two that feed each other": (
+        "normalizer",
+        _steps(_replace("a", "bb"), _replace("b", "aa")),
+        TOGETHER,
+    ),
+    "any character": (
+        "normalizer",
+        _steps({"type": "Replace", "pattern": {"Regex": "."}, "content": "xy"}, times=40),
+        TOGETHER,
+    ),
+    "between characters": (
+        "normalizer",
+        _steps({"type": "Replace", "pattern": {"Regex": "(?=a)"}, "content": "a"}, times=40),
+        TOGETHER,
+    ),
+    "bytes of bytes": ("normalizer", _steps({"type": "ByteLevel"}, times=40), TOGETHER),
+    "letters of Unicode": (
+        "normalizer",
+        _steps(_replace(" ", "\ufdfa"), {"type": "NFKC"}),
+        TOGETHER,
+    ),
+    "many before": ("normalizer", _steps({"type": "Prepend", "prepend": "a" * 900}), TOGETHER),
+    "bytes in pieces": (
+        "pre_tokenizer",
+        _steps(
+            {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True},
+            name="pretokenizers",
+        ),
+        TOGETHER,
+    ),
+    "answers": ("decoder", _steps(_replace("a", "aa"), name="decoders", times=40), TOGETHER),
 }
 
 
@@ -377,6 +437,34 @@ def test_expressions_of_tokenizers_in_use_are_run(pattern: str) -> None:
 def test_bases_of_rotations_are_no_counts_of_layers() -> None:
     """Granite's sliding-window models name theirs layer by layer."""
     bounds.require_sizes({"layer_rope_theta": [10_000, 10_000_000], "num_hidden_layers": 3}, "it")
+
+
+def test_what_a_character_becomes_is_known_without_running_a_step() -> None:
+    """Counted by hand: of steps that write each other's letters, of tables, and of those in use."""
+    steps = tokenizers.normalizers
+    replace, any_of = steps.Replace, tokenizers.Regex
+    sixteen = [replace("a", "bb"), replace("b", "cccc"), replace("c", "dd")]
+    expected = [
+        (16, sixteen),
+        (4, [*reversed(sixteen), *(replace(each, "wxyz") for each in "efgh" * 30)]),
+        (1, [replace("a", "b"), replace("b", "a"), replace("abc", "a")] * 50),
+        (3, [replace("ab", "cd"), replace("cd", "efghij")]),
+        (5, [replace(any_of("[a-z]+"), "12345"), replace(any_of(r"^\s+"), "")]),
+        # CLIP, Llama 2 and ALBERT
+        (8, [steps.NFC(), replace(any_of(r"\s+"), " "), steps.Lowercase()]),
+        (1, [steps.Prepend("\u2581"), replace(" ", "\u2581")]),
+        (18, [replace("``", '"'), steps.NFKD(), steps.StripAccents(), steps.Lowercase()]),
+    ]
+    for times, given in expected:
+        step = steps.Sequence(given)
+        assert growth(step) == times, step
+        longest = max(len(step.normalize_str(letter)) for letter in "abcdefgh \ufdfa\u0390")
+        assert longest <= times + 1, step
+
+
+@pytest.mark.parametrize("kind", [kind for kind in tokenizer_kinds.KINDS if "unigram" not in kind])
+def test_tokenizers_in_use_make_texts_little_longer(kind: str) -> None:
+    require_bounded_growth(tokenizer_kinds.KINDS[kind](), kind)
 
 
 # Of GPT-2, Llama 3, GPT-4o and others.
