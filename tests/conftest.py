@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gc
 import importlib.util
 import os
 import pickle
@@ -40,6 +41,13 @@ def _synchronous() -> Iterator[None]:
     """Run Dask in this thread unless a test chooses otherwise."""
     with dask.config.set(scheduler="synchronous"):
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _quick_collections() -> None:
+    """Let the collections of garbage that the package asks for pass over all that was imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -71,15 +70,6 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> Folders:
 @pytest.fixture(params=MODELS)
 def embedder(request: pytest.FixtureRequest, folders: Folders) -> de.Embedder:
     return make(folders, request.param)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections() -> Iterator[None]:
-    """Every failure collects garbage: let it pass over what was there before."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def make(folders: Folders, model: str = "packed", **settings: Any) -> de.Embedder:
