@@ -4,20 +4,21 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-slow test-alone lint audit notebooks benchmark newest oldest bare docs gpu clean
+.PHONY: demo test test-alone test-slow lint audit notebooks benchmark newest oldest bare docs gpu clean
 
 demo: $(VENV)/demo.installed
 	$(BIN)/dask-embed demo $(ARGS)
 
-# Two at a time. Others take long, or measure time, memory or threads and run alone.
+# Two at a time. Others take long, or measure time, memory or threads and have nothing beside them.
 test: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "not slow and not alone" $(ARGS)
 
+test-alone: $(VENV)/test.installed
+	$(BIN)/python -m pytest -m "alone and not slow" $(ARGS)
+
 test-slow: $(VENV)/test.installed
 	$(BIN)/python -m pytest -n 2 --dist loadscope -m "slow and not alone" $(ARGS)
-
-test-alone: $(VENV)/test.installed
-	$(BIN)/python -m pytest -m alone $(ARGS)
+	$(BIN)/python -m pytest -m "slow and alone" $(ARGS)
 
 lint: $(VENV)/test.installed
 	$(BIN)/ruff check .

@@ -92,6 +92,7 @@ def ids(folder: Path) -> list[int]:
     return sorted(de.read_parquet(folder).compute()["id"])
 
 
+@pytest.mark.slow
 @pytest.mark.alone  # clusters of processes, of which each imports all libraries
 @pytest.mark.timeout(900)
 def test_the_ways_to_run_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

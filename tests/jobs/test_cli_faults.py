@@ -86,6 +86,7 @@ def _started(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]
         process.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
@@ -172,6 +173,7 @@ def _process(command: list[str], **options: Any) -> Iterator[subprocess.Popen[by
         process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.alone  # starts five interpreters, one after the other
 @pytest.mark.timeout(900)
 def test_without_its_scheduler_it_ends_with_5_and_goes_on(folder: Path) -> None:
@@ -233,6 +235,7 @@ def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True)
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.timeout(900)
 def test_a_link_that_is_cut_and_restored(
@@ -259,6 +262,7 @@ def test_a_link_that_is_cut_and_restored(
     assert sorted(de.read_parquet("out").compute()["id"]) == list(range(ROWS))
 
 
+@pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("kind", ["lacks", "has another"])

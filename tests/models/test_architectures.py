@@ -156,21 +156,19 @@ def assert_close(given: Any, expected: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
-@pytest.mark.parametrize(
-    "pooling", POOLING, ids=lambda mode: "+".join([mode] * isinstance(mode, str) or mode)
-)
-def test_vectors_equal_a_plain_forward(
-    case: Case, pooling: str | tuple[str, ...], padding_side: str
-) -> None:
-    embedder = case.embedder(pooling=pooling, padding_side=padding_side, batch_size=5)
-    result = embedder(frame())
-    assert result.index.tolist() == frame().index.tolist()
-    assert result["other"].tolist() == frame()["other"].tolist()
-    for given, tokens in zip(result["embedding"], case.expected, strict=True):
-        if tokens is None:
-            assert given is pd.NA
-        else:
-            assert_close(given, pool(pooling, tokens))
+def test_vectors_equal_a_plain_forward(case: Case, padding_side: str) -> None:
+    """Pooling reads token vectors, whatever gave them: all modes for one model of each kind."""
+    whole = case.name in ("bert", "gpt2", "t5")
+    for pooling in POOLING if whole else POOLING[-2:]:
+        embedder = case.embedder(pooling=pooling, padding_side=padding_side, batch_size=5)
+        result = embedder(frame())
+        assert result.index.tolist() == frame().index.tolist()
+        assert result["other"].tolist() == frame()["other"].tolist()
+        for given, tokens in zip(result["embedding"], case.expected, strict=True):
+            if tokens is None:
+                assert given is pd.NA
+            else:
+                assert_close(given, pool(pooling, tokens))
 
 
 @pytest.mark.parametrize("padding_side", ["left", "right"])
