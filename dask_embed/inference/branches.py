@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from dask_embed.inference.attention import NotPackableError, window_mask
+from dask_embed.inference.attention import LayerSettings, NotPackableError
+from dask_embed.inference.sequences import window_mask
 from dask_embed.tokens.lists import TokenLists
 
 T = TypeVar("T")
@@ -89,22 +90,20 @@ class BranchedTokens(TokenLists):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        causal: bool,
-        sliding_window: int | None,
-        scaling: float | None,
+        settings: LayerSettings,
     ) -> torch.Tensor:
-        """Attend within trunks and branches; see `packed_attention`.
+        """Attend within trunks and branches; see `Layout`.
 
         Raises
         ------
         NotPackableError
             If the layer is not causal: a trunk would see its branches.
         """
-        if not causal:
+        if not settings.causal:
             raise NotPackableError("only causal attention can share the beginning of sequences")
-        options = {"scale": scaling, "enable_gqa": query.shape[1] != key.shape[1]}
+        options = {"scale": settings.scaling, "enable_gqa": query.shape[1] != key.shape[1]}
         if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-            return self._fused(query, key, value, sliding_window, options)
+            return self._fused(query, key, value, settings.window, options)
         output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
         for run in self._runs:
             rows = slice(run.start, run.start + run.count * run.length)
@@ -112,7 +111,7 @@ class BranchedTokens(TokenLists):
                 part[0, :, rows].unflatten(1, (run.count, run.length)).transpose(0, 1)
                 for part in (query, key, value)
             ]
-            attended = self._attend_run(run, parts, sliding_window, options)
+            attended = self._attend_run(run, parts, settings.window, options)
             shape = (run.count, run.length, query.shape[1], -1)
             output[0, rows].view(shape).copy_(attended.transpose(1, 2))
         return output

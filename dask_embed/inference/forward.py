@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from dask_embed.inference.attention import PACKED_ATTENTION, packed_batch
+from dask_embed.inference.attention import Layout, laid_out, laid_out_copy
 from dask_embed.inference.branches import BranchedTokens
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
+from dask_embed.inference.sequences import Sequences
 from dask_embed.inference.state import ModelState
 from dask_embed.loading.load import LoadedModel, compiled
-from dask_embed.models.attention import attention_of, give_attention
 from dask_embed.tokens.lists import TokenLists
 
 # Rows of a compiled padded batch have a multiple of this length.
@@ -46,16 +46,14 @@ class Forward:
 
     Notes
     -----
-    Switching between packed and padded changes the model's configuration, so threads that want
-    the one wait until no thread runs the other. `alone` runs while nothing else does.
+    Packed batches run in a copy of the model that shares its weights, so the model itself is as it
+    was loaded. `alone` runs while nothing else does, for the model may change meanwhile.
     """
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._loaded = loaded
         self.model = self._model = loaded.transformer
         self._compiled: Any = compiled(self._model) if loaded.spec.compile else self._model
-        self._own_attention = attention_of(self._model)
-        self._packs: bool | None = False
         self._running = 0
         self._changed = threading.Condition()
         self.positions: Positions | None = None
@@ -96,7 +94,7 @@ class Forward:
 
     def at_positions(self, tokens: TokenLists, positions: np.ndarray) -> torch.Tensor:
         """Call the model on one text with position ids of shape (tokens,)."""
-        with self._attending():
+        with self.beside_others():
             return self._rows(tokens, position_ids=self._on_device(positions[None]))
 
     def packed(self, tokens: TokenLists) -> torch.Tensor:
@@ -113,18 +111,17 @@ class Forward:
     def in_one_row(self, tokens: TokenLists) -> torch.Tensor:
         """Run the texts one after the other in one row, however long it is."""
         assert self.positions is not None, "a packed batch needs the model's positions"
-        layout = tokens if isinstance(tokens, BranchedTokens) else None
-        positions = self.positions.of(tokens)
-        if layout is not None:
-            positions = layout.positions + self.positions.first
+        layout: Layout
+        if isinstance(tokens, BranchedTokens):
+            layout, positions = tokens, tokens.positions + self.positions.first
+        else:
+            offsets = self._on_device(tokens.offsets.astype(np.int32))
+            layout = Sequences(offsets, int(tokens.lengths.max()))
+            positions = self.positions.of(tokens)
         ids = self._on_device(tokens.values.astype(np.int64)[None])
-        offsets = self._on_device(tokens.offsets.astype(np.int32))
-        with (
-            self._attending(packed=True),
-            packed_batch(offsets, int(tokens.lengths.max()), layout),
-        ):
-            # a size of one would be compiled for itself
-            model = self._model if len(tokens.values) == 1 else self._compiled
+        # a size of one would be compiled for itself
+        model = self._packing if len(tokens.values) == 1 else self._compiled_packing
+        with self.beside_others(), laid_out(layout):
             output = model(
                 input_ids=ids,
                 position_ids=self._on_device(positions[None]),
@@ -151,7 +148,7 @@ class Forward:
             arguments["position_ids"][mask] = self.positions.of(tokens)
         model = self._model if eager or len(tokens) == 1 else self._compiled
         types = self._types(tokens, mask)
-        with self._attending():
+        with self.beside_others():
             output = model(**{name: self._on_device(a) for name, a in arguments.items()}, **types)
         return output.last_hidden_state[self._on_device(mask)]
 
@@ -161,7 +158,7 @@ class Forward:
         output = None
         for length in np.unique(lengths):
             rows = np.flatnonzero(lengths == length)
-            with self._attending():
+            with self.beside_others():
                 vectors = self._rows(tokens.take(rows))
             if output is None:
                 output = vectors.new_empty(len(tokens.values), vectors.shape[1])
@@ -205,9 +202,26 @@ class Forward:
         """Any id does where the tokenizer has none: the mask hides it."""
         return self._loaded.checkpoint.padding_id or 0
 
-    def padding(self) -> contextlib.AbstractContextManager[None]:
-        """Give the context in which the model itself may be called, on rows of any mask."""
-        return self._attending()
+    @functools.cached_property
+    def _packing(self) -> Any:
+        """The model that attends as layouts say: made once a text ran alone, whatever that did."""
+        return laid_out_copy(self._model)
+
+    @functools.cached_property
+    def _compiled_packing(self) -> Any:
+        return compiled(self._packing) if self._loaded.spec.compile else self._packing
+
+    @contextlib.contextmanager
+    def beside_others(self) -> Iterator[None]:
+        """Give the context in which the model may be called while other threads do so, too."""
+        with self._changed:
+            self._running += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running -= 1
+                self._changed.notify_all()
 
     @contextlib.contextmanager
     def by_itself(self) -> Iterator[None]:
@@ -220,9 +234,8 @@ class Forward:
         """Give the context of `by_itself`, and what puts the model back meanwhile."""
         with self._changed:
             self._changed.wait_for(lambda: not self._running)
-            self._switch(packed=False)
             state = ModelState(self._loaded.model)
-            put_back = partial(self._put_back, state)
+            put_back = functools.partial(self._put_back, state)
             try:
                 yield put_back
             finally:
@@ -235,29 +248,6 @@ class Forward:
         quantized = getattr(self._loaded.model, "hf_quantizer", None) is not None
         if changes and not quantized:
             state.restore()
-
-    @contextlib.contextmanager
-    def _attending(self, *, packed: bool = False) -> Iterator[None]:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._running or self._packs == packed)
-            self._switch(packed=packed)
-            self._running += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._running -= 1
-                self._changed.notify_all()
-
-    def _switch(self, *, packed: bool) -> None:
-        """Give the model packed attention, or back what each of its parts had."""
-        if self._packs == packed:
-            return
-        self._packs = None  # parts of it may have changed if this fails
-        give_attention(self._model, self._own_attention)
-        if packed:
-            self._model.set_attn_implementation(PACKED_ATTENTION)
-        self._packs = packed
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         host = torch.from_numpy(np.ascontiguousarray(array))

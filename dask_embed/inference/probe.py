@@ -188,8 +188,7 @@ def _changes(
     """Return what forward passes change in the model, long after short and short after long."""
     long, short = int(np.argmax(tokens.lengths)), int(np.argmin(tokens.lengths))
     parts = alone.split(tokens.lengths.tolist())
-    with forward.padding():
-        state = ModelState(forward.model)
+    state = ModelState(forward.model)
     apart = 0.0
     for text in (long, short, long):
         vectors = forward.equal_lengths(tokens.take(np.array([text])))

@@ -213,9 +213,9 @@ class Runner:
         with torch.inference_mode(), autocast(self.loaded):
             yield
 
-    def padding(self) -> contextlib.AbstractContextManager[None]:
-        """Give the context in which the loaded model has the attention that it came with."""
-        return self._forward.padding()
+    def beside_others(self) -> contextlib.AbstractContextManager[None]:
+        """Give the context in which the loaded model may be called beside other threads."""
+        return self._forward.beside_others()
 
     @property
     def shares(self) -> bool:

@@ -194,7 +194,7 @@ class TaskHead:
     def _by_length(self, tokens: TokenLists) -> torch.Tensor:
         parts: list[Any] = [None] * len(tokens)
         for rows in self._runs(tokens.lengths):
-            with self._forward.padding():
+            with self._forward.beside_others():
                 results = self._rows(tokens.take(rows))
             for row, result in zip(rows, results.split(len(results) // len(rows)), strict=True):
                 parts[row] = result

@@ -7,17 +7,14 @@ Nothing is switched at run time, and threads may run different adapters at a tim
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dask_embed.loading.quantize import shared_with_copies
-from dask_embed.models.attention import give_attention
 from dask_embed.models.patterns import matching
 from dask_embed.models.settings import adapter_settings
 from dask_embed.models.sources import require_adapter, require_adapter_weights
@@ -29,21 +26,6 @@ if TYPE_CHECKING:
 _PREFIX = "base_model.model."
 # Beginnings of LoRA that take what they begin with out of the layer's own weights.
 _CHANGING_LAYERS = ("pissa", "olora")
-
-
-def twin(model: PreTrainedModel, attention: Sequence[str]) -> PreTrainedModel:
-    """Return a model with modules and configuration of its own, and the tensors of `model`.
-
-    Parameters
-    ----------
-    model : PreTrainedModel
-        May be running meanwhile.
-    attention : sequence of str
-        What `attention_of` gave for `model`, which may have been switched to another since.
-    """
-    copied = copy.deepcopy(model, shared_with_copies(model))
-    give_attention(copied, attention)
-    return copied
 
 
 def adapter_weights(folder: Path) -> list[str]:

@@ -12,12 +12,12 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from dask_embed.loading.adapters import adapter_weights, twin, with_adapter
+from dask_embed.loading.adapters import adapter_weights, with_adapter
+from dask_embed.loading.copies import sharing_copy
 from dask_embed.loading.custom import load_custom
 from dask_embed.loading.layers import load_layer
 from dask_embed.loading.placement import input_device, placement, returns_to
 from dask_embed.loading.quantize import quantization_config, quantize
-from dask_embed.models.attention import attention_of
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.classes import computes
 from dask_embed.models.config_file import named_labels
@@ -89,7 +89,6 @@ class LoadedModel:
     model: Any = None
     base: LoadedModel | None = None
     runs_as_one: bool = False
-    _attention: list[str] = field(default_factory=list)
     _gaps: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -143,7 +142,7 @@ def _load_adapted(checkpoint: Checkpoint, folder: Path, spec: Model, task: str) 
     else:
         base = _bases.get((wanted, task)) or _load_base(checkpoint, wanted, task)
         _bases[wanted, task] = base
-        model = with_adapter(twin(base.model, base._attention), folder, base.device)
+        model = with_adapter(sharing_copy(base.model), folder, base.device)
     _require_complete(base, given=adapter_weights(folder))
     return replace(
         base,
@@ -192,7 +191,6 @@ def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
         device=device,
         task=task,
         model=model,
-        _attention=attention_of(model),
         _gaps=gaps,
     )
 
@@ -306,7 +304,7 @@ def _embeds_by_encoder(checkpoint: Checkpoint, model: Any) -> bool:
     if not checkpoint.config.is_encoder_decoder:
         return False
     # a copy, since what is tried may change a model (BigBird)
-    return checkpoint.pooling is None or not decodes_texts(twin(model, attention_of(model)))
+    return checkpoint.pooling is None or not decodes_texts(sharing_copy(model))
 
 
 def _names_outside(part: torch.nn.Module, whole: torch.nn.Module) -> set[str]:

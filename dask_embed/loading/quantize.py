@@ -73,21 +73,6 @@ def quantization_config(spec: Model, dtype: torch.dtype) -> Any:
     return TorchAoConfig(_settings(spec.quantization, (torch.device(on), dtype)))
 
 
-def shared_with_copies(model: torch.nn.Module) -> dict[int, Any]:
-    """Return what copies of a model have in common with it, as the memo of `copy.deepcopy`.
-
-    That is every tensor, and what bitsandbytes keeps beside them: scales and, once a layer ran,
-    the only reference by which it finds its weights.
-    """
-    kept = [*model.parameters(), *model.buffers()]
-    for module in model.modules():
-        if type(module).__module__.startswith("bitsandbytes."):
-            kept += [
-                vars(module)[name] for name in ("state", "quant_state") if name in vars(module)
-            ]
-    return {id(each): each for each in kept}
-
-
 def _settings(bits: str, weight_type: tuple[torch.device, torch.dtype]) -> Any:
     from torchao.quantization import (
         Int4WeightOnlyConfig,

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from dask_embed.inference.attention import NotPackableError, packed_attention, packed_batch
+from dask_embed.inference.attention import NotPackableError, attention, laid_out
+from dask_embed.inference.sequences import Sequences
 
 # Unsorted, with neighbours of one length, an empty sequence, and one longer than any window.
 LENGTHS = [3, 3, 1, 7, 0, 20, 20, 2, 20]
@@ -56,8 +57,8 @@ def by_hand(
 def attend(tensors: list[torch.Tensor], **arguments: Any) -> torch.Tensor:
     layer = SimpleNamespace(is_causal=False)
     settings = {"attention_mask": None, **arguments}
-    with packed_batch(offsets().to(tensors[0].device), max(LENGTHS)):
-        output, weights = packed_attention(layer, *tensors, **settings)
+    with laid_out(Sequences(offsets().to(tensors[0].device), max(LENGTHS))):
+        output, weights = attention(layer, *tensors, **settings)
     assert weights is None
     return output
 
@@ -98,8 +99,8 @@ def test_the_layer_says_whether_it_is_causal(
 ) -> None:
     """As the attention functions of transformers take it; causal unless said otherwise."""
     tensors = inputs()
-    with packed_batch(offsets(), max(LENGTHS)):
-        output, _ = packed_attention(module, *tensors, None, is_causal=argument)
+    with laid_out(Sequences(offsets(), max(LENGTHS))):
+        output, _ = attention(module, *tensors, None, is_causal=argument)
     expected = by_hand(tensors, causal=causal, window=None, scaling=SIZE**-0.5)
     np.testing.assert_allclose(output[0].numpy(), expected, rtol=0, atol=1e-5)
 
@@ -137,8 +138,8 @@ def test_a_mask_is_refused() -> None:
 
 
 def test_without_a_batch_nobody_knows_who_sees_whom() -> None:
-    with pytest.raises(NotPackableError, match="offsets"):
-        packed_attention(SimpleNamespace(is_causal=False), *inputs(), None)
+    with pytest.raises(NotPackableError, match="layout"):
+        attention(SimpleNamespace(is_causal=False), *inputs(), None)
 
 
 def test_attention_to_other_tokens_is_refused() -> None:

@@ -11,7 +11,7 @@ import torch
 from support import headed, tiny
 
 import dask_embed as de
-from dask_embed.inference.attention import NotPackableError
+from dask_embed.inference.attention import LayerSettings, NotPackableError
 from dask_embed.inference.branches import BranchedTokens
 from dask_embed.inference.runner import runner_for
 from dask_embed.inference.scoring import encoding as scoring_encoding
@@ -87,7 +87,7 @@ def test_attention_of_branches(window, heads):
     scores = (query @ key.transpose(2, 3)) / 8**0.5
     weights = scores.masked_fill(~torch.from_numpy(seen), -torch.inf).softmax(-1)
     fewer = heads[0] // heads[1]
-    given = tokens.attend(query, key[:, ::fewer], value[:, ::fewer], True, window, None)
+    given = tokens.attend(query, key[:, ::fewer], value[:, ::fewer], LayerSettings(True, window))
     torch.testing.assert_close(given, (weights @ value).transpose(1, 2), rtol=0, atol=1e-5)
     assert position[tokens.offsets[0] + 12] == 12
     assert position[tokens.offsets[0] + 15] == 12
@@ -97,7 +97,7 @@ def test_branches_need_causal_attention():
     """A trunk that saw its branches would not be the same for all."""
     parts = [torch.zeros(1, 1, len(branched().values), 4)] * 3
     with pytest.raises(NotPackableError, match="causal"):
-        branched().attend(*parts, False, None, None)
+        branched().attend(*parts, LayerSettings(causal=False))
 
 
 def sequences(lists):

@@ -169,13 +169,11 @@ def test_generated_texts(folder: Callable[..., Path], config: Any) -> None:
 
 def test_a_copy_shares_what_bitsandbytes_keeps(folder: Callable[..., Path]) -> None:
     """Once it ran, int8 weights are found in the layer's state alone."""
-    from dask_embed.inference.generation.cache import decoding_twin
+    from dask_embed.loading.copies import sharing_copy
 
     for config, name in ((INT8, "state"), (NF4, "quant_state")):
         loaded = load(de.Model(folder("llama"), device="cpu", quantization=config))
-        layers = [
-            each.layers[0].mlp.up_proj for each in (loaded.model, decoding_twin(loaded.model))
-        ]
+        layers = [each.layers[0].mlp.up_proj for each in (loaded.model, sharing_copy(loaded.model))]
         assert layers[0] is not layers[1]
         assert getattr(layers[0], name) is getattr(layers[1], name)
 

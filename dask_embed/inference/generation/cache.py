@@ -1,28 +1,19 @@
-"""Token by token: one forward pass for all texts under way, none of them padded.
+"""Texts under way, and the keys and values of those that began together.
 
-Prompts run packed, one after the other in one row. Keys and values go into tensors that are
-allocated once, aligned to the right, so that the next token of every row lies in the same column
-and a sliding window is a slice.
+These go into tensors that are allocated once, aligned to the right, so that the next token of
+every row lies in the same column and a sliding window is a slice.
 """
 
 from __future__ import annotations
 
-import contextlib
-import copy
-from collections.abc import Iterator, Sequence
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
-from transformers import AttentionInterface, AttentionMaskInterface
 
-from dask_embed.inference.attention import NotPackableError, packed_attention, packed_batch
-from dask_embed.loading.quantize import shared_with_copies
-
-DECODING_ATTENTION = "dask_embed_decoding"
+from dask_embed.inference.attention import LayerSettings
 
 
 @dataclass(eq=False)
@@ -135,21 +126,24 @@ class Cohort:
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        window: int | None,
-        scaling: float | None,
+        settings: LayerSettings,
     ) -> torch.Tensor:
         """Let the newest token of every row see those before it; shapes (rows, heads, size)."""
         keys, values = self._states[layer]
         rows, column = len(self.rows), self.width - 1
         keys[:rows, :, column] = key
         values[:rows, :, column] = value
-        first = 0 if window is None else max(0, self.width - window)
+        first = 0 if settings.window is None else max(0, self.width - settings.window)
         seen = slice(first, self.width)
         # heads that share keys are queries of one head, so that keys are not repeated
         grouped = query.unflatten(1, (keys.shape[1], -1))
         mask = None if self._mask is None else self._mask[:rows, :, :, seen]
         output = scaled_dot_product_attention(
-            grouped, keys[:rows, :, seen], values[:rows, :, seen], attn_mask=mask, scale=scaling
+            grouped,
+            keys[:rows, :, seen],
+            values[:rows, :, seen],
+            attn_mask=mask,
+            scale=settings.scaling,
         )
         return output.flatten(1, 2)
 
@@ -189,99 +183,3 @@ class Cohort:
             for layer in self._states:  # one at a time, so that little is held twice
                 keys, values = self._states[layer]
                 self._states[layer] = (keys[:rows].clone(), values[:rows].clone())
-
-
-# ------------------------------------------------------------------------- attention of a pass
-@dataclass(frozen=True)
-class _Pass:
-    """A forward pass: the prompts of one cohort, or a token for each row of several."""
-
-    cohorts: Sequence[Cohort]
-    prompts: bool
-
-
-_running: ContextVar[_Pass | None] = ContextVar("dask_embed_decoding", default=None)
-
-
-@contextlib.contextmanager
-def decoding_pass(cohorts: Sequence[Cohort]) -> Iterator[None]:
-    """Attend within the block for the newest token of every row of `cohorts`."""
-    token = _running.set(_Pass(cohorts, prompts=False))
-    try:
-        yield
-    finally:
-        _running.reset(token)
-
-
-@contextlib.contextmanager
-def prompt_pass(cohort: Cohort, offsets: torch.Tensor, longest: int) -> Iterator[None]:
-    """Attend within the block for the prompts of `cohort`, which begin at `offsets`."""
-    token = _running.set(_Pass([cohort], prompts=True))
-    try:
-        with packed_batch(offsets, longest):
-            yield
-    finally:
-        _running.reset(token)
-
-
-def decoding_attention(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float | None = None,
-    dropout: float = 0.0,
-    is_causal: bool | None = None,
-    sliding_window: int | None = None,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
-    """Attend within the running pass, and keep its keys and values.
-
-    Parameters and results are those of `packed_attention`.
-    """
-    running = _running.get()
-    layer = getattr(module, "layer_idx", None)
-    if running is None or layer is None:
-        raise NotPackableError(f"{type(module).__name__} runs outside of a pass, or has no number")
-    if running.prompts:
-        # also refuses what neither kind of pass can do
-        attended = packed_attention(
-            module,
-            query,
-            key,
-            value,
-            attention_mask,
-            scaling=scaling,
-            is_causal=is_causal,
-            sliding_window=sliding_window,
-            **kwargs,
-        )
-        running.cohorts[0].put(layer, key[0], value[0])
-        return attended
-    parts, start = [], 0
-    q, k, v = (part[0].transpose(0, 1) for part in (query, key, value))
-    for cohort in running.cohorts:
-        own = slice(start, start + len(cohort.rows))
-        parts.append(cohort.attend(layer, q[own], k[own], v[own], sliding_window, scaling))
-        start = own.stop
-    return torch.cat(parts)[None], None
-
-
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """The cohorts know who sees whom."""
-
-
-AttentionInterface.register(DECODING_ATTENTION, decoding_attention)
-AttentionMaskInterface.register(DECODING_ATTENTION, _no_mask)
-
-
-def decoding_twin(model: torch.nn.Module) -> Any:
-    """Return a model with the weights of `model` that attends with `decoding_attention`.
-
-    It shares every tensor but has a configuration of its own, so that other threads may go on
-    using `model` as it is.
-    """
-    twin: Any = copy.deepcopy(model, shared_with_copies(model))
-    twin.set_attn_implementation(DECODING_ATTENTION)
-    return twin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import threading
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,7 +12,7 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.generation.text import Generated, TextGeneration
-from dask_embed.loading.quantize import shared_with_copies
+from dask_embed.loading.copies import sharing_copy
 from dask_embed.tokens.lists import TokenLists
 
 if TYPE_CHECKING:
@@ -57,9 +56,6 @@ def engine_of(runner: Runner, name: str) -> Engine:
 def _build(runner: Runner, name: str) -> Engine:
     loaded = runner.loaded
     model = loaded.model
-    with runner.padding():  # leaves the model with its own attention, too
-        if runner.verdict.packed:  # the runner changes it for the batches of other operators
-            model = _twin(model)
     if name == "continuous":
         return ContinuousBatching(model, loaded.tokenizer)
     changes = runner.changes_itself
@@ -69,11 +65,6 @@ def _build(runner: Runner, name: str) -> Engine:
     return TextGeneration(
         model, loaded.tokenizer, packs=packs, activations=activations, changes=changes
     )
-
-
-def _twin(model: Any) -> Any:
-    """Return a model with the tensors of `model` and a configuration of its own."""
-    return copy.deepcopy(model, shared_with_copies(model))
 
 
 class ContinuousBatching:
@@ -95,7 +86,7 @@ class ContinuousBatching:
         self.tokenizer = tokenizer
         self._model = model
         # generate_batch sets the attention of the model that it runs, which others are using
-        self._twin = _twin(model)
+        self._copy = sharing_copy(model)
         self._lock = threading.Lock()
 
     def __call__(
@@ -133,7 +124,7 @@ class ContinuousBatching:
         )
         # its loop has a thread of its own, which may not change tensors of inference mode
         with self._lock, torch.inference_mode(False):
-            found = self._twin.generate_batch(
+            found = self._copy.generate_batch(
                 lists,
                 generation_config=config,
                 continuous_batching_config=self._memory(prompts, settings),
@@ -148,7 +139,7 @@ class ContinuousBatching:
 
     def _memory(self, prompts: TokenLists, settings: GenerationSettings) -> Any:
         """Return how large its cache is: on a CPU it would otherwise fill most of the memory."""
-        if self._twin.device.type != "cpu":
+        if self._copy.device.type != "cpu":
             return None
         pages = -(-(prompts.lengths + settings.max_new_tokens) // _PAGE)
         blocks = min(int(pages.sum()), max(int(pages.max()), _MOST_BLOCKS)) + 1

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
-from dask_embed.inference.generation.cache import Cohort, Row, decoding_pass, prompt_pass
+from dask_embed.inference.attention import laid_out, laid_out_copy
+from dask_embed.inference.generation.cache import Cohort, Row
+from dask_embed.inference.generation.layouts import NewestTokens, Prompts
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.memory import Budget, is_out_of_memory, release
+from dask_embed.inference.sequences import Sequences
 from dask_embed.runtime.computations import require_wanted
 
 # Prompt tokens of one pass: more would leave the caches of a CPU.
@@ -32,17 +35,17 @@ class Decoder:
 
     Parameters
     ----------
-    twin : PreTrainedModel
-        A model that attends with `decoding_attention`.
+    model : PreTrainedModel
+        It is left as it is: a copy with its weights runs.
 
     Notes
     -----
     May be used from several threads.
     """
 
-    def __init__(self, twin: Any) -> None:
-        self._twin = twin
-        self._device: torch.device = twin.device
+    def __init__(self, model: Any) -> None:
+        self._model = laid_out_copy(model)
+        self._device: torch.device = model.device
         self._rows = _ROWS.get(self._device.type, _ROWS_OTHERWISE)
         self._prompt_tokens = _PROMPT_TOKENS.get(self._device.type, _PROMPT_TOKENS_OTHERWISE)
 
@@ -166,8 +169,8 @@ class Decoder:
         positions = torch.arange(len(ids)) - torch.repeat_interleave(ends - lengths, lengths)
         offsets = torch.nn.functional.pad(ends, (1, 0)).to(torch.int32).to(self._device)
         last = (ends - 1).to(self._device)
-        cohort.begin(self._twin.dtype, self._device)
-        with prompt_pass(cohort, offsets, int(lengths.max())):
+        cohort.begin(self._model.dtype, self._device)
+        with laid_out(Prompts(cohort, Sequences(offsets, int(lengths.max())))):
             return self._run(ids, positions, last, hidden)
 
     def step(
@@ -177,7 +180,7 @@ class Decoder:
         rows = [row for cohort in cohorts for row in cohort.rows]
         ids = torch.tensor([row.newest for row in rows])
         positions = torch.tensor([row.length - 1 for row in rows])
-        with decoding_pass(cohorts):
+        with laid_out(NewestTokens(cohorts)):
             return self._run(ids, positions, 0, hidden)
 
     def _run(
@@ -187,7 +190,7 @@ class Decoder:
         kept: torch.Tensor | int,
         hidden: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        output = self._twin(
+        output = self._model(
             input_ids=ids[None].to(self._device),
             position_ids=positions[None].to(self._device),
             use_cache=False,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
-from dask_embed.inference.generation.cache import Cohort, Row, decoding_twin
+from dask_embed.inference.generation.cache import Cohort, Row
 from dask_embed.inference.generation.loop import Decoder, similar
 from dask_embed.inference.generation.plan import length_dependent
 from dask_embed.inference.generation.reference import Reference
@@ -48,7 +48,7 @@ def judge_decoder(model: Any) -> tuple[Decoder | None, int | None, str]:
         return None, None, "its rotary frequencies follow the longest text of a batch"
     lengths, up_to = _lengths(model.config)
     try:
-        decoder = Decoder(decoding_twin(model))
+        decoder = Decoder(model)
         apart = _apart(model, decoder, lengths)
     except Exception as error:  # every architecture has its own way to refuse
         if is_out_of_memory(error):

@@ -266,7 +266,7 @@ class _Interaction:
         ids = filled.take(texts).values.astype(np.int64).reshape(len(texts), -1)
         seen = np.arange(ids.shape[1])[None] < tokens.lengths[texts][:, None]
         device = self.runner.loaded.device
-        with self.runner.padding():
+        with self.runner.beside_others():
             hidden: torch.Tensor = self.runner.loaded.transformer(
                 input_ids=torch.from_numpy(ids).to(device),
                 attention_mask=torch.from_numpy(seen.astype(np.int64)).to(device),
