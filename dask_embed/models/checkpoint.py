@@ -16,7 +16,7 @@ from dask_embed.models.dual import (
     text_width,
 )
 from dask_embed.models.foreign import told_as
-from dask_embed.models.hub import locate, require_whole
+from dask_embed.models.hub import locate
 from dask_embed.models.kinds import require_kinds
 from dask_embed.models.module_files import gives_text_vectors, has_table, read_modules
 from dask_embed.models.modules import (
@@ -36,6 +36,7 @@ from dask_embed.models.sizes import position_limit, vector_size
 from dask_embed.models.sources import tokenizer_folder
 from dask_embed.models.spec import Model
 from dask_embed.models.static import StaticTable, read_static_table, require_static
+from dask_embed.models.tensor_files import require_whole
 from dask_embed.models.weights import Weights, find_weights
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from dask_embed.models.hub import ADAPTER_CONFIG, METADATA_FILES
+from dask_embed.models.fingerprint import METADATA_FILES
+from dask_embed.models.hub import ADAPTER_CONFIG
 from dask_embed.models.modules import read_json
 from dask_embed.models.settings import model_settings, special_tokens, tokenizer_settings
 from dask_embed.models.weights import INDEX, Weights

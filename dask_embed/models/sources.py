@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 from dask_embed._validation import shown
 from dask_embed.models.bounds import require_adapter_bounds
 from dask_embed.models.growth import require_bounded_growth
-from dask_embed.models.hub import ADAPTER_CONFIG, Kind, locate, require_whole
+from dask_embed.models.hub import ADAPTER_CONFIG, Kind, locate
 from dask_embed.models.modules import read_json
 from dask_embed.models.patterns import require_patterns_that_end, require_short_texts
 from dask_embed.models.prepared import prepared
 from dask_embed.models.spec import Model
+from dask_embed.models.tensor_files import require_whole
 from dask_embed.runtime.libraries import importing
 
 if TYPE_CHECKING:

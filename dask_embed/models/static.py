@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 from dask_embed._validation import shown, shown_error
 from dask_embed.models.bounds import require_sizes
 from dask_embed.models.growth import require_bounded_growth
-from dask_embed.models.hub import require_whole
 from dask_embed.models.patterns import require_patterns_that_end, require_short_texts
 from dask_embed.models.spec import Model
+from dask_embed.models.tensor_files import require_whole
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

@@ -9,9 +9,10 @@ from textwrap import shorten
 from typing import Any
 
 from dask_embed._validation import shown
-from dask_embed.models.hub import once, require_whole
 from dask_embed.models.modules import read_json
 from dask_embed.models.settings import is_plain
+from dask_embed.models.tensor_files import require_whole
+from dask_embed.runtime.remembered import once
 
 SAFE, PICKLED = "model.safetensors", "pytorch_model.bin"
 INDEX = ".index.json"

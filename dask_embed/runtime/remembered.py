@@ -1,16 +1,21 @@
-"""What does not change, asked or looked at once: an object's word, files within a call."""
+"""What does not change, asked or looked at once: an object's word, files as long as they stay."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import time
 import weakref
 from collections.abc import Callable, Hashable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 T = TypeVar("T")
 Told = TypeVar("Told")
+
+# Clocks of file systems are coarse: a file may change twice within one tick.
+_TICK_NANOSECONDS = 2_000_000_000
 
 
 def remembered(tell: Callable[[T], Told]) -> Callable[[T], Told]:
@@ -31,6 +36,24 @@ def remembered(tell: Callable[[T], Told]) -> Callable[[T], Told]:
         return told
 
     return ask
+
+
+def once(read: Callable[..., Told]) -> Callable[..., Told]:
+    """Return `read`, a function of a file, so that it reads a file again only once it changed."""
+
+    @functools.lru_cache(maxsize=4096)
+    def known(path: Path, state: tuple[int, ...], *arguments: Any) -> Told:
+        return read(path, *arguments)
+
+    @functools.wraps(read)
+    def look(path: Path, *arguments: Any) -> Told:
+        state = path.stat()
+        if time.time_ns() - state.st_mtime_ns < _TICK_NANOSECONDS:
+            return read(path, *arguments)
+        changed = (state.st_ino, state.st_size, state.st_mtime_ns, state.st_ctime_ns)
+        return known(path, changed, *arguments)
+
+    return look
 
 
 _looked: ContextVar[dict[Any, Any] | None] = ContextVar("_looked", default=None)

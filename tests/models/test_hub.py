@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 from support import tiny
 
 import dask_embed as de
-from dask_embed.models.hub import fingerprint, locate
+from dask_embed.models.fingerprint import fingerprint
+from dask_embed.models.hub import locate
 from dask_embed.runtime.registry import loaded
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -243,7 +244,7 @@ def test_a_changed_value_of_any_tensor_changes_the_fingerprint(
     """Of tensors that are too large to be read whole, too."""
     import torch
 
-    monkeypatch.setattr("dask_embed.models.hub._WHOLE_BYTES", 1 << 20)
+    monkeypatch.setattr("dask_embed.models.fingerprint._WHOLE_BYTES", 1 << 20)
     weights = {name: torch.zeros(size) for name, size in SIZES.items()}
     save_file(weights, tmp_path / "model.safetensors")
     before = fingerprint(tmp_path)
@@ -260,8 +261,8 @@ def test_many_tensors_beyond_what_is_read_whole(
     """Every one of them is sampled; and another order of them in the file shows in its header."""
     import torch
 
-    monkeypatch.setattr("dask_embed.models.hub._WHOLE_BYTES", 1 << 16)
-    monkeypatch.setattr("dask_embed.models.hub._BLOCKS", 12)
+    monkeypatch.setattr("dask_embed.models.fingerprint._WHOLE_BYTES", 1 << 16)
+    monkeypatch.setattr("dask_embed.models.fingerprint._BLOCKS", 12)
     names = [f"layer.{number}" for number in range(15)]
 
     def save(changed: str | None, first: float = 0.0) -> str:
@@ -280,7 +281,7 @@ def test_pickled_weights_are_told_apart_by_their_checksums(
 ) -> None:
     import torch
 
-    monkeypatch.setattr("dask_embed.models.hub._WHOLE_BYTES", 1 << 20)
+    monkeypatch.setattr("dask_embed.models.fingerprint._WHOLE_BYTES", 1 << 20)
     weights = {"table": torch.zeros(8_000_000)}
     weights |= {f"layer.{number}.bias": torch.zeros(8) for number in range(200)}
     found = set()

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from dask_embed._validation import local_path, shown
 from dask_embed.columns import Result, VectorColumn, read_vectors, stored_vectors
-from dask_embed.models.hub import once
 from dask_embed.operators.base import ColumnOperator
+from dask_embed.runtime.remembered import once
 
 if TYPE_CHECKING:
     from dask_embed.runtime.stats import Meter
