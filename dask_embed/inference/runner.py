@@ -23,14 +23,8 @@ from dask_embed.inference.state import ModelState
 from dask_embed.inference.task_head import TaskHead
 from dask_embed.inference.verdict import NotPerTokenError, Verdict
 from dask_embed.inference.workers import make_room_on_worker
-from dask_embed.loading.load import (
-    LoadedModel,
-    autocast,
-    dtype_name,
-    load,
-    resolve_device,
-    resolve_dtype,
-)
+from dask_embed.loading.devices import dtype_name, resolve_device, resolve_dtype
+from dask_embed.loading.load import LoadedModel, autocast, load
 from dask_embed.models.spec import Model
 from dask_embed.models.vocabulary import Tables
 from dask_embed.runtime.process import prepare_process

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import shutil
-from collections.abc import Collection
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,13 +14,14 @@ from weakref import WeakValueDictionary
 import torch
 
 from dask_embed.loading.adapters import adapter_weights, with_adapter
+from dask_embed.loading.completeness import gaps_of, require_complete
 from dask_embed.loading.copies import sharing_copy
 from dask_embed.loading.custom import load_custom
+from dask_embed.loading.devices import TORCH_DTYPES, resolve_device, resolve_dtype
 from dask_embed.loading.layers import load_layer
 from dask_embed.loading.placement import input_device, placement, returns_to
 from dask_embed.loading.quantize import quantization_config, quantize
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
-from dask_embed.models.classes import computes
 from dask_embed.models.config_file import named_labels
 from dask_embed.models.dual import run_text_side
 from dask_embed.models.foreign import told_as
@@ -41,14 +43,9 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=torch.nn.Module)
 
-_TORCH_DTYPES = {
-    "float32": torch.float32,
-    "bfloat16": torch.bfloat16,
-    "float16": torch.float16,
-}
-_COMPILERS = ("c++", "g++", "clang++")
 # Rows of a head that `embed` does not use; a checkpoint may leave them out.
 _UNUSED_WEIGHTS = ("pooler.",)
+_COMPILERS = ("c++", "g++", "clang++")
 # What adapters share while any of them, or the model without one, is loaded. Weights are read one
 # model at a time: `from_pretrained` changes the default dtype and the initialization switches of
 # torch while it runs.
@@ -102,7 +99,7 @@ class LoadedModel:
     @property
     def compute_dtype(self) -> torch.dtype:
         """Type in which matrix products run."""
-        return _TORCH_DTYPES[self.spec.autocast] if self.spec.autocast else self.transformer.dtype
+        return TORCH_DTYPES[self.spec.autocast] if self.spec.autocast else self.transformer.dtype
 
 
 def load(spec: Model, task: str = "embed") -> LoadedModel:
@@ -120,7 +117,7 @@ def load(spec: Model, task: str = "embed") -> LoadedModel:
         if folder is not None:
             return _load_adapted(checkpoint, folder, spec, task)
         loaded = _load_base(checkpoint, spec, task)
-        _require_complete(loaded)
+        require_complete(checkpoint.folder, loaded._gaps)
         if spec.factory is None:
             _bases[_base_spec(spec), task] = loaded
         return loaded
@@ -143,7 +140,7 @@ def _load_adapted(checkpoint: Checkpoint, folder: Path, spec: Model, task: str) 
         base = _bases.get((wanted, task)) or _load_base(checkpoint, wanted, task)
         _bases[wanted, task] = base
         model = with_adapter(sharing_copy(base.model), folder, base.device)
-    _require_complete(base, given=adapter_weights(folder))
+    require_complete(base.checkpoint.folder, base._gaps, given=adapter_weights(folder))
     return replace(
         base,
         spec=spec,
@@ -205,38 +202,10 @@ def _for_inference(module: M, device: torch.device) -> M:
     return torch.nn.Module.to(module, device).eval().requires_grad_(False)
 
 
-def resolve_device(name: str) -> torch.device:
-    """Return the device that `name` stands for on this worker."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but this worker has no CUDA device")
-    return device
-
-
-def resolve_dtype(spec: Model, device: torch.device) -> torch.dtype:
-    """Return the type of the weights: ``"auto"`` is float32, on a GPU bfloat16 if it can.
-
-    A sentence-transformers folder that says its own goes before that.
-    """
-    saved = None if spec.dtype != "auto" else read_checkpoint(spec).sentence.dtype
-    if spec.dtype != "auto" or saved is not None:
-        return _TORCH_DTYPES[saved or spec.dtype]
-    if device.type == "cuda" and spec.autocast is None and torch.cuda.is_bf16_supported():
-        return torch.bfloat16
-    return torch.float32
-
-
-def dtype_name(dtype: torch.dtype) -> str:
-    """Return the name under which a specification has `dtype`."""
-    return next(name for name, known in _TORCH_DTYPES.items() if known == dtype)
-
-
 def autocast(loaded: LoadedModel) -> torch.autocast:
     """Return the context in which the forward pass of `loaded` runs."""
     wanted = loaded.spec.autocast
-    dtype = _TORCH_DTYPES[wanted] if wanted else None
+    dtype = TORCH_DTYPES[wanted] if wanted else None
     return torch.autocast(loaded.device.type, dtype=dtype, enabled=wanted is not None)
 
 
@@ -244,8 +213,6 @@ def _load_model(
     checkpoint: Checkpoint, spec: Model, dtype: torch.dtype, task: str
 ) -> tuple[Any, dict[str, str]]:
     """Return the model, and which of its weights the checkpoint does not have as they must be."""
-    from transformers.utils import logging
-
     own_attention = spec.attention in ("auto", "padded")
     arguments: dict[str, Any] = {
         "dtype": dtype,
@@ -253,7 +220,7 @@ def _load_model(
         "use_safetensors": None if spec.allow_pickle else True,
         "trust_remote_code": spec.trust_remote_code,
         "local_files_only": True,
-        "ignore_mismatched_sizes": True,  # _require_complete names them
+        "ignore_mismatched_sizes": True,  # require_complete names them
         "quantization_config": quantization_config(spec, dtype),
         **placement(spec, resolve_device(spec.device)),
         **named_labels(spec.labels if task != "embed" else None),
@@ -263,10 +230,9 @@ def _load_model(
     if arguments["quantization_config"] is None:  # the checkpoint's own, then
         del arguments["quantization_config"]
     weights = checkpoint.weights(spec)
-    shows_progress = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
+    cannot = f"checkpoint {str(checkpoint.folder)!r} cannot be loaded"
     try:
-        with importing(), told_as(f"checkpoint {str(checkpoint.folder)!r} cannot be loaded"):
+        with importing(), told_as(cannot), _without_progress():
             whole, info = class_for(task, checkpoint).from_pretrained(
                 prepared(checkpoint.folder, code=spec.trust_remote_code, weights=weights),
                 output_loading_info=True,
@@ -277,17 +243,23 @@ def _load_model(
                 model = token_part(whole, encoder=_embeds_by_encoder(checkpoint, whole))
     except pickle.UnpicklingError as error:
         raise ValueError(not_tensors(weights.files[0], error)) from None
-    finally:
-        if shows_progress:
-            logging.enable_progress_bar()
     model.config.use_cache = False
-    gaps = _gaps_of(info, _UNUSED_WEIGHTS if task == "embed" else ())
-    left = _names_outside(model, whole)
-    return model, {
-        name: shown
-        for name, shown in gaps.items()
-        if name not in left and not computes(type(whole), checkpoint.config, name)
-    }
+    unused = _UNUSED_WEIGHTS if task == "embed" else ()
+    return model, gaps_of(info, whole, model, checkpoint.config, unused)
+
+
+@contextlib.contextmanager
+def _without_progress() -> Iterator[None]:
+    """Keep transformers from drawing its progress bar."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _is_code_of_others(model: Any) -> bool:
@@ -305,38 +277,6 @@ def _embeds_by_encoder(checkpoint: Checkpoint, model: Any) -> bool:
         return False
     # a copy, since what is tried may change a model (BigBird)
     return checkpoint.pooling is None or not decodes_texts(sharing_copy(model))
-
-
-def _names_outside(part: torch.nn.Module, whole: torch.nn.Module) -> set[str]:
-    """Return the names of the weights of a model that a part of it is without."""
-    held = {id(tensor) for tensor in (*part.parameters(), *part.buffers())}
-    named = [
-        *whole.named_parameters(remove_duplicate=False),
-        *whole.named_buffers(remove_duplicate=False),
-    ]
-    return {name for name, tensor in named if id(tensor) not in held}
-
-
-def _gaps_of(info: dict[str, Any], unused: Collection[str]) -> dict[str, str]:
-    """Return the weights that transformers filled with random numbers, and why it did."""
-    missing = (key for key in info["missing_keys"] if not any(part in key for part in unused))
-    gaps = {key: key for key in missing}
-    for key in info["mismatched_keys"]:
-        gaps[key if isinstance(key, str) else key[0]] = str(key)
-    return gaps
-
-
-def _require_complete(loaded: LoadedModel, given: Collection[str] = ()) -> None:
-    gaps = {name: shown for name, shown in loaded._gaps.items() if name not in given}
-    if gaps:
-        missing = sorted(name for name, shown in gaps.items() if shown == name)
-        mismatched = sorted(shown for name, shown in gaps.items() if shown != name)
-        shown = ", ".join((missing + mismatched)[:3])
-        raise ValueError(
-            f"checkpoint {str(loaded.checkpoint.folder)!r} does not fit its config.json: "
-            f"{len(missing)} weights are missing and {len(mismatched)} have another shape "
-            f"({shown}); transformers would fill them with random numbers"
-        )
 
 
 def compiled(model: torch.nn.Module) -> Any:

@@ -225,7 +225,7 @@ no_repeat_ngram_size
     def batching(self) -> Batching:
         from dask_embed import config
         from dask_embed.inference.stream import Batching
-        from dask_embed.loading.load import resolve_device
+        from dask_embed.loading.devices import resolve_device
 
         budget = self.tokens_per_batch
         if budget is None and self.engine in ("continuous", "vllm"):
