@@ -28,7 +28,8 @@ from dask_embed.columns.digests import row_digests, value_bytes
 from dask_embed.columns.frames import numbered
 from dask_embed.columns.pandas import series_to_arrow
 from dask_embed.operators.identity import without_places
-from dask_embed.runtime.segments import KEY_BYTES, Place, Segments
+from dask_embed.runtime.key_index import KEY_BYTES
+from dask_embed.runtime.segments import Place, Segments
 
 # Of the files; another one starts anew.
 _FORMAT = 1

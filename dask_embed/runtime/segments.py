@@ -22,9 +22,9 @@ import pyarrow.parquet as pq
 
 from dask_embed._validation import shown_error
 from dask_embed.runtime.files import create_file, put_file
+from dask_embed.runtime.key_index import KEY_BYTES, KeyIndex
 
 KEY = "key"
-KEY_BYTES = 16
 _KEY_TYPE = pa.binary(KEY_BYTES)
 # Rows that are read at least where one of them is wanted.
 _GROUP_ROWS = 4096
@@ -37,30 +37,7 @@ _MANY, _SMALL = 64, 2**23
 # Seconds after which it is noted again that a file is in use.
 _NOTED = 3600.0
 _USED = ".used"
-# Arrays of keys that are searched one after the other before they become one.
-_MOST_RUNS = 16
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Sorted keys, with the file and row of each."""
-
-    keys: np.ndarray
-    files: np.ndarray
-    rows: np.ndarray
-
-    @classmethod
-    def of(cls, keys: np.ndarray, files: np.ndarray, rows: np.ndarray) -> _Run:
-        order = np.argsort(keys, kind="stable")
-        return cls(keys[order], files[order], rows[order])
-
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """Return the place of each key, -1 where it is not there."""
-        if not len(self.keys):
-            return np.full(len(keys), -1)
-        places = np.minimum(np.searchsorted(self.keys, keys), len(self.keys) - 1)
-        return np.where(self.keys[places] == keys, places, -1)
 
 
 @dataclass(frozen=True)
@@ -106,10 +83,7 @@ class Segments:
         self._place, self._schema, self._most_bytes = place, schema, most_bytes
         self._fs, self._folder = place.fs, f"{place.root}/{place.kind}"
         self._lock = threading.RLock()
-        self._names: list[str] = []
-        self._known: set[str] = set()
-        self._gone: set[int] = set()
-        self._runs: list[_Run] = []
+        self._keys = KeyIndex()
         self._looked = self._tidied = -np.inf
         self._used: dict[str, float] = {}
         self._told = self._lost = False
@@ -140,7 +114,7 @@ class Segments:
         """Return which keys each file has, and their rows."""
         with self._lock:
             self._refresh()
-            files, rows = self._places(keys)
+            files, rows = self._keys.find(keys)
         found = np.flatnonzero(files >= 0)
         order, parts = [], []
         for number in np.unique(files[found]).tolist():
@@ -170,7 +144,7 @@ class Segments:
                 )
             return
         with self._lock:
-            self._note(name, keys)
+            self._keys.add(name, keys)
         self._tidy()
 
     def _put(self, keys: np.ndarray, rows: pa.Table) -> str:
@@ -192,32 +166,6 @@ class Segments:
         put_file(self._fs, f"{self._folder}/{name}", content.getvalue())
         return name
 
-    def _note(self, name: str, keys: np.ndarray) -> None:
-        if name in self._known:
-            return
-        number = len(self._names)
-        self._names.append(name)
-        self._known.add(name)
-        files = np.full(len(keys), number, np.int32)
-        self._runs.append(_Run.of(keys, files, np.arange(len(keys), dtype=np.int32)))
-        if len(self._runs) > _MOST_RUNS:
-            columns = [
-                np.concatenate([getattr(run, name) for run in self._runs])
-                for name in ("keys", "files", "rows")
-            ]
-            self._runs = [_Run.of(*columns)]
-
-    def _places(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the number of the file and the row there of each key, -1 where there is none."""
-        files, rows = np.full(len(keys), -1), np.full(len(keys), -1)
-        for run in self._runs:
-            places = run.find(keys)
-            here = np.flatnonzero(places >= 0)
-            alive = ~np.isin(run.files[places[here]], list(self._gone))
-            here = here[alive]
-            files[here], rows[here] = run.files[places[here]], run.rows[places[here]]
-        return files, rows
-
     def _refresh(self) -> None:
         """Look for files that others added or removed, if that is some time ago."""
         if time.monotonic() - self._looked < _REFRESH:
@@ -226,11 +174,8 @@ class Segments:
         listed = self._listed()
         if listed is None:
             return
-        there = set(listed)
-        self._gone |= {n for n, name in enumerate(self._names) if name not in there}
-        for name in sorted(there - self._known):
-            keys = self._keys_of(name)
-            self._note(name, keys)
+        for name in self._keys.unknown(listed):
+            self._keys.add(name, self._keys_of(name))
 
     def _listed(self) -> dict[str, int] | None:
         """Return the files of rows with their sizes, None where the store cannot be reached."""
@@ -262,18 +207,19 @@ class Segments:
 
     def _read(self, number: int, rows: np.ndarray) -> pa.Table | None:
         """Return some rows of a file, None where it cannot be read."""
+        name = self._keys.files[number]
         groups, inverse = np.unique(rows // _GROUP_ROWS, return_inverse=True)
         try:
-            with self._opened(self._names[number]) as file:
+            with self._opened(name) as file:
                 table = file.read_row_groups(groups.tolist(), columns=self._schema.names)
             found = table.cast(self._schema).take(inverse * _GROUP_ROWS + rows % _GROUP_ROWS)
         except _UNREADABLE:
             with self._lock:
-                self._gone.add(number)
+                self._keys.drop(number)
                 self._lost = True
-            self._remove_damaged(self._names[number])
+            self._remove_damaged(name)
             return None
-        self._note_use(self._names[number])
+        self._note_use(name)
         return found
 
     def _remove_damaged(self, name: str) -> None:
@@ -318,7 +264,7 @@ class Segments:
         with contextlib.suppress(OSError):
             name = self._put(keys, together.drop_columns([KEY]))
             with self._lock:
-                self._note(name, keys)
+                self._keys.add(name, keys)
             self._remove(each for each in tables if each != name)
 
     def _remove(self, names: Iterable[str]) -> None:
