@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from dask_embed import datasets, plot
     from dask_embed.accessor import register_operator
     from dask_embed.columns.declared import declare_columns
-    from dask_embed.curation.clustering import FittedKMeans, KMeans
+    from dask_embed.curation.clustering import KMeans
+    from dask_embed.curation.fitted_kmeans import FittedKMeans
     from dask_embed.curation.report import curation_report
     from dask_embed.curation.thresholds import duplicates_by_threshold
     from dask_embed.jobs.cluster import cluster
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
 # What is no operator: those are public by the table of `dask_embed.operators`.
 _HOMES = {
-    "FittedKMeans": "dask_embed.curation.clustering",
+    "FittedKMeans": "dask_embed.curation.fitted_kmeans",
     "KMeans": "dask_embed.curation.clustering",
     "Model": "dask_embed.models.spec",
     "ModelPlugin": "dask_embed.jobs.plugins",

@@ -9,8 +9,9 @@ from dask_embed._options import named_options
 from dask_embed._validation import column_name, integer_from_zero, one_of, shown
 from dask_embed.columns import stored_vectors
 from dask_embed.columns.frames import require_frame
-from dask_embed.curation.clustering import FittedKMeans, KMeans, numbers_of_one_space
+from dask_embed.curation.clustering import KMeans, numbers_of_one_space
 from dask_embed.curation.clusters import Settings
+from dask_embed.curation.fitted_kmeans import FittedKMeans
 from dask_embed.curation.greedy import RULES
 from dask_embed.curation.kmeans import Centres
 from dask_embed.curation.marks import dropping, marked, older_frame

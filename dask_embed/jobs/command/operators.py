@@ -47,7 +47,7 @@ class OperatorCommand(click.Command):
         )
 
     def _run(self, **params: Any) -> None:
-        from dask_embed.jobs.command.job import run
+        from dask_embed.jobs.command.run import run
 
         ctx = click.get_current_context()
         given = {
