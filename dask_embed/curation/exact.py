@@ -104,16 +104,8 @@ def mark_exact_duplicates(
 
 drop_exact_duplicates = dropping(
     mark_exact_duplicates,
-    """Leave out rows that repeat the text of another one; lazy.
-
-    The rows that `mark_exact_duplicates` says are kept, whose parameters these are; asking for
-    both runs it once.
-
-    Returns
-    -------
-    dask.dataframe.DataFrame
-        Some rows of `frame`, in their partitions.
-
+    "Leave out rows that repeat the text of another one",
+    """
     Examples
     --------
     >>> import dask.dataframe as dd

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dask_embed._options import named_options
-from dask_embed._validation import boolean, one_of, positive_integer, shown
+from dask_embed._validation import boolean, one_of, positive_integer
 from dask_embed.columns import check_text
 from dask_embed.columns.frames import is_dask_frame, require_frame
 from dask_embed.curation.banded import Fuzzy
@@ -15,6 +15,7 @@ from dask_embed.curation.minhash import Banding, algorithm, banding
 from dask_embed.curation.ngrams import UNITS
 from dask_embed.curation.ranking import ranking_of, require_column
 from dask_embed.curation.signing import STORED, Signing, StoredSigning, is_token_column
+from dask_embed.curation.thresholds import require_threshold
 
 
 @named_options
@@ -126,16 +127,7 @@ def mark_fuzzy_duplicates(
 
 drop_fuzzy_duplicates = dropping(
     mark_fuzzy_duplicates,
-    """Leave out rows that have nearly the same text as another one; lazy.
-
-    The rows that `mark_fuzzy_duplicates` says are kept, whose parameters these are; asking for
-    both runs it once.
-
-    Returns
-    -------
-    dask.dataframe.DataFrame
-        Some rows of `frame`, in their partitions.
-    """,
+    "Leave out rows that have nearly the same text as another one",
 )
 
 
@@ -153,7 +145,7 @@ def signing_of(
 ) -> Signing:
     """Return how a column is signed, by the arguments that say it."""
     _require_units(frame, column, unit)
-    _require_threshold(threshold)
+    require_threshold(threshold)
     positive_integer("ngram", ngram, allow_none=False, most=1000)
     positive_integer("num_perm", num_perm, allow_none=False, most=4096)
     boolean("verify", verify)
@@ -175,13 +167,6 @@ def _require_units(frame: Any, column: Any, unit: Any) -> None:
             f"unit='token' takes lists of token ids, as Tokenizer makes; column {column!r} is of "
             f"{frame._meta[column].dtype}"
         )
-
-
-def _require_threshold(threshold: Any) -> None:
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise TypeError(f"threshold must be a number above 0, at most 1; got {shown(threshold)}")
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be above 0, at most 1; got {shown(threshold)}")
 
 
 def _banding(

@@ -84,7 +84,19 @@ def marked(frame: Any, finding: Finding) -> Any:
     return new_collection(MarkDuplicates(frame.expr, finding, None))
 
 
-def dropping(mark: Callable[..., Any], documentation: str) -> Callable[..., Any]:
+_DROPS = """{what}; lazy.
+
+    The rows that `{mark}` says are kept, whose parameters these are; asking for
+    both runs it once.
+
+    Returns
+    -------
+    dask.dataframe.DataFrame
+        Some rows of `frame`, in their partitions.
+    {example}"""
+
+
+def dropping(mark: Callable[..., Any], what: str, example: str = "") -> Callable[..., Any]:
     """Return the function that leaves out what `mark` says is a duplicate, with its parameters."""
     signature = inspect.signature(mark)
     allowed = {name: each for name, each in signature.parameters.items() if name != "prefix"}
@@ -96,7 +108,8 @@ def dropping(mark: Callable[..., Any], documentation: str) -> Callable[..., Any]
         return new_collection(DropDuplicates(*marks.expr.operands))
 
     drop.__name__ = drop.__qualname__ = name
-    drop.__doc__, drop.__module__ = documentation, mark.__module__
+    drop.__doc__ = _DROPS.format(what=what, mark=mark.__name__, example=example)
+    drop.__module__ = mark.__module__
     drop.__signature__ = signature.replace(parameters=[*allowed.values()])  # type: ignore[attr-defined]
     return drop
 

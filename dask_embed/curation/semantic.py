@@ -18,6 +18,7 @@ from dask_embed.curation.marks import dropping, marked, older_frame
 from dask_embed.curation.near import Semantic
 from dask_embed.curation.ranking import ranking_of
 from dask_embed.curation.spaces import require_same_space, require_vector_column
+from dask_embed.curation.thresholds import require_threshold
 from dask_embed.jobs.origin import FORMAT, Origin
 from dask_embed.lazy.arrays import lazy_dimension
 
@@ -111,7 +112,7 @@ def mark_semantic_duplicates(
     require_frame("mark_semantic_duplicates", frame, lazy=True)
     column_name("column", column)
     require_vector_column(frame, column)
-    _require_threshold(threshold)
+    require_threshold(threshold)
     one_of("method", method, RULES)
     integer_from_zero("probe", probe, allow_none=True)
     origin = numbers_of_one_space(frame, column, check)
@@ -132,24 +133,8 @@ def mark_semantic_duplicates(
 
 drop_semantic_duplicates = dropping(
     mark_semantic_duplicates,
-    """Leave out rows that have nearly the same vector as another one; lazy.
-
-    The rows that `mark_semantic_duplicates` says are kept, whose parameters these are; asking for
-    both runs it once.
-
-    Returns
-    -------
-    dask.dataframe.DataFrame
-        Some rows of `frame`, in their partitions.
-    """,
+    "Leave out rows that have nearly the same vector as another one",
 )
-
-
-def _require_threshold(threshold: Any) -> None:
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise TypeError(f"threshold must be a number above 0, at most 1; got {shown(threshold)}")
-    if not 0 < threshold <= 1:
-        raise ValueError(f"threshold must be above 0, at most 1; got {shown(threshold)}")
 
 
 def _centres(

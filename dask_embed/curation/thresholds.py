@@ -113,3 +113,11 @@ def _thresholds(thresholds: Any) -> np.ndarray:
         if each is None:
             raise TypeError("thresholds must be a sequence of numbers, got None in it")
     return np.unique(np.array(found, float))
+
+
+def require_threshold(threshold: Any) -> None:
+    """Raise TypeError or ValueError unless a similarity may be the least of two duplicates."""
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise TypeError(f"threshold must be a number above 0, at most 1; got {shown(threshold)}")
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold must be above 0, at most 1; got {shown(threshold)}")

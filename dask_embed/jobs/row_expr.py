@@ -136,10 +136,7 @@ class AllRowKeys(Expr):
     """The `Keys` of all partitions as a list."""
 
     _parameters = ["frame"]  # noqa: RUF012
-
-    @property
-    def _meta(self) -> None:
-        return None
+    _meta = None
 
     def _divisions(self) -> tuple[None, None]:
         return (None, None)

@@ -71,10 +71,7 @@ class Begin(Expr):
     """Marks the folder as the job's."""
 
     _parameters = ["job"]  # noqa: RUF012
-
-    @property
-    def _meta(self) -> None:
-        return None
+    _meta = None
 
     def _divisions(self) -> tuple[None, None]:
         return (None, None)
@@ -112,10 +109,7 @@ class Rewrites(Expr):
     """Writes what stays of files that lose some of their rows, as partitions behind `parts`."""
 
     _parameters = ["parts", "job", "begun"]  # noqa: RUF012
-
-    @property
-    def _meta(self) -> None:
-        return None
+    _meta = None
 
     def _divisions(self) -> tuple[None, ...]:
         return (None,) * (len(self.job.rewrites) + 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Hashable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
@@ -15,12 +14,12 @@ from dask_embed.columns import TextColumn
 from dask_embed.loading.building import require_buildable
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.pin import pinned
-from dask_embed.models.spec import Model
 from dask_embed.models.tasks import require_head
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.models.tokenizers import tokenizer_of
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.limits import require_room
+from dask_embed.operators.of_model import OfModel
 from dask_embed.operators.rehearsal import EXAMPLES, NeedsWeightsError, StandIn, require_encodable
 from dask_embed.runtime.libraries import import_libraries
 from dask_embed.tokens.encoded import Encoded, Row
@@ -51,13 +50,12 @@ def _as_a_hook(encode: Callable[..., Encoded]) -> Callable[..., Encoded]:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CheckpointOperator(ColumnOperator):
+class CheckpointOperator(OfModel, ColumnOperator):
     """A checkpoint over text columns: what is read of it, limits, tokens; not what it computes.
 
     See `ModelOperator` for its arguments.
     """
 
-    model: Model | str | Path = dataclasses.field(kw_only=False)
     output: str = "output"
     max_length: int | None = None
     on_long: str = "truncate"
@@ -83,7 +81,6 @@ class CheckpointOperator(ColumnOperator):
     """Whether a table of token vectors in place of a transformer will do."""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", Model.of(self.model))
         super().__post_init__()
         for name in ("max_length", "batch_size", "tokens_per_batch"):
             positive_integer(name, getattr(self, name))
@@ -94,15 +91,6 @@ class CheckpointOperator(ColumnOperator):
                 f"{type(self).__name__} reads {len(self.input_columns)} columns; encode takes one "
                 "or a pair: define an encode that makes a sequence of more"
             )
-
-    @property
-    def spec(self) -> Model:
-        """The model's full specification."""
-        return Model.of(self.model)
-
-    @property
-    def subject(self) -> str:
-        return self.spec.name
 
     @property
     def result_columns(self) -> tuple[str, ...]:

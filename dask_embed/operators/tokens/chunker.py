@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -17,17 +16,16 @@ from dask_embed.columns import (
     empty_columns,
     read_text,
 )
-from dask_embed.models.spec import Model
 from dask_embed.models.tokenizers import (
     own_tokenizer,
-    pinned_tokenizer,
     require_rust,
     tokenized,
     tokenizer_checkpoint,
     tokenizer_of,
 )
-from dask_embed.operators.frame import Frame, FrameOperator
-from dask_embed.operators.rehearsal import EXAMPLES, nothing_passes, require_encodable
+from dask_embed.operators.frame import Frame
+from dask_embed.operators.of_model import OfTokenizer
+from dask_embed.operators.rehearsal import EXAMPLES, nothing_passes
 from dask_embed.operators.tokens.chunks import Chunks, Cut, Cutter
 from dask_embed.text.chunking import BOUNDARIES, Rules
 from dask_embed.tokens.sequences import encoding_problem
@@ -37,7 +35,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chunker(FrameOperator):
+class Chunker(OfTokenizer):
     """Cut each text into rows of at most `max_tokens` tokens; lazy on a Dask DataFrame.
 
     Every row becomes one row or more, in order, with the same index and the same other columns.
@@ -77,7 +75,6 @@ class Chunker(FrameOperator):
 
     method: ClassVar[str] = "chunk"
 
-    model: Model | str | Path = dataclasses.field(kw_only=False)
     column: str = "text"
     output: str = "chunk"
     max_tokens: int | None = None
@@ -88,16 +85,10 @@ class Chunker(FrameOperator):
     incidental: ClassVar[frozenset[str]] = frozenset({"column", "output", "keep_text"})
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", Model.of(self.model))
         positive_integer("max_tokens", self.max_tokens)
         integer_from_zero("overlap", self.overlap)
         one_of("boundaries", self.boundaries, BOUNDARIES)
         super().__post_init__()
-
-    @property
-    def spec(self) -> Model:
-        """The model's full specification."""
-        return Model.of(self.model)
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -167,13 +158,6 @@ class Chunker(FrameOperator):
                 f"{self.spec.name!r} has; got {self.max_tokens}"
             )
         return self.max_tokens
-
-    def pinned(self) -> Chunker:
-        """Return the operator with its model resolved to a folder or commit."""
-        return dataclasses.replace(self, model=pinned_tokenizer(self.spec))
-
-    def rehearse(self) -> None:
-        require_encodable(self, self.spec, tokenizer_checkpoint(self.spec))
 
     def trial(self, tokenizer: Any, text: str) -> str | None:
         """Return why no row with this text can be cut, None if one can."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Hashable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -18,18 +17,17 @@ from dask_embed._validation import (
     shown,
 )
 from dask_embed.columns import Result, TextColumn
-from dask_embed.models.spec import Model
 from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.models.tokenizers import (
     own_tokenizer,
-    pinned_tokenizer,
     require_rust,
     tokenized,
     tokenizer_checkpoint,
     tokenizer_of,
 )
 from dask_embed.operators.base import ColumnOperator, distinct_rows
-from dask_embed.operators.rehearsal import EXAMPLES, require_encodable
+from dask_embed.operators.of_model import OfTokenizer
+from dask_embed.operators.rehearsal import EXAMPLES
 from dask_embed.operators.tokens.columns import OFFSET, OneList, RowEncoder, TokenColumns
 from dask_embed.tokens.sequences import SequenceSettings, encoding_problem, tokens_kept
 from dask_embed.tokens.sharing import tokenizing_for
@@ -41,7 +39,7 @@ TRUNCATIONS = ("longest_first", "only_first", "only_second")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Tokenizer(ColumnOperator):
+class Tokenizer(OfTokenizer, ColumnOperator):
     """Append the token ids of each text and their number; lazy on a Dask DataFrame.
 
     No weights are read: a folder with ``config.json`` and the tokenizer's files will do.
@@ -87,7 +85,6 @@ class Tokenizer(ColumnOperator):
 
     method: ClassVar[str] = "tokenize"
 
-    model: Model | str | Path = dataclasses.field(kw_only=False)
     column: str = "text"
     pair: str | None = None
     output: str = "tokens"
@@ -105,7 +102,6 @@ class Tokenizer(ColumnOperator):
     )
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "model", Model.of(self.model))
         super().__post_init__()
         positive_integer("max_length", self.max_length)
         one_of("on_long", self.on_long, ("truncate", "error"))
@@ -124,15 +120,6 @@ class Tokenizer(ColumnOperator):
                 "windows of a pair need truncation='only_first' or 'only_second', the text that "
                 f"is cut; got {shown(self.truncation)}"
             )
-
-    @property
-    def spec(self) -> Model:
-        """The model's full specification."""
-        return Model.of(self.model)
-
-    @property
-    def subject(self) -> str:
-        return self.spec.name
 
     @property
     def input_columns(self) -> tuple[str, ...]:
@@ -213,13 +200,6 @@ class Tokenizer(ColumnOperator):
             f"tokenizer of {self.spec.name} at revision {self.spec.revision}",
             f"token ids {special} special tokens{limit}",
         ]
-
-    def pinned(self) -> Tokenizer:
-        """Return the operator with its model resolved to a folder or commit."""
-        return dataclasses.replace(self, model=pinned_tokenizer(self.spec))
-
-    def rehearse(self) -> None:
-        require_encodable(self, self.spec, tokenizer_checkpoint(self.spec))
 
     def trial(self, tokenizer: Any, text: str) -> str | None:
         """Return why no row with this text can be tokenized, None if one can."""
