@@ -33,9 +33,10 @@ audit: $(VENV)/python.made
 notebooks: $(VENV)/test.installed
 	$(BIN)/python notebooks/run.py
 
-# The pages of docs/ as a site in build/site; a warning is an error.
+# The pages of docs/ as a site in build/site, where a warning is an error; and their code is run.
 docs: $(VENV)/docs.installed
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	$(BIN)/python -m pytest -q -n 2 tests/test_docs.py
 
 benchmark: $(VENV)/test.installed
 	$(BIN)/python benchmarks/compare.py $(ARGS)

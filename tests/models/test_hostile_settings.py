@@ -361,8 +361,9 @@ CHATS = {
 }
 
 
-@pytest.mark.parametrize("given", [True, False], ids=["given", "of the checkpoint"])
-@pytest.mark.parametrize("case", CHATS)
+@pytest.mark.parametrize(
+    ("case", "given"), [*((case, True) for case in CHATS), ("loops", False), ("long", False)]
+)
 def test_a_template_without_an_end_is_told_on_the_client(
     case: str, given: bool, folder: Callable[..., Path], tmp_path: Path
 ) -> None:
