@@ -1,4 +1,4 @@
-"""k-means of a vector column: the lazy nodes, and the method ``.ml.cluster``."""
+"""k-means of a vector column: the lazy nodes, and what their tasks do."""
 
 from __future__ import annotations
 

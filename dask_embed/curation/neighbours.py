@@ -14,7 +14,6 @@ from dask_embed.curation import pairwise
 from dask_embed.curation.indexes import Index, IndexSettings
 from dask_embed.curation.vectors import token_vectors_of, vectors_of
 
-LONG = ("query", "rank", "neighbour", "similarity")
 _PLACES = 32  # bits of a row's number that tell its place in the partition
 
 

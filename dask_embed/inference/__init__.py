@@ -1,1 +1,1 @@
-"""Batches of token lists to vectors: forward pass, packed attention, pooling, heads."""
+"""One partition through a model: batches, forward passes, and what becomes of their results."""

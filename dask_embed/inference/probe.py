@@ -55,6 +55,7 @@ def judge(forward: Forward, loaded: LoadedModel) -> Verdict:
         _require_vectors(loaded, tokens, alone)
         verdict = _judge(exact, loaded, tokens, alone)
         forward.positions, forward.row = exact.positions, exact.row
+        del exact  # a copy in float32 is not to be held while the model itself is tried
     if loaded.compute_dtype != torch.float32:
         verdict = _judge_rounded(forward, loaded, tokens, alone, verdict)
     if loaded.base is not None and state.rewrote_weights():

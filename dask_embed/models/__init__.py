@@ -1,1 +1,1 @@
-"""What gets loaded: model specifications, checkpoints, weights and the per-process registry."""
+"""What gets loaded: specifications of models, and the files of their checkpoints."""

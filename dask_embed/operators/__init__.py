@@ -1,4 +1,4 @@
-"""What a user calls: one module per family of operators."""
+"""What a user calls: a room for each family of operators, and their public names."""
 
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.filters.language import LanguageDetector

@@ -6,6 +6,7 @@ The reference is the class of transformers called as its tokenizer says, a fresh
 from __future__ import annotations
 
 import copy
+import gc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from support import tiny
 from tokenizers import processors
 
 import dask_embed as de
+from dask_embed.inference import probe
 from dask_embed.inference.lengths import named_lengths
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.runner import Runner, runner_for
@@ -221,6 +223,24 @@ def test_packing_is_judged_without_rounding(tmp_path: Path) -> None:
         assert not Runner(load(de.Model(str(folder), device="cpu", dtype=dtype))).verdict.packed
     bert = save("bert", tmp_path / "bert", _SIZES)
     assert Runner(load(de.Model(str(bert), device="cpu", dtype="bfloat16"))).verdict.packed
+
+
+def test_the_exact_copy_is_gone_when_the_model_itself_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes twice the memory of a model in 16 bits, which runs then."""
+    tried, copies = probe._judge_rounded, []
+
+    def judge_rounded(*given: Any) -> Any:
+        gc.collect()
+        models = (each for each in gc.get_objects() if isinstance(each, transformers.BertModel))
+        copies.extend(each for each in models if each.dtype == torch.float32)
+        return tried(*given)
+
+    monkeypatch.setattr(probe, "_judge_rounded", judge_rounded)
+    folder = tiny.save("bert", tmp_path / "bert")
+    assert Runner(load(de.Model(str(folder), device="cpu", dtype="bfloat16"))).verdict.packed
+    assert not copies
 
 
 def test_a_text_that_is_too_short_is_a_failed_row(tmp_path: Path) -> None:
