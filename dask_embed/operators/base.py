@@ -5,13 +5,11 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Collection, Hashable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from dask_embed import config
 from dask_embed.columns import (
     Result,
     TextColumn,
@@ -45,29 +43,11 @@ class ColumnOperator(FrameOperator):
     on_error : {"raise", "null"}
         What a row that cannot be used does: fail the partition with an error that names the row,
         or become null with its message in the column ``<output>_error``.
-    cache : str or Path, optional
-        Folder or URL where results are kept: rows of which it has the results do not run, in this
-        job and in others. By default ``dask.config`` ``embed.cache``, for operators that run a
-        model. It never changes a result. Rows that stay in GPU memory are not looked up.
     """
-
-    cache: str | Path | None = None
-
-    incidental: ClassVar[frozenset[str]] = frozenset({"cache"})
 
     nulls_follow_inputs: ClassVar[bool] = False
     """Whether the `run` of this class gives null where an input is null and for no other row that
     it can use, so that what only asks for nulls need not run it."""
-
-    uses_configured_cache: ClassVar[bool] = False
-    """Whether results cost enough to be kept where the configuration names a cache."""
-
-    def __post_init__(self) -> None:
-        if self.cache is not None:
-            from dask_embed.operators.cached import cache_path
-
-            object.__setattr__(self, "cache", cache_path(self.cache))
-        super().__post_init__()
 
     @property
     @abc.abstractmethod
@@ -143,6 +123,11 @@ class ColumnOperator(FrameOperator):
         return ""
 
     @property
+    def statistics_name(self) -> str:
+        """What statistics call it."""
+        return type(self).__name__
+
+    @property
     def output_columns(self) -> tuple[str, ...]:
         """All columns that are appended, known without reading files."""
         errors = (self.error_column,) if self.on_error == "null" else ()
@@ -154,12 +139,6 @@ class ColumnOperator(FrameOperator):
 
     def meta(self, frame: Frame) -> Frame:
         return empty_columns(frame, self._all_types())
-
-    def with_cache(self) -> ColumnOperator:
-        configured = config.get("cache") if self.uses_configured_cache else None
-        if configured is None or self.cache is not None:
-            return self
-        return dataclasses.replace(self, cache=configured)
 
     def apply(self, partition: Any) -> Any:
         if not len(partition):

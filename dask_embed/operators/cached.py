@@ -53,6 +53,9 @@ class Kept(Protocol):
     def error_column(self) -> str: ...
 
     @property
+    def statistics_name(self) -> str: ...
+
+    @property
     def subject(self) -> str: ...
 
     def types(self) -> dict[str, pa.DataType]: ...
@@ -167,7 +170,7 @@ def _count(parts: tuple[Kept, ...], partition: Any, hit: np.ndarray) -> None:
 
     for part in parts:
         null = partition[list(part.input_columns)].isna().any(axis=1).to_numpy(bool)
-        with metered(type(part).__name__, part.subject, int(hit.sum())) as meter:
+        with metered(part.statistics_name, part.subject, int(hit.sum())) as meter:
             rows = int((hit & ~null).sum())
             meter.count(rows=rows, cached=rows)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pyarrow as pa
@@ -40,9 +41,14 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
     on_error : {"raise", "null"}
         What a row that cannot be used does: fail the partition with an error that names the row,
         or become null with its message in a column of errors.
+    cache : str or Path, optional
+        Folder or URL where results are kept: rows of which it has the results do not run, in this
+        job and in others. By default ``dask.config`` ``embed.cache``, for operators that run a
+        model. It never changes a result. Rows that stay in GPU memory are not looked up.
     """
 
     on_error: str = "raise"
+    cache: str | Path | None = None
 
     used: ClassVar[str] = (
         "an operator is called with a dataframe, and appends columns to it: "
@@ -52,11 +58,18 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
     method: ClassVar[str] = ""
     """Its name on ``.ml``, of operators that are part of this package."""
 
-    incidental: ClassVar[frozenset[str]] = frozenset({"on_error"})
+    incidental: ClassVar[frozenset[str]] = frozenset({"on_error", "cache"})
     """Fields that cannot change a value, or that `input_columns` or `resolved` tell; those of
     bases are added. All others are part of what files say of a column, see `provenance`."""
 
+    uses_configured_cache: ClassVar[bool] = False
+    """Whether results cost enough to be kept where the configuration names a cache."""
+
     def __post_init__(self) -> None:
+        if self.cache is not None:
+            from dask_embed.operators.cached import cache_path
+
+            object.__setattr__(self, "cache", cache_path(self.cache))
         booleans(self)
         one_of("on_error", self.on_error, ("raise", "null"))
         self._check_names()
@@ -177,7 +190,10 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
 
     def with_cache(self) -> FrameOperator:
         """Return the operator with the cache that the configuration names, if it takes it."""
-        return self
+        configured = config.get("cache") if self.uses_configured_cache else None
+        if configured is None or self.cache is not None:
+            return self
+        return dataclasses.replace(self, cache=configured)
 
     def check(self, frame: Any) -> None:
         """Raise unless the settings, the columns of `frame` and the operator's files fit."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -14,6 +15,7 @@ from dask_embed.columns import (
     Result,
     append_columns,
     empty_columns,
+    keeps_on_device,
     read_text,
 )
 from dask_embed.models.tokenizers import (
@@ -102,10 +104,10 @@ class Chunker(OfTokenizer):
     @property
     def result_columns(self) -> tuple[str, ...]:
         """Columns that are appended, errors not included; known without reading files."""
-        return tuple(name for name in self.output_columns if name != self._error_column)
+        return tuple(name for name in self.output_columns if name != self.error_column)
 
     @property
-    def _error_column(self) -> str | None:
+    def error_column(self) -> str | None:
         return f"{self.output}_error" if self.on_error == "null" else None
 
     def types(self) -> dict[str, pa.DataType]:
@@ -128,7 +130,7 @@ class Chunker(OfTokenizer):
             f"{name}_end": pa.int64(),
             f"{name}_tokens": pa.int32(),
         }
-        return {**types, self._error_column: pa.string()} if self._error_column else types
+        return {**types, self.error_column: pa.string()} if self.error_column else types
 
     def rules(self) -> Rules:
         """Return how texts are cut."""
@@ -192,26 +194,39 @@ class Chunker(OfTokenizer):
         """Run on one pandas or cuDF partition; `__call__` without the checks."""
         if not len(partition):
             return self.meta(partition)
+        if self.cache is not None and not keeps_on_device(partition):
+            from dask_embed.operators.tokens.chunk_lists import chunks_through_cache
+
+            return chunks_through_cache(self, partition)
+        with self.metered(len(partition)) as meter:
+            rows, results = self.chunked(partition, meter)
+            with meter.seconds("convert"):
+                return append_columns(self.kept(partition).iloc[rows], results)
+
+    @contextlib.contextmanager
+    def metered(self, size: int) -> Iterator[Meter]:
+        """Give a meter for a partition of `size` rows that is cut."""
         self.prepare()
         from dask_embed.runtime.stats import metered
 
-        with metered(type(self).__name__, self.spec.name, len(partition)) as meter:
-            column = read_text(partition[self.column])
-            texts = column.values
-            errors = {row: f"column {self.column!r}: {m}" for row, m in column.errors.items()}
-            cuts = self.cut(texts, meter)
-            for row, text in enumerate(texts):
-                if text is not None and isinstance(cut := cuts[text], str):
-                    errors[row] = cut
-            meter.count(failed=len(errors))
-            self._raise_if_wanted(errors, partition)
-            if cuts and all(isinstance(cut, str) for cut in cuts.values()):
-                self._require_some_cut()
-            chunks = Chunks.of(texts, cuts, errors)
-            results = self.results(chunks, meter, partition)
-            repeated = self.kept(partition).iloc[chunks.rows]
-            with meter.seconds("convert"):
-                return append_columns(repeated, results)
+        with metered(type(self).__name__, self.spec.name, size) as meter:
+            yield meter
+
+    def chunked(self, partition: Any, meter: Meter) -> tuple[np.ndarray, dict[str, Result]]:
+        """Return for each chunk of a partition the row that it is of, and the columns of chunks."""
+        column = read_text(partition[self.column])
+        texts = column.values
+        errors = {row: f"column {self.column!r}: {m}" for row, m in column.errors.items()}
+        cuts = self.cut(texts, meter)
+        for row, text in enumerate(texts):
+            if text is not None and isinstance(cut := cuts[text], str):
+                errors[row] = cut
+        meter.count(failed=len(errors))
+        self._raise_if_wanted(errors, partition)
+        if cuts and all(isinstance(cut, str) for cut in cuts.values()):
+            self._require_some_cut()
+        chunks = Chunks.of(texts, cuts, errors)
+        return chunks.rows, self.results(chunks, meter, partition)
 
     def results(self, chunks: Chunks, meter: Meter, partition: Any) -> dict[str, Result]:
         """Return the columns to append to the rows of `chunks`."""

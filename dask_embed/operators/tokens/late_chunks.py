@@ -71,6 +71,8 @@ class LateChunkEmbedder(Chunker):
 
     method: ClassVar[str] = "chunk"
 
+    uses_configured_cache: ClassVar[bool] = True
+
     embedding: str = "embedding"
     context: int | None = None
     normalize: str | bool = "auto"
@@ -126,7 +128,7 @@ class LateChunkEmbedder(Chunker):
     def keeping(self, wanted: set[str]) -> Chunker:
         kept = super().keeping(wanted)
         # A text that the model fails on is among the errors; a subclass may cut in its own way.
-        if wanted & {self.embedding, self._error_column} or type(self) is not LateChunkEmbedder:
+        if wanted & {self.embedding, self.error_column} or type(self) is not LateChunkEmbedder:
             return kept
         return Chunker(**{each.name: getattr(kept, each.name) for each in _CHUNKER_FIELDS})
 
