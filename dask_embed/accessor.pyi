@@ -43,6 +43,7 @@ class FrameAccessor:
         *,
         model: Model | str | Path,
         on_error: str = ...,
+        cache: str | Path | None = ...,
         output: str = ...,
         max_tokens: int | None = ...,
         overlap: int = ...,

@@ -32,6 +32,7 @@ import dask_embed as de
 from dask_embed.accessor import FrameAccessor
 from dask_embed.inference import runner
 from dask_embed.loading import load as loading
+from dask_embed.runtime.stats import totals
 
 SIZE = tiny.HIDDEN
 TOLERANCE = 1e-4  # sums of log-likelihoods are in the hundreds
@@ -64,6 +65,7 @@ def folder(tmp_path_factory) -> Callable[[str], str]:
     pairs.save("bert", root / "nli", labels=NLI)
     pairs.save("bert", root / "cross", num_labels=1)
     tiny.save("bert", root / "embed")
+    tiny.add_mask(tiny.save("bert", root / "many"))
     weight = np.random.default_rng(0).normal(size=(3, SIZE)).astype(np.float32)
     save_file({"weight": weight}, root / "head.safetensors")
     return lambda name: str(root / name)
@@ -155,7 +157,7 @@ def assert_same(
         if dtypes:
             assert given[name].dtype == expected[name].dtype
         # a perplexity of thousands is right to as many digits as other numbers
-        numbers = pd.to_numeric(expected[name], errors="coerce").abs()
+        numbers = pd.to_numeric(expected[name], errors="coerce").astype("float64").abs()
         size = max(1.0, float(numbers.max())) if numbers.notna().any() else 1.0
         assert_same_value(values_of(given[name]), values_of(expected[name]), atol * size)
 
@@ -500,3 +502,48 @@ def test_accessor_methods_are_documented(name):
     for argument in list(inspect.signature(method).parameters)[1:]:
         named = rf"^(\*\*)?(\w+, (and )?)*{argument}\b"  # several may stand together
         assert re.search(named, documented, re.MULTILINE), argument
+
+
+# Rows that were seen before
+
+
+MORE = {
+    "sparse": Case("SparseEmbedder", "fill-mask", {}),
+    "many": Case("MultiVectorEmbedder", "many", {}),
+    "statistics": Case("TextStatistics", "none", {}),
+    "quality": Case("TextQuality", "none", {"preset": "gopher"}),
+    "language": Case("LanguageDetector", "none", {}),
+}
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, *MORE])
+def test_rows_that_were_seen_do_not_run(name, folder, tmp_path):
+    """In other partitions and another order; what has failed runs again."""
+    case = {**OPERATORS, **MORE}[name]
+    if case.checkpoint == "none":
+        operator = getattr(de, case.name)(on_error="null", **case.options)
+    else:
+        operator = case.build(folder)
+    texts = pd.Series([*TEXTS, 7], dtype=object)
+    lists = arrow(pa.array([*LISTS, ["a"]], pa.list_(pa.string())))
+    frame = table(texts, object).assign(lists=lists)
+    expected = operator.apply(frame)
+    kept = dataclasses.replace(operator, cache=tmp_path / "cache")
+    names = ["id", *operator.output_columns]
+    for size in (4, 9):
+        before = totals()
+        parts = [frame.iloc[place : place + size] for place in range(0, len(frame), size)]
+        given = pd.concat([kept.apply(part) for part in (parts if size == 4 else [frame[::-1]])])
+        assert_same(in_order(given, operator), in_order(expected, operator), names)
+    error = next(each for each in operator.output_columns if each.endswith("_error"))
+    failed = set(expected["id"][expected[error].notna()])
+    inputs = [*getattr(operator, "input_columns", ("text",))]
+    usable = frame[inputs].notna().all(axis=1) & ~frame["id"].isin(failed)
+    assert totals()["cached"] - before["cached"] == usable.sum() > 0
+
+
+def test_every_operator_was_tried():
+    bases = {"ColumnOperator", "ModelOperator"}
+    assert {case.name for case in [*OPERATORS.values(), *MORE.values()]} == (
+        set(de.operators.__all__) - bases
+    )
