@@ -60,6 +60,19 @@ def test_every_public_name_is_in_the_reference() -> None:
     assert sorted([*named, *operators.__all__]) == sorted(de.__all__)
 
 
+def test_the_rooms_that_the_design_names() -> None:
+    """Every folder of the package stands in the table, and holds the modules named beside it."""
+    package = FOLDER.parent / "dask_embed"
+    seen = set()
+    for line in (FOLDER / "design.md").read_text("utf8").splitlines():
+        cells = line.split(" | ")
+        rooms = [package / name for name in re.findall(r"`(\w+)/`", cells[1] if cells[1:] else "")]
+        seen |= set(rooms)
+        held = {path.stem for room in rooms for path in (*room.rglob("*.py"), *room.iterdir())}
+        assert not rooms or set(re.findall(r"`([a-z_]+)`", cells[2])) <= held
+    assert seen == {path.parent for path in package.glob("*/__init__.py")}
+
+
 def test_every_page_is_in_the_navigation() -> None:
     settings = (FOLDER.parent / "mkdocs.yml").read_text("utf8")
     assert sorted(re.findall(r"(\w+\.md)$", settings, re.M)) == sorted(
