@@ -67,10 +67,7 @@ def locate(model: Model, *, weights: bool, kind: Kind = MODEL) -> tuple[Path, st
     if folder.is_dir():
         return _local(model, folder.resolve(), kind)
     if (model.revision or "").startswith("local-"):
-        raise ValueError(
-            f"{kind.word} folder {model.name!r}, which the job was built with, is not on "
-            f"{this_machine()}; every worker needs a copy under the same path"
-        )
+        raise _lacking(model.name, kind, "is not")
     if not _HUB_ID.match(model.name) or folder.is_file():
         raise ValueError(
             f"{kind.word} {shown(model.name)} is neither an existing folder nor a Hub id "
@@ -81,8 +78,10 @@ def locate(model: Model, *, weights: bool, kind: Kind = MODEL) -> tuple[Path, st
 
 def _local(model: Model, folder: Path, kind: Kind) -> tuple[Path, str]:
     if not (model.revision or "").startswith("local-"):
-        # else it was of the kind where the job was built: here a copy differs
         _require_kind(folder, kind, str(folder))
+    elif not any((folder / name).is_file() for name in kind.files):
+        # it was of the kind where the job was built
+        raise _lacking(str(folder), kind, f"holds no {' and no '.join(kind.files)}")
     revision = looked((folder, kind.word), lambda: _own_fingerprint(folder, kind))
     if model.revision is not None and not model.revision.startswith("local-"):
         raise ValueError(
@@ -91,11 +90,18 @@ def _local(model: Model, folder: Path, kind: Kind) -> tuple[Path, str]:
         )
     if model.revision not in (None, revision):
         raise ValueError(
-            f"{kind.word} folder {str(folder)!r} has fingerprint {revision!r} but "
-            f"{model.revision!r} was asked for: the copy on {this_machine()} differs from the one "
-            "the job was built with"
+            f"{this_machine()} has another {kind.word} in folder {str(folder)!r} than the job was "
+            f"built with: its fingerprint is {revision!r}, and {model.revision!r} was asked for; "
+            "put the same copy there"
         )
     return folder, revision
+
+
+def _lacking(folder: str, kind: Kind, how: str) -> ValueError:
+    return ValueError(
+        f"{kind.word} folder {folder!r}, which the job was built with, {how} on {this_machine()}; "
+        "every worker needs a copy under the same path"
+    )
 
 
 def _own_fingerprint(folder: Path, kind: Kind) -> str:

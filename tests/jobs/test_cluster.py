@@ -14,9 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
+import numpy as np
 import pandas as pd
 import pytest
 from distributed import LocalCluster
+from safetensors.numpy import save_file
 from support import tiny
 from support.clusters import cluster
 
@@ -256,12 +258,39 @@ def test_a_worker_whose_copy_of_a_model_is_not_the_clients_is_named(kind: str, b
     de.unload()
     operator = de.Embedder(bert).pinned()
     _replaced(bert, kind)
-    told = {"gone": "is not on", "empty": "the copy on", "another": "the copy on"}[kind]
+    worker = r"worker inproc://\S+ \(.*\)"
+    told = {
+        "gone": rf"bert', which the job was built with, is not on {worker}; every worker needs",
+        "empty": rf"bert', .*, holds no config.json and no modules.json on {worker}; every worker",
+        "another": rf"^{worker} has another model in folder .*bert' than the job was built with",
+    }[kind]
     with (
         cluster(1, 1, processes=False) as client,
-        pytest.raises(ValueError, match=rf"bert'.*{told} worker inproc://"),
+        pytest.raises(ValueError, match=told),
     ):
         client.submit(operator.apply, FRAME).result(60)
+
+
+@pytest.mark.parametrize("kind", ["gone", "another"])
+def test_a_worker_whose_file_of_weights_is_not_the_clients_is_named(
+    kind: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "head.safetensors"
+    save_file({"weight": np.eye(3, dtype="float32")}, file)
+    head = de.LinearHead(file, column="vector").pinned()
+    file.unlink()
+    if kind == "another":
+        save_file({"weight": np.ones((3, 3), "float32")}, file)
+    vectors = pd.DataFrame({"vector": [np.ones(3, "float32")] * 2})
+    told = {
+        "gone": r"on worker inproc://.* '.*head.safetensors' is no file or folder",
+        "another": r"^worker inproc://.* has another file '.*head.safetensors' than the job",
+    }[kind]
+    with (
+        cluster(1, 1, processes=False) as client,
+        pytest.raises(ValueError, match=told),
+    ):
+        client.submit(head.apply, vectors).result(60)
 
 
 def test_a_model_that_a_worker_lacks_is_told_when_it_starts(bert: str) -> None:

@@ -339,7 +339,7 @@ def test_an_adapter_is_pinned_to_its_content(root: Path, tmp_path: Path) -> None
     assert tokenize(pinned) != tokenize(de.Embedder(spec, column="text"))
     changed = json.loads((Path(copied) / "adapter_config.json").read_text()) | {"lora_alpha": 99}
     (Path(copied) / "adapter_config.json").write_text(json.dumps(changed))
-    with pytest.raises(ValueError, match=r"adapter folder .* fingerprint .* was asked for"):
+    with pytest.raises(ValueError, match=r"another adapter in folder .* fingerprint is .*asked"):
         pinned(pd.DataFrame({"text": TEXTS}))
 
 

@@ -333,7 +333,7 @@ def test_another_revision_of_a_folder_is_an_error(bert: Path, copied: Path) -> N
     assert pinned.model.revision == fingerprint(bert)
     assert pinned.model.name == str(copied)
     change_weight(copied / "model.safetensors")
-    with pytest.raises(ValueError, match="was asked for") as caught:
+    with pytest.raises(ValueError, match=r"machine .* has another model in .* asked for") as caught:
         pinned(pd.DataFrame({"text": ["x"]}))
     assert str(copied) in str(caught.value)
     assert fingerprint(bert) in str(caught.value)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import local_path, shown
+from dask_embed._validation import local_path, shown, this_machine
 from dask_embed.columns import Result, VectorColumn, read_vectors, stored_vectors
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.runtime.remembered import once
@@ -208,8 +208,9 @@ def require_revision(files: Sequence[Path], revision: str | None) -> str:
     found = file_fingerprint(files)
     if revision not in (None, found):
         raise ValueError(
-            f"file {str(files[0])!r} has fingerprint {found!r} but revision={shown(revision)} "
-            "was asked for: this machine's copy differs from the one the job was built with"
+            f"{this_machine()} has another file {str(files[0])!r} than the job was built with: its "
+            f"fingerprint is {found!r}, and revision={shown(revision)} was asked for; put the same "
+            "copy there"
         )
     return found
 
@@ -231,7 +232,8 @@ def safetensors_file(name: str, path: str | Path) -> Path:
     if len(found) != 1:
         what = f"a folder with {len(found)} of them" if place.is_dir() else "no file or folder"
         raise ValueError(
-            f"{name} must be a .safetensors file or a folder with one; {shown(str(path))} is {what}"
+            f"{name} must be a .safetensors file or a folder with one; on {this_machine()} "
+            f"{shown(str(path))} is {what}"
         )
     return found[0]
 
