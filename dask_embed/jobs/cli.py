@@ -14,6 +14,7 @@ import click
 
 from dask_embed._secrets import without_secrets
 from dask_embed._version import __version__
+from dask_embed.jobs.command.ending import USAGE, ended, ends_soon, ends_with
 from dask_embed.jobs.command.listed import LISTED, about
 from dask_embed.jobs.command.operators import OperatorCommand
 
@@ -48,12 +49,17 @@ class _Operators(click.Group):
         return found
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; what was typed in a wrong place may be a secret, which errors quote."""
-        try:
-            return super().invoke(ctx)
-        except click.ClickException as error:
-            error.message = without_secrets(error.message)  # type: ignore[misc]
-            raise
+        """Run a command, which a signal ends soon, also while it imports what it needs.
+
+        What was typed in a wrong place may be a secret, which errors quote.
+        """
+        with ends_soon() as last_words:
+            last_words.append(ended(KeyboardInterrupt()).show)
+            try:
+                return super().invoke(ctx)
+            except click.ClickException as error:
+                error.message = without_secrets(error.message)  # type: ignore[misc]
+                raise
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands; click would make each for it."""
@@ -135,11 +141,9 @@ def demo(rows: int, query: tuple[str, ...], packages: tuple[str, ...], output: P
     They are embedded with all-MiniLM-L6-v2 and written to Parquet; then questions are answered and
     near-duplicates shown.
     """
-    from dask_embed.jobs.command import ending
     from dask_embed.jobs.demo import run_demo
 
-    with ending.ends_soon() as last_words, ending.ends_with(ending.USAGE):
-        last_words.append(ending.ended(KeyboardInterrupt()).show)
+    with ends_with(USAGE):
         run_demo(rows=rows, queries=query, packages=packages or None, output=output)
 
 

@@ -112,6 +112,26 @@ def test_a_signal_ends_it_soon_and_it_goes_on(
     _goes_on()
 
 
+@pytest.mark.alone
+@pytest.mark.parametrize(
+    "command", [[*COMMAND, "describe", "./bert"], None], ids=["describe", "job"]
+)
+def test_a_signal_ends_it_while_it_imports(command: list[str] | None, folder: Path) -> None:
+    """Nothing is begun then, and the same command can be started."""
+    with _started(*(command or [*COMMAND, *_arguments()])) as process:
+        maps = Path(f"/proc/{process.pid}/maps")
+        _wait(lambda: "libtorch_cpu" in maps.read_text())
+        process.send_signal(signal.SIGTERM)
+        sent = time.monotonic()
+        out, err = process.communicate(timeout=60)
+        seconds = time.monotonic() - sent
+    assert process.returncode == 5, err
+    assert not out or json.loads(out)["exit_code"] == 5  # where it had read its options
+    assert seconds < 10
+    assert err.splitlines()[-1] == "dask-embed: interrupted"
+    assert not Path("out").exists()
+
+
 @pytest.mark.slow
 def test_a_reader_that_goes_does_not_end_it(folder: Path) -> None:
     """Of the progress and of the line of json, as in ``dask-embed ... 2>&1 | head -n 0``."""
@@ -279,5 +299,7 @@ def test_a_model_that_one_worker_has_not_is_told_with_its_name(kind: str, folder
     assert done.returncode == 4, done.stderr
     assert "worker tcp://127.0.0.1" in done.stderr
     assert str(folder / "bert") in done.stderr
-    assert "differs from the one the job was built with" in done.stderr
+    told = {"lacks": "holds no config.json", "has another": "has another model in folder"}[kind]
+    assert told in done.stderr
+    assert "the job was built with" in done.stderr
     assert not [*Path("out").glob("*.parquet")]
