@@ -16,6 +16,7 @@ PAGES = (
     *(
         "index.md",
         "how_do_i.md",
+        "meters.md",
         "neighbours.md",
         "operators.md",
         "own_operators.md",

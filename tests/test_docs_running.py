@@ -23,6 +23,7 @@ from dask_embed.jobs.cli import main
 
 DOCS = Path(__file__).parent.parent / "docs"
 BLOCK = re.compile(r"^<!-- ([\w ]+)(?:: (\S+))? -->\n```\w+\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+PAGES = [path.name for path in sorted(DOCS.glob("running_*.md"))]
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 pytestmark = pytest.mark.slow
 
@@ -40,6 +41,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         command.parent.mkdir(exist_ok=True)
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m {module} "$@"\n')
         command.chmod(0o755)
+    slurm = tmp_path / "bin" / "srun"  # without a Slurm: what it is told of cores is left out
+    slurm.write_text('#!/bin/sh\nwhile [ "${1#--}" != "$1" ]; do shift; done\nexec "$@"\n')
+    slurm.chmod(0o755)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
     monkeypatch.setenv("PYTHONPATH", str(DOCS.parent))
@@ -96,7 +100,8 @@ def ids(folder: Path) -> list[int]:
 @pytest.mark.alone  # clusters of processes, of which each imports all libraries
 @pytest.mark.timeout(900)
 def test_the_ways_to_run_it(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_page("running.md", folder)
+    for page in PAGES:
+        run_page(page, folder)
     printed = capsys.readouterr().out
     english = list(range(0, 24, 3))
     assert ids(folder / "vectors") == ids(folder / "from-a-file") == english
@@ -119,7 +124,7 @@ def test_the_nightly_job(folder: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert "forward_seconds" in told
 
 
-@pytest.mark.parametrize("page", ["running.md", "nightly_job.md"])
+@pytest.mark.parametrize("page", ["running_kubernetes.md", "nightly_job.md"])
 def test_what_others_run_can_be_parsed(page: str) -> None:
     found = [text for kind, _, text in blocks(page) if kind == "parse"]
     assert found
