@@ -158,7 +158,7 @@ class Table(abc.ABC):
             if reached > restored:
                 continue
             if commit.run == self.run:
-                return True
+                return not alone or commit.replaces or reached == 0
             if commit.replaces or (alone and commit.changes):
                 return False
             if commit.restores is not None:

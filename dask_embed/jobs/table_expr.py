@@ -92,7 +92,7 @@ def write_part(table: Table, place: int, partition: Any, counts: list[Counts]) -
     """Write one partition; one without rows has no file."""
     parts: list[Any] = []
     if len(partition):
-        with writing():
+        with writing(f"to_{table.kind.lower()}"):
             parts = table.write(table.rows(partition), place)
     return parts, together(counts)
 

@@ -182,7 +182,7 @@ class Meter:
 
 
 @contextlib.contextmanager
-def writing() -> Iterator[None]:
+def writing(method: str = "to_parquet") -> Iterator[None]:
     """Tell a distributed worker, and Prometheus, how long a partition took to write."""
     start = time.perf_counter()
     try:
@@ -190,7 +190,7 @@ def writing() -> Iterator[None]:
     finally:
         spent = time.perf_counter() - start
         context_meter.digest_metric("model-write", spent, "seconds")
-        prometheus.count("to_parquet", {}, {"write": spent})
+        prometheus.count(method, {}, {"write": spent})
 
 
 @contextlib.contextmanager

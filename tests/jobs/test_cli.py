@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import lance
 import numpy as np
 import pandas as pd
 import pytest
+from deltalake import DeltaTable
 from support import tiny
 
 import dask_embed as de
@@ -535,3 +537,32 @@ def test_closest_pairs_are_those_of_the_whole_matrix(block: int) -> None:
     expected = sorted(pairs, reverse=True)[:4]
     found = _closest_pairs(vectors, 4, block=block)
     assert [pair[1:] for pair in found] == [pair[1:] for pair in expected]
+
+
+@pytest.mark.parametrize("kind", ["lance", "delta"])
+def test_writes_a_table_where_the_name_says_so(
+    kind: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def ids() -> list[int]:
+        if kind == "lance":
+            found = lance.dataset(f"out.{kind}").to_table().to_pandas()
+        else:
+            found = DeltaTable(f"out.{kind}").to_pandas()
+        return sorted(found["id"])
+
+    arguments = ["text-statistics", "--to", f"out.{kind}", "--quiet"]
+    assert main([*arguments, "rows-0.jsonl", "--dry-run"]) == 0
+    assert capsys.readouterr().out.endswith(f"Into out.{kind}, a {kind.title()} table\n")
+    for _ in range(2):
+        assert main([*arguments, "rows-0.jsonl"]) == 0
+        assert ids() == list(range(12))
+    assert main([*arguments, "rows-1.jsonl"]) == 2
+    assert "does not hold the rows of this job" in capsys.readouterr().err
+    for _ in range(2):
+        assert main([*arguments, "rows-1.jsonl", "--append"]) == 0
+        assert ids() == list(range(20))
+    assert main([*arguments, "rows-1.jsonl", "--overwrite"]) == 0
+    assert ids() == list(range(12, 20))
+    for more in (["--array", "0/2"], ["--resume", "rows", "--id", "id"], ["--no-resume"]):
+        assert main([*arguments, "rows-0.jsonl", *more]) == 2
+        assert "names a table, which is written in one commit" in capsys.readouterr().err

@@ -158,6 +158,8 @@ def test_what_was_replaced_or_rolled_back_may_come_again(kind: str, tmp_path: Pa
     assert rows_of(lambda: _write(kind, _frame(), uri, mode="append")) == 0
     assert rows_of(lambda: _write(kind, _frame(start=40), uri, mode="append")) == 40
     assert _ids(kind, uri) == [*range(80)]
+    assert rows_of(lambda: _write(kind, _frame(start=40), uri, mode="overwrite")) == 40
+    assert _ids(kind, uri) == [*range(40, 80)]
 
 
 @pytest.mark.parametrize("kind", KINDS)

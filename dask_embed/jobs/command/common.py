@@ -87,7 +87,8 @@ def writing() -> list[click.Parameter]:
         click.Option(
             ["--to"],
             metavar="FOLDER",
-            help="Folder of Parquet files, local or fsspec. (--output names the column.)",
+            help="Folder of Parquet files, local or fsspec; a table where the name ends in .lance "
+            "or .delta. (--output names the column.)",
         ),
         click.Option(["--overwrite"], is_flag=True, help="Replace the rows that the folder has."),
         click.Option(["--append"], is_flag=True, help="Add to the rows that the folder has."),

@@ -7,6 +7,8 @@ import re
 
 from dask_embed._secrets import refuse_secrets
 
+# Ends of names, and what they are named in words.
+TABLES = {"lance": "Lance", "delta": "Delta"}
 _SHARE = re.compile(r"(\d+)/(\d+)")
 # Of a column that both an operator and an option of the command could name.
 _OUTPUT_HINT = "(--output names the column that is appended)"
@@ -52,6 +54,7 @@ class Job:
         if self.no_resume:
             object.__setattr__(self, "resume", False)
         self._require_rows()
+        self._require_table()
         if self.cluster is None and (self.workers or self.memory):
             raise ValueError("workers and memory are of a cluster: add --cluster local")
         self.share()
@@ -67,6 +70,23 @@ class Job:
         for name in ("append", "array"):
             if getattr(self, name):
                 raise ValueError(f"{name} does not go with --resume rows, which adds what is new")
+
+    @property
+    def table(self) -> str | None:
+        """The format of the table that rows go into, None for a folder of Parquet files."""
+        suffix = (self.to or "").rstrip("/").rpartition(".")[2]
+        return suffix if suffix in TABLES else None
+
+    def _require_table(self) -> None:
+        """Raise ValueError for options that a table has no use for."""
+        if self.table is None:
+            return
+        for name in ("array", "id", "no_resume"):
+            if getattr(self, name):
+                raise ValueError(
+                    f"{name} is of folders of Parquet files, and {self.to!r} names a table, which "
+                    "is written in one commit: leave one of them out"
+                )
 
     def share(self) -> tuple[int, int] | None:
         """Return which share of the partitions is wanted, and of how many."""

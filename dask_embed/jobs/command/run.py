@@ -17,7 +17,7 @@ import click
 from dask_embed._validation import meant, shown
 from dask_embed.jobs.command import ending
 from dask_embed.jobs.command.ending import Ended, ends_soon, ends_with
-from dask_embed.jobs.command.job import Job
+from dask_embed.jobs.command.job import TABLES, Job
 
 
 def run(
@@ -187,7 +187,8 @@ def _explain(job: Job, out: Any) -> None:
 
     explain(out, file=sys.stderr if job.as_json else None)
     if job.to:
-        click.echo(f"Into {job.folder()}, a file for each partition", err=job.as_json)
+        what = f"a {TABLES[job.table]} table" if job.table else "a file for each partition"
+        click.echo(f"Into {job.folder()}, {what}", err=job.as_json)
 
 
 def _write(job: Job, out: Any, folder: str, client: Any) -> None:
@@ -196,6 +197,9 @@ def _write(job: Job, out: Any, folder: str, client: Any) -> None:
 
     with ends_with(ending.USAGE):
         _require_the_same_array(job)
+    if job.table:
+        _write_table(job, out, folder, client)
+        return
     options: dict[str, Any] = {
         "overwrite": job.overwrite,
         "append": job.append,
@@ -210,6 +214,20 @@ def _write(job: Job, out: Any, folder: str, client: Any) -> None:
     quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
     with quiet, _naming(folder):
         to_parquet(out, folder, **options)
+
+
+def _write_table(job: Job, out: Any, uri: str, client: Any) -> None:
+    from dask_embed.jobs.delta import to_delta
+    from dask_embed.jobs.lance import to_lance
+    from dask_embed.jobs.progress import showing
+
+    write = to_lance if job.table == "lance" else to_delta
+    mode = "overwrite" if job.overwrite else "append" if job.append else "create"
+    with ends_with(ending.USAGE):
+        planned = write(out, uri, mode=mode, compute=False)
+    quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
+    with quiet, _naming(uri):
+        write(out, uri, mode=mode)
 
 
 def _require_the_same_array(job: Job) -> None:
