@@ -131,3 +131,31 @@ def row_label(index: Any, row: int) -> Any:
     """Return the label of a row as it is written: 3, not np.int64(3)."""
     label = index[row]
     return getattr(label, "item", lambda: label)()
+
+
+@contextlib.contextmanager
+def encoding_told(where: str) -> Iterator[None]:
+    """Raise ValueError, with the text, where another library cannot encode a text of a frame.
+
+    Parameters
+    ----------
+    where : str
+        What was being done, for the message.
+    """
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{where}: the text {shown(error.object)} cannot be encoded as UTF-8 ({error.reason} "
+            f"at position {error.start}); drop its row, or replace the character"
+        ) from None
+
+
+def place_of(text: str, partition: Any) -> str:
+    """Return in words in which row and column of a partition a text stands."""
+    for name, values in partition.items():
+        if values.dtype.kind == "O":
+            for place, value in enumerate(values):
+                if isinstance(value, str) and value == text:
+                    return f"row {place} of the partition, column {name!r}"
+    return "within its rows"

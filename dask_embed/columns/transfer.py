@@ -64,6 +64,8 @@ def readable_files() -> Iterator[None]:
 @pyarrow_schema_dispatch.register(pd.DataFrame)
 def schema_of_pandas(frame: pd.DataFrame, **options: Any) -> pa.Schema:
     """Return the schema of the files that a frame is written to."""
+    if _readable.get():
+        frame = _with_texts(frame)
     schema = _dask_schema(frame, **options)
     nested = [
         name for name in _nested_names(schema) if isinstance(frame.dtypes.get(name), pd.ArrowDtype)
@@ -76,6 +78,19 @@ def schema_of_pandas(frame: pd.DataFrame, **options: Any) -> pa.Schema:
             stacklevel=2,
         )
     return schema
+
+
+def _with_texts(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame of the types to write in which columns of objects are of texts.
+
+    Dask has objects for them that Arrow knows no type of.
+    """
+    is_object = pd.api.types.is_object_dtype
+    objects = [name for name, dtype in frame.dtypes.items() if is_object(dtype)]
+    frame = frame.copy(deep=False)
+    for name in objects:
+        frame[name] = pd.Series("", frame.index, dtype="str")
+    return frame.set_axis(frame.index.astype("str")) if is_object(frame.index.dtype) else frame
 
 
 @to_pyarrow_table_dispatch.register(pd.DataFrame)

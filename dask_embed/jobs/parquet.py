@@ -14,6 +14,7 @@ import dask.dataframe as dd
 
 from dask_embed._secrets import refuse_secrets
 from dask_embed.columns import to_host
+from dask_embed.columns.frames import encoding_told
 from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.arguments import (
     folder_path,
@@ -197,7 +198,8 @@ def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:
     with under_way(job.run.name):
         job.begin()
         try:
-            counts: Counts = written.compute(**options)
+            with encoding_told("the rows cannot be computed"):  # Dask makes strings of columns
+                counts: Counts = written.compute(**options)
             return counts
         except BaseException:
             job.give_up()

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dask_embed._validation import shown
-from dask_embed.columns.frames import row_label
+from dask_embed.columns.frames import encoding_told, row_label
 from dask_embed.jobs.folder import READERS
 from dask_embed.jobs.row_expr import (
     DIGEST,
@@ -170,7 +170,9 @@ def keys_of(source: Expr, keyed: Keyed, options: dict[str, Any]) -> list[Keys]:
     ValueError
         If an id is null, or not of one row alone.
     """
-    parts: list[Keys] = new_collection(AllRowKeys(RowKeys(source, keyed))).compute(**options)
+    planned = new_collection(AllRowKeys(RowKeys(source, keyed)))
+    with encoding_told("the rows cannot be computed"):
+        parts: list[Keys] = planned.compute(**options)
     for number, part in enumerate(parts):
         if part.null:
             raise ValueError(

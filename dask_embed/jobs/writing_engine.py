@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pandas as pd
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
-from dask_embed._validation import shown
+from dask_embed._validation import shown, shown_error
+from dask_embed.columns.frames import encoding_told, place_of
 from dask_embed.jobs.commit import Aside
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import data_files, make_folder
@@ -63,13 +66,14 @@ class WritingEngine(VectorEngine):
         **options: Any,
     ) -> Any:
         """Write files; on a local disk they get their names when they are whole, as in a store."""
+        write = super().write_partition
         if not (cls.keeps_back or isinstance(fs, LocalFileSystem)):
-            return super().write_partition(df, path, fs, filename, partition_on, *rest, **options)
+            with _unwritable_text_told(df, filename):
+                return write(df, path, fs, filename, partition_on, *rest, **options)
         aside = Aside(fs)
         try:
-            told = super().write_partition(
-                df, path, aside, filename, partition_on, *rest, **options
-            )
+            with _unwritable_text_told(df, filename):
+                told = write(df, path, aside, filename, partition_on, *rest, **options)
             sizes = aside.commit()
         finally:
             aside.discard()
@@ -83,6 +87,24 @@ class ResumingEngine(WritingEngine):
     """
 
     keeps_back = True
+
+
+@contextlib.contextmanager
+def _unwritable_text_told(partition: Any, filename: str) -> Iterator[None]:
+    """Raise ValueError for what cannot be written, with row and column where it is a text."""
+    try:
+        yield
+    except UnicodeEncodeError as error:
+        with encoding_told(f"{filename!r} cannot be written: {place_of(error.object, partition)}"):
+            raise
+    except (pa.ArrowException, ValueError) as error:
+        wrong = error.__cause__ or error.__context__ or error  # Dask tells of it in many lines
+        if not isinstance(wrong, pa.ArrowException):
+            raise
+        raise ValueError(
+            f"{filename!r} cannot be written: {shown_error(wrong)}; columns of objects are written "
+            "as texts, unless schema={column: pyarrow type} says otherwise"
+        ) from error
 
 
 def _text_types(frame: Any, written: pa.Schema) -> dict[str, str]:

@@ -778,3 +778,50 @@ def test_a_folder_that_cannot_be(tmp_path: Path) -> None:
 def test_each_file_with_a_schema_of_its_own(folder: str) -> None:
     _frame(0, 6).ml.to_parquet(folder, schema=None)
     assert _ids(folder) == [*range(6)]
+
+
+# ------------------------------------------------------------------------------ texts of objects
+def _objects(place: int, *, texts: str) -> pd.DataFrame:
+    """A partition of two rows, the second of which has a null; the last one ends as `texts` do."""
+    values = [texts if place else "a", None]
+    return pd.DataFrame({"id": [2 * place, 2 * place + 1], "text": pd.Series(values, dtype=object)})
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"resume": "rows", "id": "id"}], ids=str)
+def test_columns_of_objects_are_written_as_texts(how: dict[str, Any], tmp_path: Path) -> None:
+    with dask.config.set({"dataframe.convert-string": False}):
+        frame = dd.from_map(_objects, [0, 1], texts="b", meta=_objects(0, texts="")[:0])
+        frame.ml.to_parquet(tmp_path / "out", **how)
+    read = de.read_parquet(tmp_path / "out").compute()
+    assert read["text"].dropna().tolist() == ["a", "b"]
+    assert pd.api.types.is_string_dtype(read["text"])
+
+
+@pytest.mark.parametrize("converts", [True, False])
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"resume": "rows", "id": "id"}], ids=str)
+def test_a_text_that_no_file_can_hold_is_told(
+    how: dict[str, Any], converts: bool, tmp_path: Path
+) -> None:
+    with dask.config.set({"dataframe.convert-string": converts}):
+        frame = dd.from_map(_objects, [0, 1], texts="b \udcff", meta=_objects(0, texts="")[:0])
+        out = frame.ml.detect_language("text", on_error="null") if not converts else frame
+        with pytest.raises(ValueError, match=r"'b \\udcff' cannot be encoded as UTF-8") as raised:
+            out.ml.to_parquet(tmp_path / "out", **how)
+    assert not isinstance(raised.value, UnicodeError)
+    said = str(raised.value)
+    assert "\n" not in said
+    assert converts or ("row 0 of the partition, column 'text'" in said and "part.1-" in said)
+    if not converts:
+        kept = out.drop(columns="text")
+        with pytest.warns(UserWarning, match="1 of 4 rows"):
+            kept.ml.to_parquet(tmp_path / "kept")
+        errors = de.read_parquet(tmp_path / "kept")["language_error"].dropna().compute()
+        assert "UTF-8" in errors.item()
+
+
+def test_objects_that_are_no_texts_are_told(tmp_path: Path) -> None:
+    with dask.config.set({"dataframe.convert-string": False}):
+        frame = dd.from_map(_objects, [0, 1], texts=3, meta=_objects(0, texts="")[:0])
+        with pytest.raises(ValueError, match=r"^'part.1-.*' cannot be written: .*schema={") as told:
+            frame.ml.to_parquet(tmp_path / "out")
+    assert "\n" not in str(told.value)
