@@ -230,8 +230,8 @@ def _read(
         if listed is not None:  # without it sentence-transformers reads no other settings either
             sentence = read_sentence_settings(root, folder, pooling)
         table = read_static_table(folder) if isinstance(pooling, StaticEmbedding) else None
-        generation = first_json(folder, ("generation_config.json",))
-        require_generation(generation, f"the generation_config.json of {str(folder)!r}")
+        for name in ("generation_config.json", "config.json"):  # the latter in old ones
+            require_generation(first_json(folder, (name,)), f"the {name} of {str(folder)!r}")
         checkpoint = Checkpoint(
             folder=folder,
             root=root,

@@ -612,14 +612,25 @@ WRONG_IN_FILE = (
 )
 
 
-@pytest.mark.parametrize("written", WRONG_IN_FILE, ids=str)
-def test_what_a_checkpoint_must_not_ask_for(written, folder, tmp_path):
-    model = shutil.copytree(folder("llama"), tmp_path / "model")
-    file = model / "generation_config.json"
+def _before_generation_configs(folder, **written):
+    """Write settings into config.json, as checkpoints before 2023 have them."""
+    (folder / "generation_config.json").unlink()
+    file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | written))
-    with pytest.raises(
-        ValueError, match=r"^the generation_config\.json of .*" + next(iter(written))
-    ):
+
+
+@pytest.mark.parametrize("name", ["generation_config.json", "config.json"])
+@pytest.mark.parametrize("written", WRONG_IN_FILE, ids=str)
+def test_what_a_checkpoint_must_not_ask_for(written, name, folder, tmp_path):
+    model = shutil.copytree(folder("llama"), tmp_path / "model")
+    if name == "config.json":
+        _before_generation_configs(model, **written)
+    else:
+        file = model / name
+        file.write_text(json.dumps(json.loads(file.read_text()) | written))
+    # transformers checks ids of config.json itself
+    source = "files of checkpoint" if name == "config.json" and "eos_token_id" in written else name
+    with pytest.raises(ValueError, match=f"^the {source} .*" + next(iter(written))):
         Generator(str(model))(dd.from_pandas(frame(), npartitions=1))
 
 
@@ -642,6 +653,15 @@ def test_what_a_checkpoint_may_ask_for(written, options, folder, tmp_path):
     operator = Generator(str(model), max_new_tokens=2, **options)
     made = operator(dd.from_pandas(frame(), npartitions=1)).compute(scheduler="synchronous")
     assert len(made) == len(frame())
+
+
+def test_a_checkpoint_before_generation_configs_may_draw(folder, tmp_path):
+    lazy = dd.from_pandas(frame(), npartitions=1)
+    model = shutil.copytree(folder("llama"), tmp_path / "model")
+    _before_generation_configs(model, do_sample=True)
+    Generator(str(model), temperature=0.7)(lazy)
+    with pytest.raises(ValueError, match=r"temperature=0\.7 has no effect"):
+        Generator(str(model), temperature=0.7, do_sample=False)(lazy)
 
 
 def test_values_that_change_no_draws_are_no_error(folder):

@@ -155,4 +155,5 @@ def _generation_config(loaded: LoadedModel) -> GenerationConfig:
     file = loaded.checkpoint.folder / "generation_config.json"
     if file.is_file():
         return GenerationConfig.from_dict(read_json(file))
-    return GenerationConfig.from_model_config(loaded.checkpoint.config)
+    # as written: a configuration that is loaded has lost these fields
+    return GenerationConfig.from_model_config(read_json(loaded.checkpoint.folder / "config.json"))

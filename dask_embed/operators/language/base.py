@@ -9,8 +9,8 @@ import pyarrow as pa
 
 from dask_embed._validation import shown, text_or_none
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
-from dask_embed.models.modules import read_json
 from dask_embed.models.tasks import require_head
+from dask_embed.operators.language.generation_file import generation_settings
 from dask_embed.operators.model import ModelOperator
 from dask_embed.text.prompts import PromptTemplate
 from dask_embed.tokens.encoded import Row
@@ -100,8 +100,7 @@ def require_start(checkpoint: Checkpoint, name: str) -> None:
     """Raise ValueError unless the token that a decoder begins with has an embedding."""
     if not checkpoint.config.is_encoder_decoder:
         return
-    written = checkpoint.folder / "generation_config.json"
-    settings = read_json(written) if written.is_file() else {}
+    _, settings = generation_settings(checkpoint)
     given = getattr(checkpoint.config, "decoder_start_token_id", None)
     start = settings.get("decoder_start_token_id", given)
     if isinstance(start, int) and not checkpoint.has_embedding(start):

@@ -1,4 +1,4 @@
-"""What a checkpoint's generation_config.json may say, told on the client before any work."""
+"""What a checkpoint may say of how it generates, told on the client before any work."""
 
 from __future__ import annotations
 
@@ -81,12 +81,14 @@ _OF_DRAWS: dict[str, _Rule] = {
     "epsilon_cutoff": _number(0, 1),
     "eta_cutoff": _number(0, 1),
 }
+# Parts of a config.json that may say it where the whole does not.
+_DECODERS = ("decoder", "generator", "text_config")
 # Ways to search that transformers has no code for any more, or that need more than a model.
 _NOT_RUN = ("constraints", "dola_layers", "force_words_ids", "token_healing")
 
 
 def require_generation_file(checkpoint: Checkpoint, fields: Mapping[str, Any]) -> None:
-    """Raise ValueError for a setting of a generation_config.json that cannot be run.
+    """Raise ValueError for a setting of generation in a checkpoint's files that cannot be run.
 
     Parameters
     ----------
@@ -94,8 +96,8 @@ def require_generation_file(checkpoint: Checkpoint, fields: Mapping[str, Any]) -
     fields : mapping
         Of a generator, which count before those of the file where they are not None.
     """
-    written = first_json(checkpoint.folder, ("generation_config.json",))
-    source = f"the generation_config.json of {str(checkpoint.folder)!r}"
+    file, written = generation_settings(checkpoint)
+    source = f"the {file} of {str(checkpoint.folder)!r}"
     given = {name: value for name, value in fields.items() if value is not None}
     draws = bool((written | given).get("do_sample"))
     left = {name: value for name, value in written.items() if value is not None}
@@ -117,6 +119,21 @@ def require_generation_file(checkpoint: Checkpoint, fields: Mapping[str, Any]) -
             "which is not supported; set do_sample= or num_beams= to generate otherwise"
         )
     _require_known_tokens(checkpoint, left, source)
+
+
+def generation_settings(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
+    """Return what says how a checkpoint generates, and the name of its file.
+
+    Without a generation_config.json, which is younger than many checkpoints, transformers takes
+    the fields of config.json, and of its decoder's part what stands there alone.
+    """
+    name = "generation_config.json"
+    if (checkpoint.folder / name).is_file():
+        return name, first_json(checkpoint.folder, (name,))
+    config = first_json(checkpoint.folder, ("config.json",))
+    part: Any = next((config[name] for name in _DECODERS if config.get(name)), {})
+    whole = {field: value for field, value in config.items() if value is not None}
+    return "config.json", (part if isinstance(part, dict) else {}) | whole
 
 
 def _require_known_tokens(checkpoint: Checkpoint, left: Mapping[str, Any], source: str) -> None:

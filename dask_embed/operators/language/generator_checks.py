@@ -8,8 +8,8 @@ from typing import Any
 
 from dask_embed._validation import boolean, meant, shown, usable_text
 from dask_embed.models.checkpoint import Checkpoint
-from dask_embed.models.modules import read_json
 from dask_embed.models.spec import Model
+from dask_embed.operators.language.generation_file import generation_settings
 
 ENGINES = ("auto", "transformers", "continuous", "vllm")
 # Arguments with a value that an engine knows nothing of.
@@ -73,11 +73,8 @@ def check_draws(fields: Mapping[str, Any], checkpoint: Checkpoint | None = None)
 
 def _draws(checkpoint: Checkpoint) -> bool:
     """Return whether a checkpoint draws tokens unless it is told otherwise."""
-    file = checkpoint.folder / "generation_config.json"
-    if file.is_file():
-        return bool(read_json(file).get("do_sample"))
-    # checkpoints before transformers 4.26 have it among the settings of the model
-    return bool(getattr(checkpoint.config, "do_sample", False))
+    _, written = generation_settings(checkpoint)
+    return bool(written.get("do_sample"))
 
 
 def check_mappings(fields: Mapping[str, Any]) -> None:
