@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from dask_embed._validation import shown_error
 from dask_embed.models.modules import Dense, LayerNorm
 from dask_embed.models.weights import read_pickled
 
@@ -69,7 +70,21 @@ def _activation(module: Dense) -> torch.nn.Module:
             f"Dense module {module.path!r} has the activation {module.activation!r}, "
             "which is not a class of torch.nn"
         )
-    return cls()
+    try:
+        activation = cls()
+        with torch.inference_mode():
+            shape = activation.eval()(torch.zeros(2, module.out_features)).shape
+    except (RuntimeError, TypeError, ValueError) as error:  # Threshold, Conv1d, LSTM
+        raise ValueError(
+            f"Dense module {module.path!r} has the activation {module.activation!r}, which cannot "
+            f"be made without arguments: {shown_error(error)}"
+        ) from error
+    if shape != (2, module.out_features):
+        raise ValueError(
+            f"Dense module {module.path!r} has the activation {module.activation!r}, which makes "
+            f"{shape[-1]} values of {module.out_features}; one that keeps them all is needed"
+        )
+    return activation
 
 
 def _read_weights(folder: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:

@@ -157,11 +157,10 @@ def read_json(file: Path, kind: type = dict) -> Any:
 
 
 def first_json(folder: Path, names: tuple[str, ...]) -> dict[str, Any]:
-    """Return the object in the first of some files that is there, empty without any."""
+    """Return the object in the first of some files that says something, empty without any."""
     for name in names:
-        if (folder / name).is_file():
-            content: dict[str, Any] = read_json(folder / name)
-            return content
+        if (folder / name).is_file() and (content := read_json(folder / name)):
+            return dict(content)
     return {}
 
 

@@ -79,16 +79,6 @@ def test_classes_are_known_by_their_old_and_new_names(tmp_path: Path, package: s
     assert read_modules(tmp_path) == ("", Pooling(("mean",)), (Normalize(),))
 
 
-def test_modules_run_in_the_order_of_their_numbers(tmp_path: Path) -> None:
-    dense = (old("Dense"), "2_Dense", DENSE)
-    write(tmp_path, TRANSFORMER, MEAN, dense, (old("Normalize"), "3_Normalize", None))
-    listing = json.loads((tmp_path / "modules.json").read_text())
-    (tmp_path / "modules.json").write_text(json.dumps(listing[::-1]))
-    _, pooling, after = read_modules(tmp_path) or ("", None, ())
-    assert pooling == Pooling(("mean",))
-    assert after == (Dense("2_Dense", 32, 8), Normalize())
-
-
 def test_dropout_does_nothing_at_inference(tmp_path: Path) -> None:
     write(tmp_path, TRANSFORMER, MEAN, (old("Dropout"), "2_Dropout", {"dropout": 0.5}))
     assert read_modules(tmp_path) == ("", Pooling(("mean",)), ())

@@ -192,8 +192,8 @@ def encode(folder: Path) -> np.ndarray:
     return model.encode(TEXTS, batch_size=1, show_progress_bar=False)
 
 
-def embed(folder: Path) -> np.ndarray:
-    embedder = de.Embedder(de.Model(str(folder), device="cpu"))
+def embed(folder: Path, **settings: Any) -> np.ndarray:
+    embedder = de.Embedder(de.Model(str(folder), device="cpu"), **settings)
     return de.to_array(embedder(pd.DataFrame({"text": TEXTS}))["embedding"])
 
 
@@ -302,6 +302,47 @@ def test_arguments_in_modules_json_are_refused(folder: Path, tmp_path: Path, pla
     (copy / "modules.json").write_text(json.dumps(listing))
     with pytest.raises(ValueError, match=r"kwargs=\['task'\]"):
         de.Embedder(str(copy)).types()
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_modules_run_in_the_order_of_the_file(folder: Path, tmp_path: Path, numbered: bool) -> None:
+    """Whatever their numbers say, and without any."""
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    listing = json.loads((copy / "modules.json").read_text())
+    listing[2], listing[3] = listing[3], listing[2]  # LayerNorm before Dense
+    if not numbered:
+        for entry in listing:
+            del entry["idx"]
+    (copy / "modules.json").write_text(json.dumps(listing))
+    given = embed(copy)
+    np.testing.assert_allclose(given, encode(copy), rtol=0, atol=1e-5)
+    assert not np.allclose(given, embed(folder), atol=1e-2)
+
+
+def test_a_normalization_before_a_layer_stays(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    listing = json.loads((copy / "modules.json").read_text())
+    listing.insert(2, listing.pop(4))
+    (copy / "modules.json").write_text(json.dumps(listing))
+    given = embed(copy, normalize=False)
+    np.testing.assert_allclose(given, encode(copy), rtol=0, atol=1e-5)
+    assert not np.allclose(given, embed(folder, normalize=False), atol=1e-2)
+
+
+def test_a_file_that_says_nothing_leaves_it_to_the_next(folder: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    (copy / SENTENCE).write_text("{}")
+    (copy / "sentence_roberta_config.json").write_text(json.dumps({"max_seq_length": 7}))
+    given = embed(copy)
+    np.testing.assert_allclose(given, encode(copy), rtol=0, atol=1e-5)
+    assert not np.allclose(given, embed(folder), atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["GLU", "Threshold", "LSTM", "MaxPool1d"])
+def test_activations_that_are_none(edited: Any, name: str) -> None:
+    copy = edited("2_Dense/config.json", {"activation_function": f"torch.nn.{name}"})
+    with pytest.raises(ValueError, match=rf"module '2_Dense' has the activation 'torch\.nn\.{name}'"):
+        embed(copy)
 
 
 def test_settings_without_modules_are_not_read(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import dask_embed as de
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
-_QUICK = 5
+_QUICK = 6
 _LONG_ROPE = {
     "short_factor": [1.0, 1.1, 1.2, 1.3],
     "long_factor": [2.0, 2.5, 3.0, 3.5],
@@ -54,8 +54,10 @@ CASES: list[Case] = [
     ("roberta", "embed", {"pad_token_id": 5}, None),
     ("bert", "embed", {"pad_token_id": 7}, pads_left),
     ("gpt2", "embed", {}, gives_types),
+    ("gpt2", "causal-lm", {}, gives_types),
     ("llama", "embed", rope("longrope", **_LONG_ROPE) | {"max_position_embeddings": 160}, None),
     # the rest is slow
+    ("openai-gpt", "causal-lm", {}, gives_types),
     ("xlnet", "causal-lm", {"attn_type": "uni"}, None),  # takes one text at a time
     ("bert", "embed", {"pad_token_id": None}, without_padding),
     ("bert", "embed", {"type_vocab_size": 1}, gives_types),

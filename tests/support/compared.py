@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import json
 import shutil
 from collections.abc import Iterator
@@ -102,12 +103,15 @@ def written(model_class: Any, folder: Path, **settings: Any) -> list[str]:
     """What `generate` writes after each text."""
     model = model_class.from_pretrained(folder, dtype=torch.float32).eval()
     encodes = model.config.is_encoder_decoder
+    takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+    takes_types = takes_types and model.config.model_type != "xlnet"  # writes at a token of its own
     side = {} if encodes else {"truncation_side": "left"}  # a decoder continues the end of a text
     tokens, given = transformers.AutoTokenizer.from_pretrained(folder, **side), []
     for text in texts():
         with torch.inference_mode():
             ids = inputs(tokens, text)
-            ids.pop("token_type_ids", None)
+            if not takes_types:
+                ids.pop("token_type_ids", None)
             output = copy.deepcopy(model).generate(**ids, max_new_tokens=WRITTEN, **settings)
         begin = 1 if encodes else ids["input_ids"].shape[1]
         given.append(tokens.decode(output[0, begin:], skip_special_tokens=True))

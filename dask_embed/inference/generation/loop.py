@@ -37,14 +37,17 @@ class Decoder:
     ----------
     model : PreTrainedModel
         It is left as it is: a copy with its weights runs.
+    types : bool
+        Say that all tokens are of type 0.
 
     Notes
     -----
     May be used from several threads.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, types: bool = False) -> None:
         self._model = laid_out_copy(model)
+        self._types = types
         self._device: torch.device = model.device
         self._rows = _ROWS.get(self._device.type, _ROWS_OTHERWISE)
         self._prompt_tokens = _PROMPT_TOKENS.get(self._device.type, _PROMPT_TOKENS_OTHERWISE)
@@ -190,12 +193,15 @@ class Decoder:
         kept: torch.Tensor | int,
         hidden: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        tokens = ids[None].to(self._device)
+        more = {"token_type_ids": torch.zeros_like(tokens)} if self._types else {}
         output = self._model(
-            input_ids=ids[None].to(self._device),
+            input_ids=tokens,
             position_ids=positions[None].to(self._device),
             use_cache=False,
             logits_to_keep=kept,
             output_hidden_states=hidden,
+            **more,
         )
         if not hidden:
             return output.logits[0], None

@@ -18,6 +18,7 @@ from transformers import (
     StopStringCriteria,
 )
 
+from dask_embed._validation import shown
 from dask_embed.inference.generation.cache import Row
 from dask_embed.inference.generation.settings import GenerationSettings
 
@@ -93,7 +94,7 @@ class Plan:
             )
         self.eos = _ids(self.config.eos_token_id)
         stop = settings.stop or _strings(model.generation_config.stop_strings)
-        self.stop = StopStringCriteria(tokenizer, list(stop)) if stop else None
+        self.stop = _criteria(tokenizer, stop) if stop else None
         names = [type(each).__name__ for each in processors]
         self.warpers = [each for each in processors if type(each).__name__ in _WARPERS]
         split = max((at for at, name in enumerate(names) if name not in _OF_SCORES), default=-1)
@@ -273,6 +274,23 @@ def greedy(settings: GenerationSettings) -> GenerationSettings:
     return dataclasses.replace(
         settings, do_sample=False, temperature=None, top_k=None, top_p=None, min_p=None
     )
+
+
+def _criteria(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> StopStringCriteria:
+    """Return what ends a text at one of some strings.
+
+    Raises
+    ------
+    ValueError
+        If transformers does not find out which text each token stands for.
+    """
+    try:
+        return StopStringCriteria(tokenizer, list(stop))
+    except ValueError as error:  # "substring not found"
+        raise ValueError(
+            f"stop={shown(stop)} cannot be looked for in texts of {type(tokenizer).__name__}, "
+            f"which does not say what its tokens stand for ({error}); leave out stop="
+        ) from error
 
 
 def _ids(given: Any) -> frozenset[int]:

@@ -26,8 +26,39 @@ _STEPS = 4
 _BEGINNINGS = ("bos_token_id", "decoder_start_token_id")
 
 
-def judge_decoder(model: Any) -> tuple[Decoder | None, int | None, str]:
+def reads_types(model: Any, tokenizer: Any) -> bool:
+    """Return whether a text has other scores where its tokens are said to be of type 0.
+
+    As the tokenizer says; GPT-2 with that of BERT adds an embedding for it. A model that `generate`
+    refuses to write with when it is told (XLNet) is not told.
+    """
+    name = "token_type_ids"
+    named = name in getattr(tokenizer, "model_input_names", ())
+    if not named or name not in inspect.signature(model.forward).parameters:
+        return False
+    prompt = _random(model.config, [SHORT[1]])
+
+    def scores(types: bool) -> torch.Tensor:
+        reference = Reference(_plainly_set(model), types=types)
+        output = reference.generate(prompt, pad=0, max_new_tokens=2, output_logits=True)
+        return torch.stack(output.logits)
+
+    try:
+        return difference(scores(True), scores(False)) > 0
+    except Exception as error:  # every architecture has its own way to refuse
+        if is_out_of_memory(error):
+            raise
+        return False
+
+
+def judge_decoder(model: Any, *, types: bool = False) -> tuple[Decoder | None, int | None, str]:
     """Compare the decoding loop with the plain forward pass of single texts.
+
+    Parameters
+    ----------
+    model : PreTrainedModel
+    types : bool
+        All tokens are said to be of type 0.
 
     Returns
     -------
@@ -48,8 +79,8 @@ def judge_decoder(model: Any) -> tuple[Decoder | None, int | None, str]:
         return None, None, "its rotary frequencies follow the longest text of a batch"
     lengths, up_to = _lengths(model.config)
     try:
-        decoder = Decoder(model)
-        apart = _apart(model, decoder, lengths)
+        decoder = Decoder(model, types=types)
+        apart = _apart(model, decoder, lengths, types)
     except Exception as error:  # every architecture has its own way to refuse
         if is_out_of_memory(error):
             raise
@@ -59,7 +90,7 @@ def judge_decoder(model: Any) -> tuple[Decoder | None, int | None, str]:
     return decoder, up_to, ""
 
 
-def judge_batches(model: Any) -> str:
+def judge_batches(model: Any, *, types: bool = False) -> str:
     """Return which texts `generate` gives the scores of single ones: see `TextGeneration`.
 
     ``"padded"`` for any, ``"equal"`` for those of one length, nothing where not even they are
@@ -67,7 +98,7 @@ def judge_batches(model: Any) -> str:
     """
     prompts = _random(model.config, _lengths(model.config)[0])
     forced = _random(model.config, [_STEPS] * len(prompts)).values.reshape(-1, _STEPS)
-    reference = Reference(_plainly_set(model))
+    reference = Reference(_plainly_set(model), types=types)
 
     def scores(rows: Sequence[int]) -> torch.Tensor:
         chosen = prompts.take(np.asarray(rows))
@@ -133,7 +164,7 @@ class _Forced(LogitsProcessor):
         return only.scatter_(1, self._tokens[:, step : step + 1].to(scores.device), 0.0)
 
 
-def _apart(model: Any, decoder: Decoder, lengths: list[int]) -> float:
+def _apart(model: Any, decoder: Decoder, lengths: list[int], types: bool) -> float:
     """Return how far the scores of random texts are apart, the loop's from the model's."""
     tokens = _random(model.config, [length + _STEPS for length in lengths])
     rows = [
@@ -150,7 +181,9 @@ def _apart(model: Any, decoder: Decoder, lengths: list[int]) -> float:
         found.append(decoder.step(cohorts)[0])
     expected = []
     for row in rows:
-        output = model(input_ids=row.ids[None].to(model.device), use_cache=False)
+        ids = row.ids[None].to(model.device)
+        more = {"token_type_ids": torch.zeros_like(ids)} if types else {}
+        output = model(input_ids=ids, use_cache=False, **more)
         expected.append(output.logits[0, row.prompt - 1 :])
     return difference(torch.stack(found, 1), torch.stack(expected))
 

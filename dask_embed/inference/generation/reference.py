@@ -28,11 +28,16 @@ class Reference:
     changes : bool
         A text changes the model for those after it, so one call runs at a time and the model is
         put back then.
+    types : bool
+        Say that all tokens are of type 0.
     """
 
-    def __init__(self, model: PreTrainedModel, *, changes: bool = False) -> None:
+    def __init__(
+        self, model: PreTrainedModel, *, changes: bool = False, types: bool = False
+    ) -> None:
         self._model: Any = model
         self._changes = changes
+        self._types = types
         self._turn = threading.Lock()
         self._encodes = bool(model.config.is_encoder_decoder)
 
@@ -70,6 +75,10 @@ class Reference:
             mask = column >= (lengths.max() - lengths)[:, None]
         ids = np.full(mask.shape, pad, np.int64)
         ids[mask] = prompts.values
+        if self._types:
+            arguments["token_type_ids"] = torch.zeros(ids.shape, dtype=torch.int64).to(
+                self._model.device
+            )
         with self._put_back():
             return self._model.generate(
                 torch.from_numpy(ids).to(self._model.device),

@@ -16,7 +16,7 @@ from dask_embed.inference.cache_size import states_budget
 from dask_embed.inference.generation.cache import Row
 from dask_embed.inference.generation.loop import Decoder
 from dask_embed.inference.generation.plan import Plan, numbers
-from dask_embed.inference.generation.probe import judge_batches, judge_decoder
+from dask_embed.inference.generation.probe import judge_batches, judge_decoder, reads_types
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.lengths import selected_tokens
@@ -60,7 +60,7 @@ class TextGeneration:
         A causal language model or an encoder with a decoder, on its device, in evaluation mode.
         It is never changed, and must not be changed meanwhile.
     tokenizer : PreTrainedTokenizerBase
-        Asked for its vocabulary where strings end texts.
+        Asked for its vocabulary where strings end texts, and whether tokens have types.
     packs : bool
         Use the decoding loop where it is right for the model; otherwise all that runs is
         `model.generate`.
@@ -96,7 +96,9 @@ class TextGeneration:
         self.tokenizer = tokenizer
         self._packs = packs
         self._changes = changes
-        self._reference = Reference(model, changes=changes)
+        with torch.inference_mode():
+            self._types = not changes and reads_types(model, tokenizer)
+        self._reference = Reference(model, changes=changes, types=self._types)
         # beyond them attention chooses between tokens, where rounding decides: each row runs alone
         self._selected = min(selected_tokens(model.config.get_text_config()), default=None)
         self._lock = threading.RLock()
@@ -258,13 +260,13 @@ class TextGeneration:
     def _judged(self) -> tuple[Decoder | None, int | None, str]:
         with self._lock:
             if self._verdict is None:
-                self._verdict = judge_decoder(self._model)
+                self._verdict = judge_decoder(self._model, types=self._types)
             return self._verdict
 
     def _judged_batches(self) -> str:
         with self._lock:
             if self._right is None:
-                self._right = judge_batches(self._model)
+                self._right = judge_batches(self._model, types=self._types)
             return self._right
 
 

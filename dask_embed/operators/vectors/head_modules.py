@@ -40,8 +40,8 @@ def head_modules(
     if pooling != "auto":
         first = dataclasses.replace(first, modes=tuple(pooling))
     modules: list[HeadModule] = [first, *checkpoint.modules]
-    if normalize is False:
-        modules = [module for module in modules if not isinstance(module, Normalize)]
+    while normalize is False and isinstance(modules[-1], Normalize):
+        modules.pop()  # one before a layer is part of what the layer was trained on
     truncate = truncate_dim or checkpoint.sentence.truncate_dim
     if truncate is not None:
         if truncate_dim is None:  # a saved one may be above the model's own dimension
