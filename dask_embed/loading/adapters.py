@@ -82,6 +82,8 @@ def with_adapter(
             reason = " ".join(str(error).split())
             raise ValueError(f"{_misfit(folder, model)}: {reason:.400}") from None
         _require_fit(adapted, folder)
+        if merge:
+            _require_untied(adapted, folder)
         whole = adapted.merge_and_unload() if merge else adapted.get_base_model()
     return whole.eval().requires_grad_(False)
 
@@ -168,6 +170,24 @@ def _require_fit(adapted: PeftModel, folder: Path) -> None:
             f"{_misfit(folder, adapted.get_base_model())}: {len(missing)} weights are missing and "
             f"{len(unexpected)} unexpected ({', '.join((missing + unexpected)[:3])})"
         )
+
+
+def _require_untied(adapted: PeftModel, folder: Path) -> None:
+    """Raise ValueError if a layer that the adapter changes lends its weight to another.
+
+    Added to the weight, the change would be one of both: of the embedding of words and the head.
+    """
+    holders: dict[int, list[str]] = {}
+    for name, weight in adapted.get_base_model().named_parameters(remove_duplicate=False):
+        holders.setdefault(id(weight), []).append(name)
+    for names in holders.values():
+        own = [name for name in names if ".base_layer." in name]
+        if own and len(names) > 1:
+            layer, other = own[0].replace(".base_layer", ""), next(n for n in names if n != own[0])
+            raise ValueError(
+                f"adapter {str(folder)!r} changes {layer}, which is {other} as well, so it cannot "
+                "be merged; leave out merge_adapter=True"
+            )
 
 
 def _misfit(folder: Path, model: torch.nn.Module) -> str:

@@ -148,8 +148,13 @@ class Checkpoint:
 
     @property
     def position_limit(self) -> int | None:
-        """Longest sequence that the position table holds, None where nothing limits it."""
-        return position_limit(self.text_config, self.config)
+        """Longest sequence that the model has positions for, None where nothing limits it.
+
+        A folder of sentence-transformers may ask for more of a model that computes its positions.
+        """
+        limit, asked = position_limit(self.text_config, self.config), self.sentence.max_seq_length
+        rotates = bool(getattr(self.text_config, "rope_parameters", None))
+        return limit if limit is None or asked is None or not rotates else max(limit, asked)
 
     @property
     def padding_id(self) -> int | None:

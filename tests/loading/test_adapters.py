@@ -156,6 +156,18 @@ def test_merged_equals_unmerged(root: Path, name: str) -> None:
     assert not any("lora" in part for part, _ in model.named_parameters())
 
 
+def test_a_layer_that_lends_its_weight_is_not_merged(root: Path) -> None:
+    folder = headed.save("gpt2", "causal-lm", root / "tied")
+    with quiet():
+        model = reference_base(folder, "causal-lm")
+        settings = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["wte"])
+        adapted = peft.get_peft_model(model, settings)
+        tiny.enlarge(adapted)
+        adapted.save_pretrained(root / "tied-adapter")
+    with pytest.raises(ValueError, match=r"wte\.weight, which is lm_head\.weight as well"):
+        ours(de.Model(folder, adapter=root / "tied-adapter", merge_adapter=True), "causal-lm")
+
+
 def test_an_embedder_with_an_adapter(root: Path) -> None:
     """On pandas and on Dask, mean pooling; the empty text has its special tokens."""
     model = model_with(root, "bert")

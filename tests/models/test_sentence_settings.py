@@ -338,10 +338,37 @@ def test_a_file_that_says_nothing_leaves_it_to_the_next(folder: Path, tmp_path: 
     assert not np.allclose(given, embed(folder), atol=1e-2)
 
 
+@pytest.mark.parametrize("kind", ["default", "dynamic"])
+def test_more_tokens_than_a_model_that_rotates_was_trained_on(tmp_path: Path, kind: str) -> None:
+    base = tiny.save("qwen3", tmp_path / "base")
+    settings = json.loads((base / "config.json").read_text())
+    rope = {"rope_type": kind, "rope_theta": 10_000.0}
+    rope |= {"factor": 2.0} if kind == "dynamic" else {}
+    settings |= {"rope_parameters": rope, "max_position_embeddings": 12}
+    (base / "config.json").write_text(json.dumps(settings))
+    model = SentenceTransformer(
+        modules=[Transformer(str(base)), Pooling(tiny.HIDDEN)], device="cpu"
+    )
+    model.save(str(whole := tmp_path / "whole"), create_model_card=False)
+    written = json.loads((whole / SENTENCE).read_text())
+    short = embed(whole)
+    (whole / SENTENCE).write_text(json.dumps(written | {"max_seq_length": 40}))
+    given = embed(whole)
+    # each in a fresh model: there a long text changes the frequencies of those after it
+    expected = [
+        SentenceTransformer(str(whole), device="cpu").encode(text, show_progress_bar=False)
+        for text in TEXTS
+    ]
+    np.testing.assert_allclose(given, np.stack(expected), rtol=0, atol=1e-5)
+    assert not np.allclose(given, short, atol=1e-3)
+
+
 @pytest.mark.parametrize("name", ["GLU", "Threshold", "LSTM", "MaxPool1d"])
 def test_activations_that_are_none(edited: Any, name: str) -> None:
     copy = edited("2_Dense/config.json", {"activation_function": f"torch.nn.{name}"})
-    with pytest.raises(ValueError, match=rf"module '2_Dense' has the activation 'torch\.nn\.{name}'"):
+    with pytest.raises(
+        ValueError, match=rf"module '2_Dense' has the activation 'torch\.nn\.{name}'"
+    ):
         embed(copy)
 
 

@@ -731,3 +731,31 @@ class TestContract(DataframeContract):
 def test_texts_of_the_contract_differ(folder):
     out = Generator(folder("llama"), max_new_tokens=3)(frame(list(TEXTS)))
     assert len(set(out["generated"].dropna())) == len(set(filter(None, TEXTS))) + 1
+
+
+@pytest.mark.parametrize(
+    ("written", "options", "says"),
+    [
+        (
+            {"low_memory": True},
+            {"num_beams": 2},
+            r"config\.json: ValueError: .*low_memory",
+        ),
+        ({"is_assistant": True}, {}, r"config\.json: TypeError"),
+    ],
+)
+def test_settings_that_generate_itself_refuses(folder, tmp_path, written, options, says):
+    copy = Path(shutil.copytree(folder("llama"), tmp_path / "copy"))
+    file = copy / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | written))
+    with pytest.raises(ValueError, match=says) as raised:
+        Generator(copy, column="text", **options)(pd.DataFrame({"text": ["Return."]}))
+    assert "\n" not in str(raised.value)
+
+
+def test_stop_strings_of_a_tokenizer_that_does_not_say_what_tokens_stand_for(folder, tmp_path):
+    copy = Path(shutil.copytree(folder("llama"), tmp_path / "copy"))
+    tiny.wordpiece().save_pretrained(copy)
+    generator = Generator(copy, column="text", stop=["e"])
+    with pytest.raises(ValueError, match=r"^stop=\('e',\) cannot be looked for"):
+        generator(pd.DataFrame({"text": ["Return the lines."]}))

@@ -13,7 +13,8 @@ import torch
 from transformers import LogitsProcessor, PreTrainedModel
 
 from dask_embed.inference.generation.cache import Row
-from dask_embed.inference.generation.plan import Plan, SeededDraw, draws_of, greedy
+from dask_embed.inference.generation.draws import SeededDraw, draws_of
+from dask_embed.inference.generation.plan import Plan, greedy, told_of_generate
 from dask_embed.inference.state import ModelState
 from dask_embed.tokens.lists import TokenLists
 
@@ -79,7 +80,7 @@ class Reference:
             arguments["token_type_ids"] = torch.zeros(ids.shape, dtype=torch.int64).to(
                 self._model.device
             )
-        with self._put_back():
+        with self._put_back(), told_of_generate():
             return self._model.generate(
                 torch.from_numpy(ids).to(self._model.device),
                 attention_mask=torch.from_numpy(mask.astype(np.int64)).to(self._model.device),

@@ -14,8 +14,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from dask_embed.inference.cache_size import states_budget
 from dask_embed.inference.generation.cache import Row
+from dask_embed.inference.generation.draws import numbers
 from dask_embed.inference.generation.loop import Decoder
-from dask_embed.inference.generation.plan import Plan, numbers
+from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.generation.probe import judge_batches, judge_decoder, reads_types
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.generation.settings import GenerationSettings
