@@ -599,9 +599,10 @@ SENTENCE_TRANSFORMERS = """
 Every setting of a folder is known by its name (`modules.json` and what it lists,
 `sentence_bert_config.json`, `config_sentence_transformers.json`). It is honoured, or an
 error on the client that names it; so is a setting that a version to come may add. Honoured
-are poolings, dense layers, layer norms, normalization, prompts, limits, lowercasing, the type
-of the weights in `model_args`, and `truncate_dim`, after which vectors are not normalized
-again unless `normalize=True`. Where and how a model runs (`attn_implementation`,
+are poolings, dense layers, layer norms, normalization, prompts, limits (above the positions that
+the configuration names, too, where a model computes them), lowercasing, the type of the weights in
+`model_args`, and `truncate_dim`, after which vectors are not normalized again unless
+`normalize=True`; modules run in the order of `modules.json`. Where and how a model runs (`attn_implementation`,
 `device_map`, `unpad_inputs`, the side of the padding) is passed over, for results do not depend
 on it. `tests/models/test_sentence_settings.py` tries every field of the classes that write them.
 
