@@ -602,9 +602,10 @@ error on the client that names it; so is a setting that a version to come may ad
 are poolings, dense layers, layer norms, normalization, prompts, limits (above the positions that
 the configuration names, too, where a model computes them), lowercasing, the type of the weights in
 `model_args`, and `truncate_dim`, after which vectors are not normalized again unless
-`normalize=True`; modules run in the order of `modules.json`. Where and how a model runs (`attn_implementation`,
-`device_map`, `unpad_inputs`, the side of the padding) is passed over, for results do not depend
-on it. `tests/models/test_sentence_settings.py` tries every field of the classes that write them.
+`normalize=True`; modules run in the order of `modules.json`. Where and how a model runs
+(`attn_implementation`, `device_map`, `unpad_inputs`, the side of the padding) is passed over, for
+results do not depend on it. `tests/models/test_sentence_settings.py` tries every field of the
+classes that write them.
 
 Of its other kinds of model a table of token vectors (`StaticEmbedding`) runs in `Embedder`, a
 sparse encoder (`SpladePooling`) in `SparseEmbedder`, a multi-vector model (`MultiVectorMask`) in
