@@ -244,6 +244,9 @@ def _load_model(
     except pickle.UnpicklingError as error:
         raise ValueError(not_tensors(weights.files[0], error)) from None
     model.config.use_cache = False
+    for part in whole.modules():
+        if getattr(getattr(part, "config", None), "return_dict", True) is False:
+            part.config.return_dict = True  # results are read by their names
     unused = _UNUSED_WEIGHTS if task == "embed" else ()
     return model, gaps_of(info, whole, model, checkpoint.config, unused)
 

@@ -5,6 +5,7 @@ The values are none that the sweep over the architectures has, whose models are 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -134,6 +135,17 @@ def test_equal_to_transformers(
     model_class = class_of(kind, task)
     built.save(kind, model_class, folder := tmp_path / "model", fields, change)
     expected = sweep._expected(task, model_class, folder)
+    row = sweep._compared(task, model_class, folder, *expected)
+    assert row["outcome"] == "equal", row
+
+
+@pytest.mark.parametrize("task", ["embed", "answer"])
+def test_results_that_a_configuration_wants_as_tuples(tmp_path: Path, task: str) -> None:
+    model_class = class_of("bert", task)
+    built.save("bert", model_class, folder := tmp_path / "model")
+    expected = sweep._expected(task, model_class, folder)
+    written = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(written | {"return_dict": False}))
     row = sweep._compared(task, model_class, folder, *expected)
     assert row["outcome"] == "equal", row
 
