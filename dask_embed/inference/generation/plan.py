@@ -253,7 +253,8 @@ def _criteria(tokenizer: PreTrainedTokenizerBase, stop: Sequence[str]) -> StopSt
     except ValueError as error:  # "substring not found"
         raise ValueError(
             f"stop={shown(stop)} cannot be looked for in texts of {type(tokenizer).__name__}, "
-            f"which does not say what its tokens stand for ({error}); leave out stop="
+            f"which does not say what its tokens stand for ({error}); leave out stop=, or "
+            "stop_strings of the generation_config.json"
         ) from error
 
 
