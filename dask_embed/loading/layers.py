@@ -74,7 +74,7 @@ def _activation(module: Dense) -> torch.nn.Module:
         activation = cls()
         with torch.inference_mode():
             shape = activation.eval()(torch.zeros(2, module.out_features)).shape
-    except (RuntimeError, TypeError, ValueError) as error:  # Threshold, Conv1d, LSTM
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(
             f"Dense module {module.path!r} has the activation {module.activation!r}, which cannot "
             f"be made without arguments: {shown_error(error)}"
