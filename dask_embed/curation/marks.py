@@ -8,21 +8,20 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from dask_embed._options import known_options
 from dask_embed._validation import shown, usable_text
-from dask_embed.columns import append_columns, empty_columns, to_host
+from dask_embed.columns import to_host
 from dask_embed.columns.frames import require_frame
-from dask_embed.curation.ranking import Ranking, places, row_numbers
+from dask_embed.curation.outcomes import DECIDED, Keep, Mark, with_types
+from dask_embed.curation.ranking import Ranking
 from dask_embed.curation.source import Expanding, PartitionNumbers, Source
-from dask_embed.lazy._dask import Blockwise, Expr, Index, Len, Lengths, Projection, new_collection
+from dask_embed.lazy._dask import Expr, Index, Len, Lengths, Projection, new_collection
 from dask_embed.lazy.computed import wanted_columns
 
 _UNSEEN = "of dropped rows: "
-_MADE = ("group", "duplicate_of", "similarity", "kept", "reason")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +61,7 @@ class Finding:
     def made(self) -> list[str]:
         """The columns that are appended."""
         own = ["row"] if self.ranking.id is None else []
-        return [f"{self.prefix}{name}" for name in [*own, *_MADE]]
+        return [f"{self.prefix}{name}" for name in [*own, *DECIDED]]
 
     def types(self, meta: Any) -> dict[str, pa.DataType]:
         """Return the Arrow type of each column that is made, for a frame like `meta`."""
@@ -211,7 +210,7 @@ class MarkDuplicates(Duplicates):
     @functools.cached_property
     def _meta(self) -> Any:
         meta = self.frame._meta
-        return _with_types(meta[self.own], self.finding.types(meta))
+        return with_types(meta[self.own], self.finding.types(meta))
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Index | Len | Lengths):
@@ -247,85 +246,3 @@ class DropDuplicates(Duplicates):
 
     def expanded(self, use: str = "") -> Expr:
         return Keep(*self.decided(use))
-
-
-class Keep(Blockwise):
-    """The rows of each partition that no decision takes away."""
-
-    _parameters = ["frame", "decisions"]  # noqa: RUF012 - the form of every Dask expression
-
-    @staticmethod
-    def operation(partition: Any, decisions: pd.DataFrame) -> Any:
-        kept = np.ones(len(partition), bool)
-        kept[places(decisions["row"])] = decisions["kept"].to_numpy(bool)
-        return partition[kept]
-
-    @functools.cached_property
-    def _meta(self) -> Any:
-        return self.frame._meta
-
-    def _divisions(self) -> Any:
-        return self.frame.divisions
-
-    def _broadcast_dep(self, dep: Expr) -> bool:
-        return False
-
-
-class Mark(Blockwise):
-    """The rows of each partition with the decisions about them; where there is none a row is kept.
-
-    Parameters
-    ----------
-    frame, decisions : Expr
-        In the same partitions.
-    numbers : Expr
-        The number of each.
-    types : dict
-        Names and Arrow types of the new columns, of which the number of the row may be the first.
-    """
-
-    _parameters = ["frame", "decisions", "numbers", "types"]  # noqa: RUF012 - as all expressions
-
-    @staticmethod
-    def operation(partition: Any, decisions: Any, number: int, types: dict[str, Any]) -> Any:
-        own, names = len(types) - len(_MADE), list(types)
-        made: dict[str, Any] = {}
-        if own:
-            made[names[0]] = pa.array(row_numbers(number, len(partition)))
-        columns = whole_columns(len(partition), decisions, list(types.values())[own:])
-        made |= dict(zip(names[own:], columns, strict=True))
-        return _with_plain_kept(append_columns(partition, made), names)
-
-    @functools.cached_property
-    def _meta(self) -> Any:
-        return _with_types(self.frame._meta, self.operand("types"))
-
-    def _divisions(self) -> Any:
-        return self.frame.divisions
-
-    def _broadcast_dep(self, dep: Expr) -> bool:
-        return False
-
-
-def _with_types(meta: Any, types: dict[str, pa.DataType]) -> Any:
-    return _with_plain_kept(empty_columns(meta, types), list(types))
-
-
-def _with_plain_kept(frame: Any, names: list[str]) -> Any:
-    """Return a frame whose ``kept`` is of plain booleans, which pandas aligns with any others."""
-    return frame.astype({names[-len(_MADE) + _MADE.index("kept")]: bool})
-
-
-def whole_columns(rows: int, decisions: pd.DataFrame, types: list[pa.DataType]) -> list[pa.Array]:
-    """Return the columns of decisions for all rows of a partition, of which most have none."""
-    where = np.full(rows, -1)
-    where[places(decisions["row"])] = np.arange(len(decisions))
-    decided = pa.array(where, mask=where < 0)
-    columns = []
-    for name, dtype in zip(_MADE, types, strict=True):
-        array = pa.array(decisions[name].array, from_pandas=True).cast(dtype)
-        if isinstance(array, pa.ChunkedArray):
-            array = array.combine_chunks()
-        columns.append(array.take(decided))
-    columns[_MADE.index("kept")] = columns[_MADE.index("kept")].fill_null(True)
-    return columns
