@@ -759,3 +759,11 @@ def test_stop_strings_of_a_tokenizer_that_does_not_say_what_tokens_stand_for(fol
     generator = Generator(copy, column="text", stop=["e"])
     with pytest.raises(ValueError, match=r"^stop=\('e',\) cannot be looked for"):
         generator(pd.DataFrame({"text": ["Return the lines."]}))
+
+
+def test_continuous_batches_say_no_token_types(folder, tmp_path):
+    copy = Path(shutil.copytree(folder("gpt2"), tmp_path / "copy"))
+    tiny.wordpiece().save_pretrained(copy)
+    generator = Generator(copy, column="text", engine="continuous")
+    with pytest.raises(ValueError, match=r"says no token types, which model .* reads"):
+        generator(pd.DataFrame({"text": ["Return the lines."]}))

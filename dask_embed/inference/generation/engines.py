@@ -10,6 +10,7 @@ import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
 from dask_embed.inference.generation.plan import Plan
+from dask_embed.inference.generation.probe import reads_types
 from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.generation.text import Generated, TextGeneration
 from dask_embed.loading.copies import sharing_copy
@@ -57,6 +58,13 @@ def _build(runner: Runner, name: str) -> Engine:
     loaded = runner.loaded
     model = loaded.model
     if name == "continuous":
+        with torch.inference_mode():
+            typed = reads_types(model, loaded.tokenizer)
+        if typed:
+            raise ValueError(
+                f"engine='continuous' says no token types, which model {loaded.spec.name!r} reads "
+                "and its tokenizer gives; use engine='auto'"
+            )
         return ContinuousBatching(model, loaded.tokenizer)
     changes = runner.changes_itself
     packs = name == "auto" and loaded.spec.attention == "auto" and not changes
