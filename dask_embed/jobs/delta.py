@@ -4,32 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import re
-import time
-import uuid
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from dask_embed._validation import shown
 from dask_embed.jobs.arguments import partition_columns
+from dask_embed.jobs.delta_files import FILE, by_values, write_file
 from dask_embed.jobs.folder import METADATA_KEY
 from dask_embed.jobs.table import Commit, ConflictError, Table, of_children
-from dask_embed.jobs.table_write import (
-    Given,
-    columns,
-    require_extra,
-    told,
-    write,
-)
+from dask_embed.jobs.table_write import Given, columns, require_extra, told, write
 
 _RUN = "dask_embed_run"
 _SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")
-_PLACES = "dask_embed_places"
-_FILE = re.compile(r"part-\d{5,}-[0-9a-f]{32}\.parquet")
 # Operations of Delta that leave rows as they are.
 _SAME_ROWS = ("OPTIMIZE", "VACUUM START", "VACUUM END", "FSCK", "SET TBLPROPERTIES")
 
@@ -235,7 +223,7 @@ class DeltaTable(Table):
         return None
 
     def owns(self, name: str) -> bool:
-        return name == "_delta_log" or bool(_FILE.fullmatch(name))
+        return name == "_delta_log" or bool(FILE.fullmatch(name))
 
     def fitting(self, found: Any) -> DeltaTable:
         fitting = super().fitting(found)
@@ -257,20 +245,8 @@ class DeltaTable(Table):
 
     def write(self, rows: pa.Table, place: int) -> list[Any]:
         """Write a file for each value of the columns that rows are partitioned by."""
-        return [self._file(part, values, place) for values, part in _by_values(rows, self.by or ())]
-
-    def _file(self, rows: pa.Table, values: dict[str, str | None], place: int) -> dict[str, Any]:
-        # a name of its own for each try of a task, and the values stand in the log
-        name = f"part-{place:05}-{uuid.uuid4().hex}.parquet"
-        size = _write_local if "://" not in self.uri else _write_remote
-        return {
-            "path": name,
-            "size": size(self, name, rows.replace_schema_metadata(None)),
-            "partition_values": values,
-            "modification_time": int(time.time() * 1000),
-            "data_change": True,
-            "stats": json.dumps({"numRecords": len(rows)}),
-        }
+        groups = by_values(rows.replace_schema_metadata(None), self.by or ())
+        return [write_file(self.uri, self.options, part, values, place) for values, part in groups]
 
     def add(self, found: _Version | None, parts: list[Any]) -> None:
         """Commit files, if nobody else did.
@@ -324,48 +300,3 @@ def _with_fields_that_tell(schema: pa.Schema) -> pa.Schema:
             for field in schema
         ]
     )
-
-
-def _by_values(
-    rows: pa.Table, by: tuple[str, ...]
-) -> Iterator[tuple[dict[str, str | None], pa.Table]]:
-    """Yield the rows of each combination of values, as texts, without their columns."""
-    if not by:
-        yield {}, rows
-        return
-    names = list(by)
-    numbered = rows.select(names).append_column(_PLACES, pa.array(range(len(rows)), pa.int64()))
-    groups = numbered.group_by(names, use_threads=False).aggregate([(_PLACES, "list")])
-    for group in groups.to_pylist():
-        part = rows.take(group.pop(f"{_PLACES}_list")).drop_columns(names)
-        yield {name: _as_text(name, value) for name, value in group.items()}, part
-
-
-def _as_text(name: str, value: Any) -> str | None:
-    """Return a value as the log of Delta has it."""
-    if value == "":
-        raise ValueError(
-            f"partition_on={name!r} has rows with an empty text, which Delta reads as null; give "
-            "these rows another value"
-        )
-    if isinstance(value, bool):
-        return str(value).lower()
-    return None if value is None else str(value)
-
-
-def _write_local(table: DeltaTable, name: str, rows: pa.Table) -> int:
-    os.makedirs(table.uri, exist_ok=True)
-    with open(os.path.join(table.uri, name), "wb") as file:
-        pq.write_table(rows, file)
-        file.flush()
-        os.fsync(file.fileno())
-        return file.tell()
-
-
-def _write_remote(table: DeltaTable, name: str, rows: pa.Table) -> int:
-    from deltalake.fs import DeltaStorageHandler
-    from pyarrow.fs import PyFileSystem
-
-    fs = PyFileSystem(DeltaStorageHandler(table.uri, table.options))
-    pq.write_table(rows, name, filesystem=fs)
-    return int(fs.get_file_info(name).size)

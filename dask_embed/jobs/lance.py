@@ -9,13 +9,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from dask_embed.jobs.table import Commit, ConflictError, Table, of_children
-from dask_embed.jobs.table_write import (
-    Given,
-    columns,
-    require_extra,
-    told,
-    write,
-)
+from dask_embed.jobs.table_write import Given, columns, require_extra, told, write
 
 _RUN = "dask_embed.run"
 _SCHEMES = ("s3", "s3+ddb", "gs", "az", "abfss", "oss", "cos", "tos", "hf")

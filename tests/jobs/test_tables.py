@@ -33,8 +33,6 @@ from dask_embed.jobs.table import Table
 KINDS = ("lance", "delta")
 MARKER = "m4rk3r"
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*SwigPy.*:DeprecationWarning")
-
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OtherVector(LengthVector):
@@ -226,7 +224,7 @@ class _Meeting:
         def meets(table: Table, found: Any, parts: Any) -> None:
             if not getattr(self._met, "done", False):
                 self._met.done = True
-                self._barrier.wait(60)
+                self._barrier.wait(200)
             add(table, found, parts)
 
         monkeypatch.setattr(owner, "add", meets)
@@ -246,7 +244,7 @@ def _at_once(jobs: list[Any]) -> list[BaseException | None]:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(250)
     return ended
 
 

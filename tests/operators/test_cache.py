@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support import headed, tiny
+from support import tiny
 from support.counting import ROWS, Length, LengthVector
 
 import dask_embed as de
@@ -156,43 +156,6 @@ def test_hits_are_counted(cache: str) -> None:
 
 
 # -------------------------------------------------------------------------------- real operators
-MODELS = {
-    "embed": (de.Embedder, "embed", {}),
-    "token vectors": (de.Embedder, "embed", {"pooling": "none"}),
-    "signs": (de.Embedder, "embed", {"precision": "ubinary"}),
-    "half": (de.Embedder, "embed", {"precision": "float16"}),
-    "classify": (de.Classifier, "classify", {"scores": "all"}),
-    "tokens": (de.TokenClassifier, "classify-tokens", {}),
-    "tokenize": (de.Tokenizer, "embed", {}),
-    "generate": (de.Generator, "causal-lm", {"prompt": "say {text}", "max_new_tokens": 3}),
-}
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_every_kind_of_result_is_kept(
-    name: str, tmp_path: Path, cache: str, rows_through_model: Any
-) -> None:
-    kind, task, options = MODELS[name]
-    base = "llama" if task == "causal-lm" else "bert"
-    model = (
-        headed.save(base, task, tmp_path / "model")
-        if task != "embed"
-        else tiny.save("bert", tmp_path / "model")
-    )
-    frame = _texts(0, 6)
-    frame.loc[2, "text"] = None
-    operator = kind(str(model), **options)
-    expected = operator(frame)
-    kept = dataclasses.replace(operator, cache=cache)
-    pd.testing.assert_frame_equal(kept(frame), expected)
-    before = totals()
-    again = kept(frame.iloc[::-1]).iloc[::-1]
-    after = totals()
-    assert after["unique_rows"] == before["unique_rows"]
-    assert after["cached"] - before["cached"] == 5
-    pd.testing.assert_frame_equal(again, expected)
-
-
 def test_a_model_that_moved_is_the_same(tmp_path: Path, cache: str) -> None:
     first = tiny.save("bert", tmp_path / "first")
     frame = _texts(0, 6)
