@@ -37,6 +37,9 @@ _MADE_OF = (
     *("transformers_version", "transformers_weights", "use_pretrained_backbone"),
     *("use_timm_backbone", "sub_configs"),
 )
+# How many tokens go through a layer at a time: no value depends on it, and transformers refuses
+# texts of other lengths than its multiples.
+IN_PIECES = ("chunk_size_feed_forward", "chunk_size_lm_head")
 # Settings of quantization methods that name data and a tokenizer to calibrate with.
 _CALIBRATION = ("dataset", "tokenizer", "processor")
 
@@ -89,6 +92,11 @@ def configuration_fields(given: Any) -> tuple[tuple[str, Any], ...]:
         if name in _OWN_OPTIONS:
             raise ValueError(
                 f"model_kwargs must not set {name!r}: use {_OWN_OPTIONS[name]}= of dask_embed.Model"
+            )
+        if name in IN_PIECES:
+            raise ValueError(
+                f"model_kwargs must not set {name!r}, which changes no result: say how much runs "
+                "at a time with tokens_per_batch= of an operator"
             )
         if name in _MADE_OF or not str(name).isidentifier() or str(name).startswith("_"):
             raise ValueError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dask_embed._validation import shown
+from dask_embed.models.options import IN_PIECES
 from dask_embed.runtime.libraries import importing
 
 # Entries of config.json by which transformers chooses code, kernels, files or devices.
@@ -90,7 +91,7 @@ def _described(written: dict[str, Any], folder: Path) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     hidden = _hidden_fields(written.get("model_type"))
     for name, value in written.items():
-        if name not in hidden and not _describes(name):
+        if name in IN_PIECES or (name not in hidden and not _describes(name)):
             continue
         if name == "backbone" and value is not None:
             raise ValueError(

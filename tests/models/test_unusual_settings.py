@@ -150,6 +150,20 @@ def test_results_that_a_configuration_wants_as_tuples(tmp_path: Path, task: str)
     assert row["outcome"] == "equal", row
 
 
+@pytest.mark.parametrize("task", ["embed", pytest.param("classify", marks=pytest.mark.slow)])
+def test_layers_that_run_in_pieces_take_texts_of_every_length(task: str, tmp_path: Path) -> None:
+    """transformers refuses those that are no multiple of the piece, whose size changes no value."""
+    model_class = class_of("bert", task)
+    built.save("bert", model_class, folder := tmp_path / "model")
+    expected = sweep._expected(task, model_class, folder)
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chunk_size_feed_forward": 12}))
+    row = sweep._compared(task, model_class, folder, *expected)
+    assert row["outcome"] == "equal", row
+    with pytest.raises(ValueError, match="'chunk_size_feed_forward', which changes no result"):
+        de.Model(str(folder), model_kwargs={"chunk_size_feed_forward": 3})
+
+
 # ------------------------------------------------------------------------ how weights are stored
 def _renamed(old: str, new: str) -> Callable[[str], str]:
     return lambda name: name.replace(old, new)
