@@ -21,6 +21,7 @@ _LARGEST_SIZE = 1 << 24  # of a vocabulary, a vector, a sequence
 # Names of sizes by which transformers makes modules and tensors.
 _SIZES = re.compile(r"size|dim|width|channels|heads|position|n_embd|n_inner|d_model|d_ff|labels")
 _COUNTS = re.compile(r"^(?!.*theta).*(layer|depth|blocks?$|hidden_groups)")
+_LAYERS = re.compile(r"^(num|n)_\w*layers?$")  # of which -1 stands for nothing else
 # Entries whose own names are of labels and tasks.
 _NAMED_FREELY = ("id2label", "label2id", "task_specific_params")
 # Weights that are quantized, shared between layers or pruned are fewer numbers than the
@@ -50,6 +51,8 @@ def require_sizes(written: dict[str, Any], source: str) -> None:
             most = _MOST_EXPERTS
         else:
             continue
+        if value < 0 and _LAYERS.search(name):
+            raise ValueError(f"{source} has {name}={shown(value)}, and no model has fewer than 0")
         if abs(value) > most:
             raise ValueError(
                 f"{source} has {name}={shown(value)}, and more than {most:,} is no model's: the "

@@ -179,6 +179,7 @@ CHECKPOINTS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "more layers than numbers": (config(num_hidden_layers=10**30), "num_hidden_layers="),
     "layers as a float": (config(num_hidden_layers=1e9), "num_hidden_layers=1000000000"),
     "fewer than no layers": (config(num_hidden_layers=-(10**9)), "num_hidden_layers="),
+    "no layers at all": (config(num_hidden_layers=-2), "num_hidden_layers=-2"),
     "layers of a part": (config(text_config={"num_layers": 10**7}), "num_layers=10000000"),
     "layers in a list": (config(decoder_layers=[1, 10**7]), "decoder_layers=10000000"),
     "width": (config(hidden_size=10**9), "hidden_size=1000000000"),
