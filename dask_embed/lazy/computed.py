@@ -239,6 +239,8 @@ class SameRows(ComputedRows, Elemwise):
             return type(parent)(only, *parent.operands[1:])
         if isinstance(parent, ComputedRows) and step_of(parent) is None:
             return parent.joined(dependents)
+        if isinstance(parent, Kept):
+            return self._kept_below(parent, dependents)
         if (above := raised(self, parent, dependents)) is not None:
             return above
         if isinstance(parent, Filter) and self._filter_passthrough_available(parent, dependents):
@@ -246,6 +248,12 @@ class SameRows(ComputedRows, Elemwise):
         return super()._simplify_up(parent, dependents)
 
     one_row_each = True
+
+    def _kept_below(self, parent: Kept, dependents: Any) -> Expr | None:
+        """Return a filter that no other may join below the node, where it reads no result."""
+        if self.split(parent.predicate, self)[1] or not only_filtered(self, parent, dependents):
+            return None
+        return self.on(Kept(self.frame, replaced(parent.predicate, (self, self.frame))))
 
     @property
     def computing(self) -> ComputedRows | None:
@@ -330,6 +338,9 @@ class SelectResult(Projection):
                 return without
         if isinstance(parent, ComputedRows) and step_of(parent) is None:
             return parent.joined(dependents)
+        if isinstance(parent, Kept) and self._passes_kept(parent, dependents):
+            predicate = replaced(parent.predicate, (self, self.frame))
+            return type(self)(Kept(self.frame, predicate), *self.operands[1:])
         if self.computing is not None:
             above = raised(self, parent, dependents)
             if above is not None:
@@ -348,15 +359,26 @@ class SelectResult(Projection):
             and self._is_all_that_reads(parent, dependents)
         )
 
+    def _passes_kept(self, parent: Kept, dependents: Any) -> bool:
+        return (
+            isinstance(self.frame, SameRows)
+            and not self.frame.split(parent.predicate, self, self.frame)[1]
+            and only_filtered(self, parent, dependents)
+            and only_filtered(self.frame, parent, dependents, self._name)
+        )
+
     def _tune_up(self, parent: Expr) -> Expr | None:
         return in_equal_parts(parent)
 
     def _is_all_that_reads(self, parent: Filter, dependents: Any) -> bool:
         """Return whether nothing but this selection and the filter's predicate reads the frame."""
-        others = dependents_of(self.frame, dependents) - {self._name}
-        return not others or _check_dependents_are_predicates(
-            self.frame, others, parent, dependents
-        )
+        return only_filtered(self.frame, parent, dependents, self._name)
+
+
+def only_filtered(node: Expr, parent: Expr, dependents: Any, *known: str) -> bool:
+    """Return whether nothing but a filter, what it filters by, and `known` nodes read a node."""
+    others = dependents_of(node, dependents) - {parent._name, *known}
+    return not others or _check_dependents_are_predicates(node, others, parent, dependents)
 
 
 def _is_told(selection: Projection, dependents: Any) -> bool:

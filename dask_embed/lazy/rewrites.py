@@ -7,6 +7,7 @@ from typing import Any
 
 from dask_embed.lazy._dask import (
     Assign,
+    ColumnsSetter,
     DropnaFrame,
     Eval,
     Expr,
@@ -19,6 +20,7 @@ from dask_embed.lazy._dask import (
     NotNull,
     Projection,
     Query,
+    RenameFrame,
 )
 from dask_embed.lazy.conditions import (
     all_of,
@@ -61,6 +63,19 @@ def _rows_then_columns(top: Any, node: Any, dependents: Any) -> Expr | None:
     if not located or not _is(node.operands[0], top) or node.operand("cindexer") is None:
         return None
     return Projection(type(node)(top, node.operand("iindexer"), None), node.operand("cindexer"))
+
+
+@rewriting
+def _named_anew(top: Any, node: Any, dependents: Any) -> Expr | None:
+    """Return new names of columns as a mapping, which Dask takes column selections through."""
+    if type(node) is not ColumnsSetter or top.ndim < 2:
+        return None
+    old, new = list(top.columns), list(node.columns)
+    plain = node._meta.columns.names == top._meta.columns.names
+    if not plain or len(set(old)) != len(old) or len(set(new)) != len(new):
+        return None
+    names = {a: b for a, b in zip(old, new, strict=True) if a != b}
+    return RenameFrame(top, names) if names else top
 
 
 @rewriting

@@ -11,7 +11,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from dask_embed import config
-from dask_embed.lazy._dask import Expr, Projection, RenameFrame
+from dask_embed.lazy._dask import Assign, Expr, Projection, RenameFrame
 from dask_embed.lazy.conditions import replaced
 from dask_embed.lazy.held import Passage, held_by
 from dask_embed.lazy.readers import readers_of
@@ -136,6 +136,9 @@ def _rebuilt(frame: Expr, steps: list[Passage], operators: list[Any]) -> Any:
     """Return all steps on a frame, and then the operators; each given with the highest first."""
     for passage in reversed(steps):
         frame = _on(passage, frame)
+        if isinstance(frame, Assign):  # Dask would join two of them in each of its passes
+            joined = frame._simplify_down()
+            frame = frame if joined is None else joined
     for operator in reversed(operators):
         frame = operator.on(frame)
     return frame

@@ -18,6 +18,7 @@ from dask_embed.lazy._dask import (
 )
 from dask_embed.lazy.conditions import conditions_of, reads_any
 from dask_embed.lazy.held import Held, Passage
+from dask_embed.lazy.kept import Kept
 from dask_embed.lazy.readers import readers_of
 from dask_embed.lazy.steps import Rows, Step, step_of
 
@@ -55,6 +56,8 @@ def _leaves_some(held: Held, reader: Any, node: Expr) -> bool:
     if isinstance(reader, Filter) and reader.frame._name == node._name:
         parts = conditions_of(reader.predicate)
         return not all(reads_any(part, node, set(held.made)) for part in parts)
+    if isinstance(reader, Kept) and reader.frame._name == node._name:
+        return not reads_any(reader.predicate, node, set(held.made))
     if isinstance(reader, DropnaFrame):
         return bool(reader.frame._name == node._name)  # of results, too: see `nulls`
     return isinstance(reader, _FEWER)

@@ -38,6 +38,7 @@ from dask_embed.models.spec import Model
 from dask_embed.models.static import StaticTable, read_static_table, require_static
 from dask_embed.models.tensor_files import require_whole
 from dask_embed.models.weights import Weights, find_weights
+from dask_embed.runtime.remembered import looked
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -191,6 +192,11 @@ def read_checkpoint(
 
     A local folder must hold weights, unless `needs_weights` is false: for its tokenizer alone.
     """
+    asked = (read_checkpoint, model, weights, needs_weights)
+    return looked(asked, lambda: _checkpoint(model, weights, needs_weights))
+
+
+def _checkpoint(model: Model, weights: bool, needs_weights: bool) -> Checkpoint:
     root, revision = locate(model, weights=weights)
     if not weights and has_table(root):  # whose size only the header of its weights tells
         root, revision = locate(model, weights=True)

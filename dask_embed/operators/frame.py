@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import pyarrow as pa
+from dask.tokenize import normalize_token
 
 from dask_embed import config
 from dask_embed._options import NamedOptions
@@ -18,7 +19,7 @@ from dask_embed.columns.frames import is_dask_frame, require_frame, row_label, r
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.identity import told_fields
 from dask_embed.runtime.computations import follow
-from dask_embed.runtime.remembered import looking_once
+from dask_embed.runtime.remembered import looking_once, remembered
 
 if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
@@ -227,8 +228,15 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
         )
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
-        cls = type(self)
-        # where a class of ours lies in the package is not for names of tasks to depend on
-        home = "dask_embed" if cls.__module__.startswith("dask_embed.") else cls.__module__
-        values = tuple(getattr(self, field.name) for field in dataclasses.fields(self))
-        return (f"{home}.{cls.__qualname__}", *values)
+        return _token(self)
+
+
+@remembered
+def _token(operator: FrameOperator) -> tuple[Any, ...]:
+    """Return what tells an operator from all others: each node of a plan asks for it anew."""
+    cls = type(operator)
+    # where a class of ours lies in the package is not for names of tasks to depend on
+    home = "dask_embed" if cls.__module__.startswith("dask_embed.") else cls.__module__
+    values = (getattr(operator, field.name) for field in dataclasses.fields(operator))
+    # Dask takes what it is given here as it is shown, which may be short
+    return (f"{home}.{cls.__qualname__}", *map(normalize_token, values))

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from dask.tokenize import tokenize
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 from sklearn.linear_model import LogisticRegression
@@ -30,6 +31,7 @@ from support.vector_contract import (
 
 import dask_embed as de
 from dask_embed.operators.vectors.linear_head import LinearHead
+from dask_embed.operators.vectors.linear_weights import LinearWeights
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -286,3 +288,15 @@ def test_provenance_and_plan(file) -> None:
         "activation": "softmax",
     }
     assert head.plan()[1] == "4 labels (red, green, blue, rot é), softmax of the logits"
+
+
+def test_heads_that_show_the_same_have_names_of_their_own() -> None:
+    """What Dask names tasks by tells all values, not only those that a head shows."""
+    zeros = np.zeros(3, np.float32).tobytes()
+    weight = np.eye(3, 4, dtype=np.float32).tobytes()
+    heads = [
+        de.LinearHead(LinearWeights(weight, zeros, (3, 4), ("a", "b", "c"), probable), column="v")
+        for probable in (True, False)
+    ]
+    assert repr(heads[0]) == repr(heads[1])
+    assert tokenize(heads[0]) != tokenize(heads[1])

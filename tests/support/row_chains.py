@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import random
+import tempfile
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -14,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 import dask_embed as de
+from support import tiny
 from support.counting import Length, LengthVector
 
 Step = Callable[[Any, random.Random], Any]
@@ -39,13 +44,14 @@ def table(rows: int = 40) -> pd.DataFrame:
 def sources(folder: Any) -> dict[str, Any]:
     """The table in partitions, one of them empty, with and without divisions, and in files."""
     pdf = table()
-    known = dd.from_pandas(pdf, npartitions=4)
-    holes = known[(known.id < 10) | (known.id >= 20)]
-    known.to_parquet(folder)
+    known = dd.from_pandas(pdf, npartitions=3)
+    holes = known[(known.id < 10) | (known.id >= 30)]
+    few = dd.from_pandas(pdf, npartitions=2)  # each partition takes as long as many rows
+    few.to_parquet(folder)
     return {
         "pandas": known,
         "empty partition": holes,
-        "unknown divisions": known.clear_divisions(),
+        "unknown divisions": few.clear_divisions(),
         "parquet": dd.read_parquet(folder),
     }
 
@@ -244,6 +250,12 @@ def _set_index(frame: Any, rng: random.Random) -> Any:
     return frame.set_index("id", drop=False).loc[5:28].rename_axis(index="of")
 
 
+def _set_index_by(frame: Any, rng: random.Random) -> Any:
+    """Dask counts no rows for the divisions that it is given."""
+    chosen = frame.set_index("id", drop=False, divisions=[0, 12, 30, 39])
+    return chosen.loc[rng.randrange(9) : 28].rename_axis(index="of")
+
+
 def _repartition(frame: Any, rng: random.Random) -> Any:
     return frame.repartition(npartitions=rng.choice([1, 2, 3]))
 
@@ -283,6 +295,72 @@ def _concat(frame: Any, rng: random.Random) -> Any:
     return dd.concat([frame, other])
 
 
+def _others(rng: random.Random) -> Any:
+    """Few rows to merge with: keys once or more than once, null, and of a name with a result's."""
+    lang: list[Any] = rng.choice([["en", "de"], ["en", "en", "fr"], ["de", None], ["it"]])
+    few = pd.DataFrame({"lang": lang, "num": [3, 5, 5][: len(lang)]})
+    name = rng.choice(["extra", "extra", "length", "text", "num", "part"])
+    few[name] = [f"{i}" if name == "text" else i + 1 for i in range(len(few))]
+    few = few.astype({"lang": "string[pyarrow]"})
+    if name == "text":
+        few = few.astype({"text": "string[pyarrow]"})
+    few.index = pd.Index([6, 6, 15][: len(few)] if rng.random() < 0.5 else few.num * 3)
+    return dd.from_pandas(few.rename_axis("key"), npartitions=rng.choice([1, 1, 2]), sort=False)
+
+
+def _merge(frame: Any, rng: random.Random) -> Any:
+    other, how = _others(rng), rng.choice(["inner", "left", "left", "right", "outer", "leftsemi"])
+    kind = rng.choice(["on", "on", "turned", "key", "index of other", "index", "indexes"])
+    turned = kind == "turned" and how != "leftsemi"
+    if kind in ("on", "turned"):
+        name = rng.choice([each for each in ("lang", "num") if each in frame.columns] or [None])
+        if name is None:
+            return frame
+        one, two = (other, frame) if turned else (frame, other)
+        return one.merge(two, on=name, how=how)
+    if how == "leftsemi":
+        return frame
+    if kind == "key" and "part" in frame.columns:
+        return frame.merge(other, left_on="part", right_on="num", how=how)
+    if kind == "index of other":
+        return frame.merge(other, left_on="id", right_index=True, how=how)
+    if kind == "index":
+        return frame.merge(other, left_index=True, right_on="num", how=how)
+    return frame.merge(other, left_index=True, right_index=True, how=how)
+
+
+def _join(frame: Any, rng: random.Random) -> Any:
+    other = _others(rng)[["num"]].rename(columns={"num": f"j{len(frame.columns)}"})
+    return frame.join(other, how=rng.choice(["inner", "left", "right", "outer"]))
+
+
+def _parity(part: Any) -> Any:
+    return part.assign(parity=part["id"] % 2, place=range(len(part)))
+
+
+def _next(part: Any) -> Any:
+    return part.assign(num=part["num"] + 1)
+
+
+def _tripled(part: Any) -> Any:
+    return part.assign(length=part["length"] * 3)
+
+
+DECLARED = [
+    de.declare_columns(_parity, reads=["id"], writes=["parity", "place"]),
+    de.declare_columns(_next, reads=["num"], writes=["num"]),
+    de.declare_columns(_tripled, reads=["length"], writes=["length"]),
+]
+
+
+def _declared(frame: Any, rng: random.Random) -> Any:
+    """A function of partitions that says which columns it reads and writes."""
+    fitting = [each for each in DECLARED if {*each.reads} <= {*frame.columns}]
+    if not fitting:
+        return frame
+    return frame.map_partitions(rng.choice(fitting))
+
+
 BLOCKWISE: list[Step] = [
     *(
         _filter,
@@ -299,7 +377,7 @@ BLOCKWISE: list[Step] = [
     ),
     *(_assign_text, _rename, _back, _columns, _prefix, _astype, _fillna, _drop, _select),
     *(_rename_axis, _clear, _eval, _loc, _loc_mask, _loc_label, _copy, _select_dtypes),
-    _concat,
+    *(_concat, _declared),
 ]
 # What they do depends on the order of rows, which Dask's own rules change behind a shuffle.
 BY_PLACE: list[Step] = [_filter_cumsum, _filter_shift, _head, _unique]
@@ -310,7 +388,14 @@ RANDOM = (_sample, _split)
 # Dask cannot take one column of what they leave, nor labels.
 ENDING = (_largest, _sort_head)
 CHOOSING = (_loc, _loc_label)
-MOVING: list[Step] = [_sort, _sort_head, _set_index, _repartition, _shuffle, _largest]
+# Where several rows have one id, which of them is the largest depends on their order.
+REPEATING: tuple[Step, ...] = (_merge, _join)
+# Those for which Dask counts rows first, to tell divisions, take three times as long as others.
+MOVING: list[Step] = [
+    *(_sort, _sort_head, _set_index),
+    *(_set_index_by, _repartition, _shuffle, _largest) * 2,
+    *(_merge, _merge, _merge, _join),
+]
 
 
 _mapped: ContextVar[bool] = ContextVar("mapped", default=False)
@@ -353,45 +438,91 @@ def _nearest(frame: Any, rng: random.Random) -> Any:
 
 
 def _quantize(frame: Any, rng: random.Random) -> Any:
+    """Of whole frames, the ranges of their values, or within given ones."""
     if _mapped.get() or "vector" not in frame.columns:
         return frame
-    if "[pyarrow]" not in str(frame.dtypes["vector"]):
+    if str(frame.dtypes["vector"]) != "fixed_size_list<item: float>[2][pyarrow]":
         return frame
-    return (
-        frame if "half" in str(frame.dtypes["vector"]) else de.quantize(frame, "vector", "float16")
-    )
+    precision = rng.choice(["float16", "int8", "uint8"])
+    calibrated = precision in ("int8", "uint8") and rng.random() < 0.7
+    ranges = [[0.0, 0.0], [60.0, 120.0]] if calibrated else None
+    return de.quantize(frame, "vector", precision, ranges=ranges)
 
 
-OPERATORS: list[Step] = [_length, _vector, _nearest, _quantize]
+@functools.cache
+def _model() -> str:
+    folder = tempfile.TemporaryDirectory()
+    _FOLDERS.append(folder)  # until the process ends
+    return str(tiny.save("bert", Path(folder.name) / "bert"))
 
 
-def chain(seed: int, by_place: list[Step] = BY_PARTITION) -> tuple[Callable[[Any], Any], bool]:
-    """Return a chain of 2 to 8 steps with operators among them, and whether it keeps the order.
+_FOLDERS: list[Any] = []
+
+
+def _chunks(frame: Any, rng: random.Random) -> Any:
+    if "text" not in frame.columns or any(str(name)[:5] == "chunk" for name in frame.columns):
+        return frame
+    return _applied(_chunker(), frame)
+
+
+@functools.cache
+def _chunker() -> Any:
+    return de.Chunker(_model(), max_tokens=9, keep_text=True)
+
+
+OPERATORS: list[Step] = [*(_length, _vector, _nearest, _quantize) * 2, _chunks]
+
+
+@dataclasses.dataclass(frozen=True)
+class Chain:
+    """Steps on a frame, each with the seed of what it chooses.
+
+    Attributes
+    ----------
+    steps : tuple of (callable, int)
+    in_order : bool
+        Whether rows keep their order.
+    labelled : bool
+        Whether they keep their labels: those of a merge by columns are numbers of its partitions.
+    """
+
+    steps: tuple[tuple[Step, int], ...]
+    in_order: bool = True
+    labelled: bool = True
+
+    def __call__(self, frame: Any) -> Any:
+        for step, number in self.steps:
+            frame = step(frame, random.Random(number))
+        return frame
+
+    def __str__(self) -> str:
+        return " ".join(f"{step.__name__}:{number}" for step, number in self.steps)
+
+
+def chain(seed: int, by_place: list[Step] = BY_PARTITION) -> Chain:
+    """Return a chain of 2 to 8 steps with operators among them.
 
     Of files, give it `BY_PLACE`.
     """
     rng = random.Random(seed)
     steps: list[tuple[Step, int]] = [(rng.choice([_length, _vector]), 0)]
-    moved = drawn = ended = False
+    moved = drawn = ended = merged = repeated = False
     for _ in range(rng.randint(2, 8)):
-        kinds = [BLOCKWISE, BLOCKWISE, OPERATORS]
+        kinds = [BLOCKWISE, BLOCKWISE, BLOCKWISE, OPERATORS, OPERATORS]
         kinds += [] if drawn or ended else [MOVING] if moved or not by_place else [MOVING, by_place]
         kind = rng.choice(kinds)
         step = rng.choice(kind)
-        if (drawn or ended) and step in CHOOSING:
+        if (drawn or ended or merged) and step in CHOOSING:
+            continue
+        if (repeated and step in ENDING) or ((drawn or ended) and step is _chunks):
             continue
         moved |= kind is MOVING or step is _unique
         drawn |= step in RANDOM
         ended |= step in ENDING
+        merged |= step in REPEATING
+        repeated |= merged or step is _chunks
         steps.append((step, rng.randrange(10**6)))
-
-    def build(frame: Any) -> Any:
-        for step, number in steps:
-            frame = step(frame, random.Random(number))
-        return frame
-
-    build.__doc__ = " ".join(step.__name__ for step, _ in steps)
-    return build, not moved
+    return Chain(tuple(steps), not moved, not merged)
 
 
 def as_written(frame: Any) -> pd.DataFrame:
