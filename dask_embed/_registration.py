@@ -62,7 +62,8 @@ def _nodes() -> None:
     import dask_embed.lazy.concatenated
     import dask_embed.lazy.declared
     import dask_embed.lazy.each_row
-    import dask_embed.lazy.quantize  # noqa: F401 - each registers what it makes of operators
+    import dask_embed.lazy.quantize
+    import dask_embed.lazy.reshaped  # noqa: F401 - each registers what it makes of operators
 
 
 def _frame_accessor(frame: Any) -> Any:

@@ -56,7 +56,6 @@ RECORDED: dict[str, Recorded] = {
 }
 
 FUNCTION = "nobody knows what a function does, unless `declare_columns` says it"
-REPEATED = "the step repeats rows, and a filter behind it does not pass it"
 OVERLAP = "the parts may overlap: they share one run"
 # The least rows of steps that send more, and why they do; None where it depends on chance.
 MORE: dict[str, tuple[int | None, str]] = {
@@ -67,12 +66,8 @@ MORE: dict[str, tuple[int | None, str]] = {
     "filter after where": (25, "`where` changes the result, too, and the column of the filter"),
     "filter after persist": (25, "`persist` runs what it is called on"),
     "concat of parts": (50, OVERLAP),
-    "filter after explode": (25, REPEATED),
-    "explode, head": (5, REPEATED),
     "merge right": (50, "rows of the other frame without a match would become rows of this one"),
     "groupby first": (4, "the aggregation reads the result of every row"),
-    "melt of others": (0, "Dask's `melt` reads all columns"),
-    "pivot_table of others": (0, "Dask's `pivot_table` reads all columns"),
 }
 
 HEAD = """# Rows through a model

@@ -24,6 +24,7 @@ from dask.dataframe.dask_expr._expr import (
     DropnaFrame,
     Elemwise,
     Eval,
+    ExplodeFrame,
     Expr,
     Fillna,
     Filter,
@@ -73,6 +74,7 @@ from dask.dataframe.dask_expr._reductions import (
     NLargest,
     NLast,
     NSmallest,
+    PivotTable,
     TreeReduce,
 )
 from dask.dataframe.dask_expr._repartition import Repartition
@@ -120,6 +122,7 @@ __all__ = [
     "DropnaFrame",
     "Elemwise",
     "Eval",
+    "ExplodeFrame",
     "Expr",
     "Fillna",
     "Filter",
@@ -151,6 +154,7 @@ __all__ = [
     "NotNull",
     "Partitions",
     "PartitionsFiltered",
+    "PivotTable",
     "Projection",
     "Query",
     "ReadParquet",

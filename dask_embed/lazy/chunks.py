@@ -81,7 +81,7 @@ class ChunkRows(OperatorRows):
             return None
         narrowed = self.narrowed(_wanted_above(parent, dependents))
         last = isinstance(parent, Tail) or (isinstance(parent, End) and parent.last)
-        if not _is_cut(narrowed.frame, parent.n, last):
+        if not is_cut(narrowed.frame, parent.n, last):
             narrowed = ChunkRows(End(narrowed.frame, parent.n, last), narrowed.operator)
         return None if narrowed is self else type(parent)(narrowed, *parent.operands[1:])
 
@@ -122,6 +122,7 @@ class End(Blockwise):
 
     _parameters = ["frame", "n", "last"]  # noqa: RUF012
     _projection_passthrough = True
+    leaves_some = True
 
     @staticmethod
     def operation(partition: Any, n: int, last: bool) -> Any:
@@ -143,7 +144,7 @@ class End(Blockwise):
         return None
 
 
-def _is_cut(node: Expr, n: int, last: bool) -> bool:
+def is_cut(node: Expr, n: int, last: bool) -> bool:
     """Return whether `node` has no other rows of each partition than these."""
     while isinstance(node, SameRows | Projection):
         node = node.frame

@@ -6,6 +6,7 @@ from typing import Any
 
 from dask_embed.lazy._dask import (
     DropnaFrame,
+    ExplodeFrame,
     Expr,
     Filter,
     Head,
@@ -41,7 +42,8 @@ def is_worth_it(held: Held, step: Step, node: Expr, dependents: Any) -> bool:
         if len({each._name for each in above}) != 1 or not above[0].operands:
             return False
         below, node = node, above[0]
-        if isinstance(node, Projection) or getattr(type(node), "one_row_each", False):
+        passed = Projection | ExplodeFrame  # and what leaves rows out above these passes them
+        if isinstance(node, passed) or getattr(type(node), "one_row_each", False):
             step = Step(Rows.SAME)
             continue
         found = step_of(node, below)
@@ -60,7 +62,7 @@ def _leaves_some(held: Held, reader: Any, node: Expr) -> bool:
         return not reads_any(reader.predicate, node, set(held.made))
     if isinstance(reader, DropnaFrame):
         return bool(reader.frame._name == node._name)  # of results, too: see `nulls`
-    return isinstance(reader, _FEWER)
+    return isinstance(reader, _FEWER) or getattr(type(reader), "leaves_some", False)
 
 
 def needs_none(reader: Any, made: set[Any]) -> bool:

@@ -104,6 +104,9 @@ def test_arguments_and_a_frame_in_memory() -> None:
     lazy = dd.from_pandas(table(), npartitions=1)
     assert_frame_equal(lazy.map_partitions(declared, of=3).compute(), expected)
     assert_frame_equal(declared(lazy, of=3).compute(), expected)
+    behind = Length()(lazy).map_partitions(declared, of=3)
+    behind = behind[behind.lang == "en"]
+    assert_frame_equal(behind.compute(), as_written(behind))
 
 
 def test_with_another_frame_beside_it() -> None:

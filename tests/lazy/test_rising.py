@@ -76,7 +76,8 @@ def check(frame: Any, steps: Chain, told: str, *, fused: bool) -> None:
         lazy = steps(frame)
         most = rows_of(lambda: given.append(as_written(lazy)))
     except REFUSALS as error:
-        if "ranges=" in str(error):  # vectors that are all equal, or none
+        # Vectors that are all equal, or none; and Dask's own, where it reads few columns of files.
+        if any(words in str(error) for words in ("ranges=", "without known divisions")):
             return
         with mapping(), pytest.raises(REFUSALS):  # Dask's own
             as_written(steps(frame))
@@ -137,7 +138,7 @@ def dask_is_right(steps: Chain, frame: Any) -> bool:
     return True
 
 
-@pytest.mark.parametrize("first", range(0, 200, 50))
+@pytest.mark.parametrize("first", range(0, 100, 50))
 def test_any_chain(frames: dict[str, Any], first: int) -> None:
     for seed in range(first, first + 50):
         check_chain(frames, seed)
@@ -319,6 +320,12 @@ RISE: dict[str, tuple[Callable[[Any], Any], int]] = {
     "cumulated, of two": (lambda f: cumulated(LengthVector()(f)), 32),
     "cumulated behind assign": (lambda f: cumulated(LengthVector()(f.assign(a=f.num * 2))), 32),
     "cumulated, named": (lambda f: cumulated(named(LengthVector()(named(f)))), 32),
+    "exploded": (lambda f: english(exploded(f)), 10),
+    "exploded, head": (lambda f: exploded(f).head(3, compute=False), 3),
+    "exploded, of the words": (lambda f: (lambda g: g[g.words == "row"])(exploded(f)), 40),
+    "exploded, of a mean": (lambda f: (lambda g: g[g.num > g.num.mean()])(exploded(f)), 40),
+    "melted": (lambda f: f.melt(id_vars=["id"], value_vars=["num", "part"]), 0),
+    "melted result": (lambda f: f.melt(id_vars=["id"], value_vars=["length"]), 40),
     "concat": (lambda f: english(dd.concat([f, f])), 10),
     "concat of two": (lambda f: english(dd.concat([f, Length()(more())])), 20),
     "concat, selected": (lambda f: english(dd.concat([f, f]))[["id", "length"]], 10),
@@ -336,6 +343,10 @@ def named(frame: Any) -> Any:
     frame = frame.copy()
     frame.columns = list(frame.columns)
     return frame
+
+
+def exploded(frame: Any) -> Any:
+    return frame.assign(words=frame.text.str.split(" ")).explode("words")
 
 
 def english(frame: Any) -> Any:

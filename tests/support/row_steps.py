@@ -202,7 +202,7 @@ FILTER_AFTER: dict[str, Step] = {
         lambda f: f.repartition(divisions=[0, 50, 99]) if f.known_divisions else f,
         25,
     ),
-    "explode": (exploded, None),
+    "explode": (exploded, 25),
 }
 
 LOCATE: dict[str, Step] = {
@@ -296,7 +296,7 @@ JOINED: dict[str, Step] = {
     "len of concat": (lambda f: len(dd.concat([f, f])), 0),
     "explode": (exploded, 100),
     "explode, unused": (lambda f: exploded(f)[["id"]], 0),
-    "explode, head": (lambda f: exploded(f).head(5), None),
+    "explode, head": (lambda f: exploded(f).head(5), 5),
     "explode of a filter": (lambda f: exploded(english(f)), 25),
 }
 
@@ -316,11 +316,11 @@ REDUCED: dict[str, Step] = {
     "min of other": (lambda f: f.num.min(), 0),
     "describe others": (lambda f: f[["id", "num"]].describe(), 0),
     "describe": (lambda f: f[["id", "length"]].describe(), 100),
-    "melt of others": (lambda f: f.melt(id_vars=["id"], value_vars=["num"]), None),
+    "melt of others": (lambda f: f.melt(id_vars=["id"], value_vars=["num"]), 0),
     "melt of result": (lambda f: f.melt(id_vars=["id"], value_vars=["length"]), 100),
     "pivot_table of others": (
         lambda f: f.pivot_table(index="key", columns="kind", values="num", aggfunc="sum"),
-        None,
+        0,
     ),
 }
 
