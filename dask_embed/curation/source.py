@@ -21,7 +21,6 @@ from dask_embed.lazy._dask import (
     Expr,
     Filter,
     FromPandas,
-    FusedIO,
     Map,
     PartitionsFiltered,
     Projection,
@@ -30,6 +29,7 @@ from dask_embed.lazy._dask import (
 )
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.given_text import GivenText
+from dask_embed.lazy.parts import unjoined
 
 
 class Source:
@@ -67,7 +67,7 @@ class Source:
         selected = Projection(self._frame, list(names))
         narrow: Any = selected.simplify()
         cheap = all(_is_cheap(node) for node in narrow.walk())
-        plan = _whole(narrow, use, {}) if cheap else _whole(selected, "", {})
+        plan = _whole(narrow, use) if cheap else _whole(selected, "")
         return new_collection(plan)
 
     def each(
@@ -190,39 +190,13 @@ class Expanding(Expr):
         return self.expanded()  # of a plan that was not tuned
 
 
-class Reading(FusedIO):
-    """The partitions of a source as they are, under a name for each use of them.
-
-    Of files that few columns are read of Dask makes fewer partitions, in which rows would have
-    other places.
-    """
-
-    _parameters = ["_expr", "use"]  # noqa: RUF012 - the form of every Dask expression
-
-    @functools.cached_property
-    def _name(self) -> str:
-        return f"{self.operand('_expr')._funcname}-{self.deterministic_token}"
-
-    @property
-    def _fusion_buckets(self) -> list[list[int]]:
-        return [[each] for each in self.operand("_expr")._partitions]
-
-
-def _whole(node: Expr, use: str, done: dict[str, Expr]) -> Expr:
+def _whole(plan: Expr, use: str) -> Expr:
     """Return a plan whose sources keep their partitions, and are read for this use alone."""
-    if node._name not in done:
-        if isinstance(node, ReadParquet):
-            changed: Expr = Reading(node, use)
-        elif isinstance(node, Expanding):
-            changed = node.expanded(use)
-        elif isinstance(node, Reading):
-            changed = node
-        else:
-            operands = [_whole(o, use, done) if isinstance(o, Expr) else o for o in node.operands]
-            same = all(new is old for new, old in zip(operands, node.operands, strict=True))
-            changed = node if same else type(node)(*operands)
-        done[node._name] = changed
-    return done[node._name]
+    return unjoined(plan, use, lambda node: _expanded_for(node, use))
+
+
+def _expanded_for(node: Expr, use: str) -> Expr | None:
+    return node.expanded(use) if isinstance(node, Expanding) else None
 
 
 def _is_cheap(node: Expr) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dask._expr import collect_dependents
+from dask._expr import _ExprSequence, collect_dependents
 from dask._task_spec import DataNode, List, Task, TaskRef
 from dask.dataframe._pyarrow import to_pyarrow_string
 from dask.dataframe.dask_expr import new_collection
@@ -38,6 +38,7 @@ from dask.dataframe.dask_expr._expr import (
     Map,
     MapPartitions,
     Mask,
+    MaybeAlignPartitions,
     NotNull,
     Partitions,
     PartitionsFiltered,
@@ -77,7 +78,7 @@ from dask.dataframe.dask_expr._reductions import (
     PivotTable,
     TreeReduce,
 )
-from dask.dataframe.dask_expr._repartition import Repartition
+from dask.dataframe.dask_expr._repartition import Repartition, RepartitionToFewer
 from dask.dataframe.dask_expr._shuffle import (
     RearrangeByColumn,
     SetIndex,
@@ -85,7 +86,7 @@ from dask.dataframe.dask_expr._shuffle import (
     Shuffle,
     SortValues,
 )
-from dask.dataframe.dask_expr.io.io import IO, BlockwiseIO, FromPandas, FusedIO
+from dask.dataframe.dask_expr.io.io import IO, BlockwiseIO, FromGraph, FromPandas, FusedIO
 from dask.dataframe.dask_expr.io.parquet import (
     ReadParquet,
     ReadParquetFSSpec,
@@ -127,6 +128,7 @@ __all__ = [
     "Fillna",
     "Filter",
     "FilterAlign",
+    "FromGraph",
     "FromPandas",
     "Fused",
     "FusedIO",
@@ -146,6 +148,7 @@ __all__ = [
     "Map",
     "MapPartitions",
     "Mask",
+    "MaybeAlignPartitions",
     "Merge",
     "NFirst",
     "NLargest",
@@ -165,6 +168,7 @@ __all__ = [
     "RenameFrame",
     "RenameSeries",
     "Repartition",
+    "RepartitionToFewer",
     "ResetIndex",
     "ResolveOverlappingDivisions",
     "Sample",
@@ -186,6 +190,7 @@ __all__ = [
     "Where",
     "_DeepCopy",
     "_DelayedExpr",
+    "_ExprSequence",
     "_check_dependents_are_predicates",
     "_is_local_fs",
     "are_co_aligned",

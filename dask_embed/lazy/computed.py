@@ -39,6 +39,7 @@ from dask_embed.lazy.parts import in_equal_parts
 from dask_embed.lazy.readers import dependents_of, readers_of, wanted_columns
 from dask_embed.lazy.rising import raised
 from dask_embed.lazy.steps import step_of
+from dask_embed.lazy.surroundings import in_written_parts, runs_anyway
 
 
 class ComputedRows(Blockwise):
@@ -119,6 +120,22 @@ class ComputedRows(Blockwise):
         needed = [c for c in self.frame.columns if c in wanted or c in node.reads]
         return node if needed == self.frame.columns else node.on(Projection(self.frame, needed))
 
+    def _needed(self, wanted: set[str], dependents: Any) -> ComputedRows:
+        """Return the node without what nobody reads, as it is where its tasks run in any case."""
+        narrowed = self.narrowed(wanted)
+        return self if narrowed is self or runs_anyway(self, dependents) else narrowed
+
+    def _apart(self, parent: Expr, dependents: Any) -> Expr | None:
+        """Return `parent` on the node in as many partitions as it was written in."""
+        frame = self._in_written_parts(dependents)
+        nodes = [node for node in (self, parent) if isinstance(node, ComputedRows)]
+        if frame is self.frame or any(runs_anyway(node, dependents) for node in nodes):
+            return None
+        return replaced(parent, (self, self.on(frame)))
+
+    def _in_written_parts(self, dependents: Any) -> Expr:
+        return in_written_parts(self.frame, dependents, ComputedRows)
+
     def renamed(self, names: Mapping[Any, Any]) -> ComputedRows | None:
         """Return the node for columns under other names, None if there is no such node."""
         return self if not (self.made | self.reads).intersection(names) else None
@@ -140,8 +157,10 @@ class ComputedRows(Blockwise):
 
         Without this, Dask pushes column selections first, and the filter stays above.
         """
-        return self.can_split(parent.predicate, self) and is_filter_pushdown_available(
-            self, parent, dependents
+        return (
+            self.can_split(parent.predicate, self)
+            and is_filter_pushdown_available(self, parent, dependents)
+            and not runs_anyway(self, dependents)
         )
 
     def _filter_simplification(
@@ -230,10 +249,12 @@ class SameRows(ComputedRows, Elemwise):
     """
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
+        if (apart := self._apart(parent, dependents)) is not None:
+            return apart
         if isinstance(parent, Projection):
             return self._project(parent, dependents)
         if isinstance(parent, Index):
-            return Index(self.frame)
+            return Index(self._in_written_parts(dependents))
         if isinstance(parent, SetIndexBlockwise) and self._gives_an_index(parent, dependents):
             only = Projection(self, [parent.operand("other")])
             return type(parent)(only, *parent.operands[1:])
@@ -268,8 +289,9 @@ class SameRows(ComputedRows, Elemwise):
         """Drop the node when no result is wanted, else the columns that it does not need."""
         wanted = wanted_columns(self, parent, dependents)
         if not wanted.intersection(self.made):
-            return type(parent)(self.frame, *parent.operands[1:])
-        narrowed = self.narrowed(wanted)
+            frame = self._in_written_parts(dependents)
+            return type(parent)(frame, *parent.operands[1:])
+        narrowed = self._needed(wanted, dependents)
         if narrowed is self and parent.ndim == 1 and not _is_told(parent, dependents):
             return None  # under another name, what was computed of it would be computed again
         return select_result(narrowed, self, parent)
@@ -304,16 +326,19 @@ class OfAllRows(ComputedRows):
         return False  # else Dask waits for it, and keeps column selections above the filter
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
+        if (apart := self._apart(parent, dependents)) is not None:
+            return apart
         if isinstance(parent, Index):
-            return Index(self.frame)
+            return Index(self._in_written_parts(dependents))
         if isinstance(parent, Len | Lengths):
             return type(parent)(self.frame, *parent.operands[1:])
         if not isinstance(parent, Projection):
             return None
         wanted = wanted_columns(self, parent, dependents)
         if not wanted & self.made:
-            return type(parent)(self.frame, *parent.operands[1:])
-        narrowed = self.narrowed(wanted)
+            frame = self._in_written_parts(dependents)
+            return type(parent)(frame, *parent.operands[1:])
+        narrowed = self._needed(wanted, dependents)
         return None if narrowed is self else type(parent)(narrowed, *parent.operands[1:])
 
 
@@ -357,6 +382,7 @@ class SelectResult(Projection):
             and self.frame.can_split(parent.predicate, self, self.frame)
             and is_filter_pushdown_available(self, parent, dependents)
             and self._is_all_that_reads(parent, dependents)
+            and not runs_anyway(self.frame, dependents)
         )
 
     def _passes_kept(self, parent: Kept, dependents: Any) -> bool:

@@ -23,12 +23,14 @@ from dask_embed.lazy._dask import (
     Index,
     Isin,
     Projection,
+    RepartitionToFewer,
     Unaryop,
 )
 from dask_embed.lazy.append import OperatorRows, settled
 from dask_embed.lazy.chunks import ChunkRows, End
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.given_text import GivenText
+from dask_embed.lazy.parts import InParts
 from dask_embed.lazy.standing import reasons
 from dask_embed.operators.frame import FrameOperator
 from dask_embed.operators.fused import Together, parts_of
@@ -56,12 +58,23 @@ def explain(frame: Any, file: TextIO | None = None) -> None:
     if not hasattr(frame, "expr"):
         require_frame("explain", frame, lazy=True)
     text_file("file", file)
-    with looking_only():
-        partitions = frame.optimize(fuse=False).npartitions  # Dask may have joined small files
+    partitions = _partitions_computed(frame)
     lines = _lines(frame.expr, settled(frame.simplify().expr))
     title = f"Plan ({partitions} partitions), first step first:"
     # a plan names the files that it reads, whose URLs may be signed
     print(title, *map(without_secrets, lines), sep="\n", file=file)
+
+
+def _partitions_computed(frame: Any) -> int:
+    """Return the partitions of a frame that is computed, of which Dask joins those of small files.
+
+    Not where partitions are what is wanted, as in `persist`: what is computed is one in the end.
+    """
+    whole = frame.repartition(npartitions=1) if frame.expr.ndim else frame
+    with looking_only():
+        tuned: Any = whole.optimize(fuse=False).expr
+    joined = tuned.frame if isinstance(tuned, RepartitionToFewer) else tuned
+    return int(joined.npartitions)
 
 
 def _lines(written: Expr, plan: Expr) -> Iterator[str]:
@@ -113,6 +126,7 @@ def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
     """Yield the nodes that make up the plan, inputs first; the inside of conditions left out."""
     if node._name in seen:
         return
+    hidden = (ArrowStringConversion, GivenText, InParts)
     filters, below = _filters_on(node)
     if any(_reads_more(each, below) for each in filters):
         # The condition is computed before the selection, whichever Dask writes first.
@@ -124,8 +138,8 @@ def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
                 yield from _steps(child, seen)
         order = [node]
     for each in order:
-        # How strings are stored is no step, nor what they were before.
-        if each._name not in seen and not isinstance(each, ArrowStringConversion | GivenText):
+        # How strings are stored is no step, nor what they were before, nor what keeps partitions.
+        if each._name not in seen and not isinstance(each, hidden):
             yield each
         seen.add(each._name)
 

@@ -8,6 +8,15 @@ from typing import Any
 from dask_embed.lazy._dask import Expr, Fused, determine_column_projection
 
 
+def plan_of(dependents: Any) -> Any:
+    """Return the whole plan, of which Dask collects the dependents from above to below.
+
+    Not by going up from a node: what a rule has made since has no way to the whole yet.
+    """
+    first: Any = next(iter(dependents.values()), [])
+    return first[0]() if first else None
+
+
 def readers_of(node: Expr, dependents: Any) -> Iterator[Any]:
     """Yield the expressions that read `node`."""
     for reference in dependents[node._name]:

@@ -11,6 +11,7 @@ from dask_embed.lazy.held import Held, Passage, held_by, words
 from dask_embed.lazy.readers import dependents_of, readers_of
 from dask_embed.lazy.rewrites import REWRITES
 from dask_embed.lazy.steps import step_of
+from dask_embed.lazy.surroundings import runs_anyway
 from dask_embed.lazy.way import is_allowed, risen
 from dask_embed.lazy.worth import is_worth_it, needs_none
 
@@ -34,12 +35,14 @@ def raised(top: Any, node: Any, dependents: Any) -> Expr | None:
         return None
     for rewrite in REWRITES:
         if (rewritten := rewrite(top, node, dependents)) is not None:
-            return rewritten
+            return None if runs_anyway(top.computing, dependents) else rewritten
     passage = passage_of(top, node)
     held = held_by(top)
     if passage is None or obstacle(passage, held, dependents) is not None:
         return None
     if not is_worth_it(held, passage.step, node, dependents):
+        return None
+    if runs_anyway(top.computing, dependents):
         return None
     above = risen(passage, dependents)
     if above is None:

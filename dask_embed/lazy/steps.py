@@ -105,7 +105,7 @@ class Step:
 
 def step_of(node: Expr, frame: Expr | None = None) -> Step | None:
     """Return what a step of Dask does to `frame`, by default its first, None if it is not known."""
-    if isinstance(node, Merge):
+    if type(node) is Merge:  # `merge_asof` is a kind of it for Dask
         return None if frame is None else merge_of(node, frame)
     found = _TABLE.get(type(node))
     return found(node) if found else None

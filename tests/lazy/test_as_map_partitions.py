@@ -117,6 +117,12 @@ def test_with_an_array_of_a_selection(sources, eager):
     assert given.z.tolist() == [2 * n for n in english(eager).length]
 
 
+def joins_files(read: Any) -> bool:
+    """Whether Dask reads few columns of files in fewer partitions."""
+    few = read[["id", "text"]].assign(one=1)
+    return few.optimize(fuse=False).npartitions < few.npartitions
+
+
 BESIDE = {
     "locate": lambda part, array: part.loc[array > 45],
     "assign": lambda part, array: part.assign(z=array),
@@ -130,7 +136,7 @@ def test_with_an_array_of_a_selection_of_filtered_files(sources, eager, source, 
     """An operator stays below what takes an array: it keeps files in as many parts as the array."""
     lazy = both(sources[source])[0]
     part = lazy[lazy.id > 4][["id", "vector"]]
-    assert part.optimize(fuse=False).npartitions < part.npartitions
+    assert joins_files(sources[source])
     given = BESIDE[name](part, de.to_array(part.vector) @ QUERY).compute()
     whole = eager[eager.id > 4][["id", "length"]]
     scores = np.float32(2 * whole.length.to_numpy())
@@ -145,7 +151,7 @@ def test_with_an_array_where_few_columns_are_read(sources, pdf, source):
     """Of files that few columns are read of, Dask makes fewer partitions than the array has."""
     read = sources[source]
     selected = both(read)[0][["id", "vector"]]
-    assert selected.optimize(fuse=False).npartitions < selected.npartitions
+    assert joins_files(read)
     for part in (selected, LengthVector()(read[["id", "text"]])):
         given = part.assign(z=de.to_array(part.vector) @ QUERY).compute().sort_values("id")
         assert given.z.tolist() == [2 * len(text) for text in pdf.text]
@@ -180,6 +186,16 @@ def assert_same(given: Any, expected: Any) -> None:
             assert given.z.tolist() == expected.z.tolist()
             given, expected = given.drop(columns="z"), expected.drop(columns="z")
         assert_same_frame(given, expected)
+
+
+@pytest.mark.parametrize("order", [lambda f: f, lambda f: f.sort_values("id")])
+def test_merged_with_what_is_nearest(sources, eager, order):
+    """For Dask a kind of merge, with other operands."""
+    right = pd.DataFrame({"id": [0, 7, 31], "of": [1, 2, 3]})
+    left = order(both(sources["pandas"])[0][["id", "length"]])
+    given = dd.merge_asof(left, dd.from_pandas(right, npartitions=2), on="id").compute()
+    expected = pd.merge_asof(eager[["id", "length"]], right, on="id")
+    assert given.to_numpy().tolist() == expected.to_numpy().tolist()
 
 
 # Optimized more than once
@@ -505,5 +521,4 @@ def test_any_sequence(sources, eager, steps, kept, order):
     rows, *given = outcome(lazy, steps, kept, order)
     for result, frame in zip(given, expected, strict=True):
         assert_same_frame(result, frame)
-    # What Dask turns into an array it optimizes apart from the frame, and the index not at all.
-    assert rows <= most or "array" in dict(steps)
+    assert rows <= most
