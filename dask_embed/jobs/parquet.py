@@ -11,6 +11,7 @@ import contextlib
 from typing import Any
 
 import dask.dataframe as dd
+from dask.base import get_scheduler
 
 from dask_embed._secrets import refuse_secrets
 from dask_embed.columns import to_host
@@ -199,10 +200,30 @@ def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:
         job.begin()
         try:
             with encoding_told("the rows cannot be computed"):  # Dask makes strings of columns
-                counts: Counts = written.compute(**options)
-            return counts
+                return _in_one_task_each(written, **options)
         except BaseException:
             job.give_up()
             raise
         finally:
             job.run.fs.invalidate_cache(job.run.path)
+
+
+def _in_one_task_each(
+    written: Any,
+    scheduler: Any = None,
+    get: Any = None,
+    traverse: bool = True,
+    optimize_graph: bool = True,
+    **options: Any,
+) -> Counts:
+    """Compute what writes a folder, with the arguments of `dask.compute`.
+
+    Reading, operators and writing of a partition are one task; ``compute`` of this Dask leaves them
+    several, since its `FinalizeCompute.optimize` does not fuse. On a cluster results would wait in
+    memory, and move to workers that have nothing to do but to write.
+    """
+    schedule = get_scheduler(scheduler=scheduler, get=get, collections=[written])
+    plan = (written.optimize() if optimize_graph else written).expr
+    counts: Counts
+    (counts,) = schedule(plan, [*plan.__dask_keys__()], **options)
+    return counts

@@ -56,7 +56,9 @@ class WriteParquet(ToParquet):
         parts = WriteParts(*self.operands, Begin(self.job), *here)
         if self.job.there is not None and self.job.there.done:
             elsewhere = []  # would run for rows that are there
-        further = [Rewrites(parts, self.job, Begin(self.job))] if self.job.rewrites else []
+        further = (
+            [Rewrites(self.job, number, self.offset, Begin(self.job))] if self.job.rewrites else []
+        )
         return End(parts, *self.operands[1:], *elsewhere, *further)
 
     def _layer(self) -> dict[Any, Any]:
@@ -106,19 +108,19 @@ class WriteParts(ToParquetData):
 
 
 class Rewrites(Expr):
-    """Writes what stays of files that lose some of their rows, as partitions behind `parts`."""
+    """Writes what stays of files that lose some of their rows, as partitions from `first` on."""
 
-    _parameters = ["parts", "job", "begun"]  # noqa: RUF012
+    _parameters = ["job", "first", "offset", "begun"]  # noqa: RUF012
     _meta = None
 
     def _divisions(self) -> tuple[None, ...]:
         return (None,) * (len(self.job.rewrites) + 1)
 
     def _layer(self) -> dict[Any, Any]:
-        first, number = self.parts.npartitions, self.parts.npartitions + len(self.job.rewrites)
+        first, number = self.first, self.first + len(self.job.rewrites)
         tasks = {}
         for n, rewrite in enumerate(self.job.rewrites):
-            name = self.job.run.part_name(first + n + self.parts.offset)
+            name = self.job.run.part_name(first + n + self.offset)
             begun = TaskRef((self.begun._name, 0))
             key = (self._name, n)
             arguments = (self.job.run, rewrite, name, first + n, number, begun)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import dask.dataframe as dd
 import numpy as np
@@ -12,7 +13,9 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dask.callbacks import Callback
 from support import tiny
+from support.counting import Length
 
 import dask_embed as de
 
@@ -357,3 +360,26 @@ def _refused(frame: dd.DataFrame, path: Path, *named: str) -> None:
     for part in (*named, str(path)):
         assert part in str(caught.value)
     assert sorted(path.iterdir()) == before
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": True}, {"partition_on": ["odd"]}], ids=str)
+def test_a_partition_is_one_task(options: dict[str, Any], tmp_path: Path) -> None:
+    """From its file to its file, so that no results wait, or move to another worker to be written.
+
+    Besides there are the beginning of the job and its end.
+    """
+    rows = pd.DataFrame({"id": range(12), "text": ["a text"] * 12, "odd": [0, 1] * 6})
+    dd.from_pandas(rows, npartitions=6).to_parquet(tmp_path / "in")
+    read = dd.read_parquet(tmp_path / "in", split_row_groups=True)
+    ran: list[Any] = []
+
+    class Seen(Callback):
+        def _posttask(self, key: Any, *rest: Any) -> None:
+            ran.append(key)
+
+    with Seen():
+        Length()(read[read.id >= 0]).ml.to_parquet(
+            tmp_path / "out", compute_kwargs={"scheduler": "sync"}, **options
+        )
+    assert len(ran) == read.npartitions + 2
+    assert len(de.read_parquet(tmp_path / "out")) == 12
