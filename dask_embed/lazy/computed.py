@@ -272,7 +272,10 @@ class SameRows(ComputedRows, Elemwise):
 
     def _kept_below(self, parent: Kept, dependents: Any) -> Expr | None:
         """Return a filter that no other may join below the node, where it reads no result."""
-        if self.split(parent.predicate, self)[1] or not only_filtered(self, parent, dependents):
+        known = parent._name in dependents_of(self, dependents)  # a node of this pass is not
+        if not known or self.split(parent.predicate, self)[1]:
+            return None
+        if not only_filtered(self, parent, dependents):
             return None
         return self.on(Kept(self.frame, replaced(parent.predicate, (self, self.frame))))
 
@@ -364,8 +367,10 @@ class SelectResult(Projection):
         if isinstance(parent, ComputedRows) and step_of(parent) is None:
             return parent.joined(dependents)
         if isinstance(parent, Kept) and self._passes_kept(parent, dependents):
-            predicate = replaced(parent.predicate, (self, self.frame))
-            return type(self)(Kept(self.frame, predicate), *self.operands[1:])
+            node: Any = self.frame  # in one go: right below, the selection would pass it again
+            pairs = [(each, node.frame) for each in (self, node)]
+            below = Kept(node.frame, replaced(parent.predicate, *pairs))
+            return type(self)(node.on(below), *self.operands[1:])
         if self.computing is not None:
             above = raised(self, parent, dependents)
             if above is not None:
@@ -388,6 +393,7 @@ class SelectResult(Projection):
     def _passes_kept(self, parent: Kept, dependents: Any) -> bool:
         return (
             isinstance(self.frame, SameRows)
+            and parent._name in dependents_of(self, dependents)
             and not self.frame.split(parent.predicate, self, self.frame)[1]
             and only_filtered(self, parent, dependents)
             and only_filtered(self.frame, parent, dependents, self._name)
