@@ -152,6 +152,18 @@ def test_chains_that_found_a_fault(frames: dict[str, Any]) -> None:
     check(frames["pandas"], Chain((*steps, (_split, 714481))), "nulls", fused=True)
 
 
+def test_a_selection_and_a_filter_that_cumulates_end(frames: dict[str, Any]) -> None:
+    """Where two read it, each would take the other below itself for ever."""
+    lazy = Length()(dropped(LengthVector()(frames["pandas"])))
+    lazy = lazy[lazy.num.shift() > 5]
+    lazy = dd.concat([lazy, lazy[lazy.id > 24]])["id"]
+    assert_same_frame(lazy.compute(), as_written(lazy))
+
+
+def dropped(frame: Any) -> Any:
+    return frame[~frame.vector.isna()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", range(8000, 8200, 50))
 def test_any_of_many_chains(frames: dict[str, Any], first: int) -> None:

@@ -335,7 +335,7 @@ def _join(frame: Any, rng: random.Random) -> Any:
 
 
 def _parity(part: Any) -> Any:
-    return part.assign(parity=part["id"] % 2, place=range(len(part)))
+    return part.assign(parity=part["id"] % 2)
 
 
 def _next(part: Any) -> Any:
@@ -347,7 +347,7 @@ def _tripled(part: Any) -> Any:
 
 
 DECLARED = [
-    de.declare_columns(_parity, reads=["id"], writes=["parity", "place"]),
+    de.declare_columns(_parity, reads=["id"], writes=["parity"]),
     de.declare_columns(_next, reads=["num"], writes=["num"]),
     de.declare_columns(_tripled, reads=["length"], writes=["length"]),
 ]
