@@ -36,7 +36,7 @@ from dask_embed.lazy.conditions import (
 from dask_embed.lazy.fusion import Unfuse
 from dask_embed.lazy.kept import Kept
 from dask_embed.lazy.parts import in_equal_parts
-from dask_embed.lazy.readers import dependents_of, readers_of, wanted_columns
+from dask_embed.lazy.readers import answered_once, dependents_of, readers_of, wanted_columns
 from dask_embed.lazy.rising import raised
 from dask_embed.lazy.steps import step_of
 from dask_embed.lazy.surroundings import in_written_parts, runs_anyway
@@ -382,6 +382,9 @@ class SelectResult(Projection):
         return self.frame.computing if isinstance(self.frame, ComputedRows) else None
 
     def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
+        return answered_once(dependents, self, parent, self._lets_through)
+
+    def _lets_through(self, parent: Filter, dependents: Any) -> bool:
         return (
             isinstance(self.frame, ComputedRows)
             and self.frame.can_split(parent.predicate, self, self.frame)

@@ -64,7 +64,7 @@ class Concatenated(Concat):
 class Selected(SelectResult):
     """Columns of frames behind each other, which let filters through to them."""
 
-    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
+    def _lets_through(self, parent: Filter, dependents: Any) -> bool:
         return (
             isinstance(self.frame, Concatenated)
             and self.frame.passes(parent.predicate, self, self.frame)

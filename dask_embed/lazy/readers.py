@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dask_embed.lazy._dask import Expr, Fused, determine_column_projection
@@ -38,3 +38,23 @@ def wanted_columns(node: Expr, parent: Expr, dependents: Any) -> set[str]:
             return set(node.columns)
     wanted = determine_column_projection(node, parent, dependents)
     return set(wanted if isinstance(wanted, list) else [wanted])
+
+
+def answered_once(
+    dependents: Any, node: Expr, parent: Expr, ask: Callable[[Any, Any], bool]
+) -> bool:
+    """Return what a node answers to its parent, the same throughout a pass of the optimizer.
+
+    Dask asks whether a filter may pass once for each reader of the filter, and what rules make
+    meanwhile counts as dependents, too. Of two answers two forms of one filter would come, and a
+    filter of which one half stands on each of them is joined with one of these: its other half
+    would be of rows that are gone.
+    """
+    answers = dependents.setdefault(_ANSWERS, {})  # Dask makes new dependents for each pass
+    key = (node._name, parent._name)
+    if key not in answers:
+        answers[key] = ask(parent, dependents)
+    return bool(answers[key])
+
+
+_ANSWERS = "answers of one pass"  # as no expression is called

@@ -1,0 +1,97 @@
+"""Filters on filtered rows, by what is computed of all that are left: values are pandas' own.
+
+Dask joins filters that meet. Of such a pair the upper one looks at the rows that the lower leaves,
+so both have to be seen to stand on one filter, whichever columns are read of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import dask
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import pytest
+from support.counting import Length, LengthVector, mapped, rows_of
+
+ORDER = ["length", "num", "id", "lang", "text", "weight"]  # another one than the operator gives
+
+LOWER = {
+    "==": lambda f: f[f.lang == "en"],
+    "and": lambda f: f[(f.lang != "de") & (f.num < f.weight.mean() + 6)],
+    "mean": lambda f: f[f.weight >= f.weight.mean()],
+    "query": lambda f: f.query("weight > 1"),
+    "loc": lambda f: f.loc[f.weight > 1],
+}
+UPPER = {
+    "mean": lambda f: f[f.weight >= f.weight.mean()],
+    "sum of another": lambda f: f[f.weight * 4 < f.num.sum()],
+    "max": lambda f: f[f.num < f.num.max()],
+    "count of another": lambda f: f[f.id > f.lang.count() / 3],
+    "or": lambda f: f[(f.lang == "en") | (f.weight > f.weight.mean())],
+    "mean of the result": lambda f: f[f.length >= f.length.mean()],
+    "loc": lambda f: f.loc[f.num >= f.num.mean() - 1],
+    "two": lambda f: (lambda g: g[g.num < g.num.max()])(f[f.weight >= f.weight.mean()]),
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Any:
+    with dask.config.set(scheduler="sync"):
+        yield
+
+
+@pytest.fixture(scope="module")
+def pdf() -> pd.DataFrame:
+    """A frame whose labels repeat: a mask of other rows is not told by its labels."""
+    number = np.arange(24)
+    return pd.DataFrame(
+        {
+            "id": number,
+            "lang": np.array(["en", "de", "fr"])[number % 3],
+            "text": [f"row {i}" + " of words" * (i * 7 % 4) for i in number],
+            "weight": (number * 5 % 7).astype(float),
+            "num": number * 11 % 13,
+        },
+        index=pd.Index(number * 7 % 5, name="key"),
+    ).astype({"lang": "string[pyarrow]", "text": "string[pyarrow]"})
+
+
+@pytest.fixture(scope="module")
+def sources(pdf: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    frame = dd.from_pandas(pdf, npartitions=3, sort=False)
+    folder = tmp_path_factory.mktemp("table")
+    frame.to_parquet(folder)
+    return {"pandas": frame, "parquet": dd.read_parquet(folder)}
+
+
+def rows(frame: Any) -> list[str]:
+    frame = frame.to_frame() if frame.ndim == 1 else frame
+    return sorted(map(str, frame.reset_index().astype(str).to_numpy().tolist()))
+
+
+def check(chain: Callable[[Any], Any], source: Any, pdf: pd.DataFrame) -> None:
+    found: list[Any] = []
+    given = rows_of(lambda: found.append(chain(Length()(source)).compute()))
+    assert rows(found[0]) == rows(chain(Length()(pdf)))
+    assert given <= rows_of(lambda: chain(mapped(source, Length())).compute())
+
+
+@pytest.mark.parametrize("source", ["pandas", "parquet"])
+@pytest.mark.parametrize("upper", UPPER)
+@pytest.mark.parametrize("lower", LOWER)
+def test_a_filter_by_what_another_leaves(
+    lower: str, upper: str, source: str, sources: dict[str, Any], pdf: pd.DataFrame
+) -> None:
+    kept = ["id"] if source == "pandas" else "length"  # the operator is dropped, or stays
+    check(lambda f: UPPER[upper](LOWER[lower](f[ORDER]))[kept], sources[source], pdf)
+
+
+@pytest.mark.parametrize("kept", [["length"], "weight", ORDER[1:]])
+def test_of_two_operators(kept: Any, sources: dict[str, Any], pdf: pd.DataFrame) -> None:
+    def chain(frame: Any) -> Any:
+        return UPPER["two"](LOWER["=="](LengthVector()(frame)[[*ORDER, "vector"]]))[kept]
+
+    check(chain, sources["pandas"], pdf)
