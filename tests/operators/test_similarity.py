@@ -75,7 +75,7 @@ def test_prototypes_of_a_file(tmp_path) -> None:
     lazy = Similarity(path)(dd.from_pandas(vector_frame(), npartitions=2))
     save_file({"other": PROTOTYPES[0]}, path)
     de.unload()
-    with pytest.raises(ValueError, match="has another file .* than the job was built with"):
+    with pytest.raises(ValueError, match=r"has another file .* than the job was built with"):
         lazy.compute()
     save_file({"a": PROTOTYPES[0], "b": PROTOTYPES[0, :3].copy()}, path)
     with pytest.raises(ValueError, match="prototypes must be vectors of one dimension"):
