@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from dask_embed.curation.greedy import in_order
+
 FIRST = 4
 """Of a bucket over the limit each row is paired with so many of the best rows of it ..."""
 NEAR = 4
@@ -32,7 +34,7 @@ def candidate_pairs(banded: pd.DataFrame, keys: list[str], limit: int) -> pd.Dat
     """
     shared = banded[banded.duplicated("bucket", keep=False)]
     shared = shared.assign(new=shared["row"] >= 0)
-    shared = shared.sort_values(["bucket", "new", *keys], ignore_index=True)
+    shared = in_order(shared, ["bucket", "new"], keys)
     rows = shared["row"].to_numpy()
     starts = np.flatnonzero(~shared.duplicated("bucket").to_numpy())
     sizes = np.diff(np.append(starts, len(rows)))

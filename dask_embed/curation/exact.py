@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from dask_embed._options import named_options
-from dask_embed._validation import boolean
+from dask_embed._validation import boolean, shown
 from dask_embed.columns.frames import require_frame
-from dask_embed.curation.greedy import decide
+from dask_embed.curation.greedy import decide, in_order
 from dask_embed.curation.hashing import Normalize, hashable, hashes_of, normalizers
 from dask_embed.curation.marks import Finding, dropping, marked, older_frame
 from dask_embed.curation.moving import together
@@ -93,6 +93,8 @@ def mark_exact_duplicates(
     require_frame("mark_exact_duplicates", frame, lazy=True)
     boolean("nulls_equal", nulls_equal)
     columns = tuple(column) if isinstance(column, list | tuple) else (column,)
+    if not columns:
+        raise ValueError(f"column must name a column or several, got {shown(column)}")
     for name in columns:
         require_column(frame, "column", name)
         hashable(frame._meta[name])
@@ -178,7 +180,7 @@ def decide_equal(keyed: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     repeated = keyed[keyed.duplicated(["high", "low"], keep=False)]
     group = repeated.groupby(["high", "low"]).ngroup()
     members = repeated.assign(group=group.astype("int64"), new=repeated["row"] >= 0)
-    members = members.sort_values(["group", "new", *keys], ignore_index=True)
+    members = in_order(members, ["group", "new"], keys)
     rows = members["row"].to_numpy()
     first = np.flatnonzero(~members.duplicated("group"))
     pairs = pd.DataFrame({"row": rows[first[members["group"]]], "other": rows})

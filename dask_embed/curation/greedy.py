@@ -16,6 +16,14 @@ DUPLICATE = "duplicate"
 OLDER = "duplicate of an older row"
 
 
+def in_order(frame: pd.DataFrame, first: list[str], keys: list[str]) -> pd.DataFrame:
+    """Return rows sorted by some columns, then the best first.
+
+    Rows that share an id come in the order of their numbers, however they arrived.
+    """
+    return frame.sort_values([*first, *dict.fromkeys([*keys, "row"])], ignore_index=True)
+
+
 def later_and_earlier(left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return pairs of ranks with the worse one first, in the order of that one."""
     later, earlier = np.maximum(left, right), np.minimum(left, right)
@@ -74,7 +82,7 @@ def decide(
         it is a duplicate of, null if it is kept; ``similarity`` to that; ``kept``; ``reason``.
     """
     old = (members["row"] < 0).rename("old")
-    ordered = members.assign(old=~old).sort_values(["old", *keys], ignore_index=True)
+    ordered = in_order(members.assign(old=~old), ["old"], keys)
     rows = ordered["row"].to_numpy()
     by_number = np.argsort(rows)
     left, right = (

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from dask_embed._validation import meant, shown
 from dask_embed.columns import check_text, read_text
@@ -126,6 +127,8 @@ def _texts(partition: pd.DataFrame, column: Any, ways: Sequence[Normalize]) -> l
         check_text(partition[column])
     except TypeError:
         array = pa.array(partition[column].array, from_pandas=True)
+        if pa.types.is_floating(array.type):
+            array = pc.add(array, pa.scalar(0, array.type))  # -0.0 equals 0.0, its text does not
         return array.cast(pa.string()).to_pylist()
     texts = texts_of(partition, column)
     if not ways:

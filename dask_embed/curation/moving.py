@@ -171,7 +171,7 @@ def _cut(
     order = np.argsort(found, kind="stable")
     rows, found = rows.iloc[order], found[order]
     numbers, starts = np.unique(found, return_index=True)
-    stops = np.append(starts[1:], len(found))
+    stops = np.append(starts, len(found))[1:]  # of no rows none, too
     parts: dict[int | None, pd.DataFrame] = {None: rows.iloc[:0]}
     for number, start, stop in zip(numbers.tolist(), starts.tolist(), stops.tolist(), strict=True):
         parts[number] = rows.iloc[start:stop].reset_index(drop=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,28 @@ def test_several_columns_have_to_be_equal_in_all_and_nulls_are_equal_if_asked() 
     assert list(got.index) == list(values.drop_duplicates().index)
 
 
+def test_zeros_of_both_signs_are_equal() -> None:
+    numbers = pd.DataFrame({"number": [0.0, -0.0, 1.5, -1.5, 1.5, 1e-300]})
+    ddf = dd.from_pandas(numbers, npartitions=2)
+    kept = ddf.ml.mark_exact_duplicates("number").compute().exact_kept
+    assert kept.tolist() == (~numbers.number.duplicated()).tolist()
+
+
+@pytest.mark.parametrize("npartitions", [1, 3, 7])
+def test_of_rows_that_share_an_id_the_first_is_kept(npartitions: int) -> None:
+    words = "one of several words"
+    rows = pd.DataFrame({"text": [words] * 7 + ["other words"] * 5, "id": [1] * 5 + [0] * 7})
+    ddf = dd.from_pandas(rows.sample(frac=1, random_state=1), npartitions=npartitions, sort=False)
+    first = ddf.compute().sort_values("id", kind="stable").drop_duplicates("text").index
+    for step, prefix in ((ddf.ml.mark_exact_duplicates, "exact"), (fuzzy_of(ddf), "fuzzy")):
+        marked = step("text", id="id").compute()
+        assert set(marked.index[marked[f"{prefix}_kept"]]) == set(first)
+
+
+def fuzzy_of(ddf: Any) -> Callable[..., Any]:
+    return functools.partial(ddf.ml.mark_fuzzy_duplicates, ngram=2)
+
+
 def test_only_new_rows_are_judged_against_an_older_corpus() -> None:
     old = pd.DataFrame({"id": [90, 91, 92], "text": ["a", "a", "b"]})
     new = pd.DataFrame({"id": [1, 2, 3, 4], "text": ["b", "c", "c", "a"]})
@@ -252,6 +275,7 @@ def test_workers_of_a_cluster_agree(frame: pd.DataFrame) -> None:
     ("options", "message"),
     [
         ({"column": "txt"}, "column names column 'txt', which is not in the dataframe"),
+        ({"column": []}, "column must name a column or several, got \\[\\]"),
         ({"id": "txt"}, "id names column 'txt', which is not"),
         ({"keep": "best"}, "keep must be one of 'lowest id', 'random', or columns"),
         ({"keep": ("quality", "most")}, "keep takes columns with 'max' or 'min'"),

@@ -85,6 +85,25 @@ def test_the_same_of_many_partitions_as_of_one(
     pd.testing.assert_frame_equal(cut.reset_index(drop=True), whole.reset_index(drop=True))
 
 
+def test_partitions_that_get_no_rows_are_empty() -> None:
+    rows = pd.DataFrame({"row": [7, 2, 7], "to": [5, 0, 5]})
+    assert {k: list(v["row"]) for k, v in moving._cut(rows, _to, ()).items() if k is not None} == {
+        0: [2],
+        5: [7, 7],
+    }
+    assert list(moving._cut(rows[:0], _to, ())) == [None]
+
+
+@pytest.mark.parametrize("step", QUICK[:3])
+def test_few_duplicates_among_many_partitions(step: Callable[[Any], Any]) -> None:
+    places = [*range(20), 0]  # most partitions of decisions get none
+    texts = [" ".join(f"{chr(97 + place)}{word}" for word in range(6)) for place in places]
+    vectors = vector_series(np.eye(21, dtype=np.float32)[places])
+    rows = pd.DataFrame({"id": [*range(20), 1000], "text": texts, "embedding": vectors})
+    marked = step(dd.from_pandas(rows, npartitions=21)).compute()
+    assert list(marked["id"][~marked.filter(like="_kept").iloc[:, 0]]) == [1000]
+
+
 @pytest.mark.parametrize("method", ["disk", "tasks"])
 def test_rows_arrive_where_they_are_sent(method: str) -> None:
     frame = pd.DataFrame({"row": np.arange(1000), "to": np.arange(1000) * 7 % 30})
