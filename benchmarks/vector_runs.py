@@ -49,15 +49,19 @@ def write_vectors(folder: Path, rows: int, dimension: int) -> None:
 
 def read_vectors(folder: Path) -> np.ndarray:
     """Return all vectors of a folder, float32, shape (rows, dimension), in one piece of memory."""
-    files = [pq.ParquetFile(file) for file in sorted(folder.iterdir())]
-    counts = [each.metadata.num_rows for each in files]
-    places = np.cumsum([0, *counts])
-    dimension = files[0].schema_arrow.field("embedding").type.list_size
-    vectors = np.empty((places[-1], dimension), np.float32)
-    for start, file in zip(places[:-1], files, strict=True):
-        for chunk in file.read(columns=["embedding"])["embedding"].chunks:
+    files = sorted(folder.iterdir())
+    counts = [pq.read_metadata(file).num_rows for file in files]
+    dimension = pq.read_schema(files[0]).field("embedding").type.list_size
+    vectors = np.empty((sum(counts), dimension), np.float32)
+    # Arrow's own memory keeps what was freed, and peaks would tell that
+    usual = pa.default_memory_pool()
+    pa.set_memory_pool(pa.system_memory_pool())
+    start = 0
+    for file in files:
+        for chunk in pq.read_table(file, columns=["embedding"])["embedding"].chunks:
             vectors[start : start + len(chunk)] = chunk.flatten().to_numpy().reshape(len(chunk), -1)
             start += len(chunk)
+    pa.set_memory_pool(usual)
     return vectors
 
 
