@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping
+from glob import has_magic
 from pathlib import PurePath
 from typing import Any
 
@@ -46,10 +47,13 @@ def folder_path(path: Any) -> str:
     if not isinstance(folder, str):
         raise TypeError(f"path must be the path of one folder, got {shown(path)}")
     usable_text("path", folder)
-    if not folder.strip() or "*" in folder or "\0" in folder:
-        raise ValueError(f"path must name one folder, and hold no '*'; got {shown(folder)}")
     refuse_password("path", folder)
     refuse_secrets("path", folder)
+    if not folder.strip() or has_magic(folder) or "\0" in folder:
+        raise ValueError(
+            "path must name one folder, and hold none of *, ? and [, which readers take for a "
+            f"pattern; got {shown(folder)}"
+        )
     return folder
 
 

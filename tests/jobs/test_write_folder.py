@@ -339,7 +339,7 @@ def test_options_of_single_columns_are_checked_against_them(folder: str) -> None
     assert _ids(folder) == [*range(6)]
 
 
-@pytest.mark.parametrize("path", ["", "a*b"])
+@pytest.mark.parametrize("path", ["", "a*b", "a?b", "[ab]"])
 def test_a_path_names_one_folder(path: str, monkeypatch: Any, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"^path must name one folder"):
