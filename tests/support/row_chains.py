@@ -382,7 +382,7 @@ BLOCKWISE: list[Step] = [
 # What they do depends on the order of rows, which Dask's own rules change behind a shuffle.
 BY_PLACE: list[Step] = [_filter_cumsum, _filter_shift, _head]
 # And on partitions, of which Dask makes fewer where few columns of files are read. After
-# `drop_duplicates` it then takes rows for sorted, and `set_index` and `loc` lose some, without us, too.
+# `drop_duplicates` it then takes rows for sorted: `set_index` and `loc` lose some, without us, too.
 BY_PARTITION: list[Step] = [*BY_PLACE, _unique, _sample, _split, _partitions, _tail]
 # Dask gives the random states of the first partitions to those that are chosen behind them.
 RANDOM = (_sample, _split)
