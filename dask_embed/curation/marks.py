@@ -20,6 +20,7 @@ from dask_embed.curation.ranking import Ranking
 from dask_embed.curation.source import Expanding, PartitionNumbers, Source
 from dask_embed.lazy._dask import Expr, Index, Len, Lengths, Projection, new_collection
 from dask_embed.lazy.computed import wanted_columns
+from dask_embed.lazy.parts import InParts
 
 _UNSEEN = "of dropped rows: "
 
@@ -213,13 +214,17 @@ class MarkDuplicates(Duplicates):
         return with_types(meta[self.own], self.finding.types(meta))
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
-        if isinstance(parent, Index | Len | Lengths):
+        if isinstance(parent, Len | Lengths):
             return type(parent)(self.frame, *parent.operands[1:])
+        # what goes by stands beside the marks in filters: in their partitions, of which Dask
+        # makes fewer where few columns are read
+        if isinstance(parent, Index):
+            return InParts(Index(self.frame))
         if not isinstance(parent, Projection):
             return None
         wanted = wanted_columns(self, parent, dependents)
         if not wanted.intersection(self.finding.made):
-            return type(parent)(self.frame, *parent.operands[1:])
+            return InParts(type(parent)(self.frame, *parent.operands[1:]))
         return self.narrowed(parent, wanted)
 
     def expanded(self, use: str = "") -> Expr:

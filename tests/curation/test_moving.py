@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dask
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import dask_embed as de
 from dask_embed.curation import moving
 from dask_embed.curation.vectors import vector_series
 
@@ -131,3 +133,19 @@ def test_how_many_partitions_are_shuffled_may_be_said(monkeypatch: pytest.Monkey
             pytest.raises(ValueError, match="shuffle-partitions must be a positive integer"),
         ):
             moving.fewer(4)
+
+
+@pytest.mark.parametrize("step", QUICK[:3])
+def test_rows_of_files_are_filtered_by_marks_whatever_columns_are_asked_for(
+    frame: pd.DataFrame, step: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    wide = frame.assign(text=frame["text"] + " more" * 200)  # so that Dask joins files for the id
+    dd.from_pandas(wide, npartitions=6).ml.to_parquet(tmp_path / "files")
+    marked = step(de.read_parquet(tmp_path / "files"))
+    kept = next(name for name in marked.columns if name.endswith("_kept"))
+    left = marked.compute()
+    left = left[left[kept]]
+    rows = marked[marked[kept]]
+    assert len(rows) == rows.shape[0].compute() == rows["id"].count().compute() == len(left)
+    assert rows["id"].compute().tolist() == left["id"].tolist()
+    assert de.curation_report(rows).rows_out.tolist() == [len(left)]
