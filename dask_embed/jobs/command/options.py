@@ -16,6 +16,7 @@ from dask_embed.jobs.command.steps import Step
 # In a docstring: the names of arguments, and what is said of their type.
 _HEAD = re.compile(r"^    (\w+(?:, \w+)*)(?: : (.+))?$")
 _CHOICES = re.compile(r"^\{(.+)\}")
+_TUPLE = re.compile(r'\(("[^()]+", "[^()]+")\)')
 
 
 class Yaml(click.ParamType):
@@ -93,6 +94,8 @@ def _option(parameter: inspect.Parameter, told: dict[str, _Told]) -> click.Optio
     choices = _choices(about.kind)
     kind, several = _type(str(parameter.annotation), choices)
     switch = kind is click.BOOL
+    # what Python writes as a tuple is a list in YAML
+    text = _TUPLE.sub(lambda found: f"[{found[1]}]".replace('"', ""), about.text)
     metavar = f"[{'|'.join(choices)}]" if choices else None if kind is click.STRING else kind.name
     return click.Option(
         [f"{flag}/--no-{flag[2:]}" if switch else flag, name],
@@ -100,7 +103,7 @@ def _option(parameter: inspect.Parameter, told: dict[str, _Told]) -> click.Optio
         required=parameter.default is parameter.empty,
         multiple=several,
         metavar=None if switch or metavar is None else metavar if choices else metavar.upper(),
-        help=about.text if default is None else f"{about.text} [default: {default}]",
+        help=text if default is None else f"{text} [default: {default}]",
     )
 
 

@@ -18,6 +18,7 @@ from dask_embed._validation import meant, shown
 from dask_embed.jobs.command import ending
 from dask_embed.jobs.command.ending import Ended, ends_soon, ends_with
 from dask_embed.jobs.command.job import TABLES, Job
+from dask_embed.jobs.command.steps import Bound
 
 
 def run(
@@ -120,7 +121,10 @@ def _run(job: Job, operator: Any, log: Any, client: Any, *, explains: bool) -> d
     folder = job.folder()
     with log.watching(client):
         _write(job, out, folder, client)
-    return {**told, "to": folder, **log.counts()}
+    counts = log.counts()
+    if isinstance(operator, Bound):  # counts are of operators, and none took its rows
+        del counts["rows"]
+    return {**told, "to": folder, **counts}
 
 
 def _rows(job: Job, operator: Any) -> tuple[Any, dict[str, str]]:
@@ -141,7 +145,6 @@ def _rows(job: Job, operator: Any) -> tuple[Any, dict[str, str]]:
 
 def _results(job: Job, operator: Any, rows: Any) -> Any:
     """Return the rows that are wanted with their results, lazily."""
-    from dask_embed.jobs.command.steps import Bound
     from dask_embed.jobs.command.where import condition
 
     with ends_with(ending.MODEL):
@@ -309,7 +312,10 @@ def _tell(job: Job, told: dict[str, Any]) -> None:
         if job.as_json:
             print(json.dumps(told), flush=True)
         elif "to" in told:
-            line = "{rows:,} rows in {seconds:,.1f} s, written to {to}/"
-            print(line.format_map(told).replace("//", "/"), flush=True)
+            rows = f"{told['rows']:,} rows" if "rows" in told else "done"
+            print(
+                f"{rows} in {told['seconds']:,.1f} s, written to {told['to'].rstrip('/')}/",
+                flush=True,
+            )
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
