@@ -140,6 +140,7 @@ class CheckpointOperator(OfModel, ColumnOperator):
 
     def runner(self) -> Runner:
         """Return the model as this process has it, loading it on first use."""
+        import_libraries()
         from dask_embed.inference.runner import runner_for
 
         return runner_for(self.spec, self.loaded_task)
