@@ -55,8 +55,17 @@ def remove_file(fs: Any, path: str) -> None:
         again(fs, fs.rm_file, path)
 
 
-def create_file(fs: Any, path: str, content: bytes) -> bool:
+def create_file(fs: Any, path: str, content: bytes, *, synced: bool = True) -> bool:
     """Make a file unless there is one, atomically where the filesystem can.
+
+    Parameters
+    ----------
+    fs : fsspec.AbstractFileSystem
+    path : str
+    content : bytes
+    synced : bool
+        Wait until it is on a local disk. Else it may have its name and not its content when the
+        machine has lost its power.
 
     Returns
     -------
@@ -65,7 +74,7 @@ def create_file(fs: Any, path: str, content: bytes) -> bool:
     """
     try:
         if isinstance(fs, LocalFileSystem):
-            _create_on_disk(path, content)
+            _create_on_disk(path, content, synced=synced)
         else:
             _create_in_store(fs, path, content)
     except FileExistsError:
@@ -73,8 +82,8 @@ def create_file(fs: Any, path: str, content: bytes) -> bool:
     return True
 
 
-def _create_on_disk(path: str, content: bytes) -> None:
-    hidden = _written_aside(path, content)
+def _create_on_disk(path: str, content: bytes, *, synced: bool) -> None:
+    hidden = _written_aside(path, content, synced=synced)
     try:
         os.link(hidden, path)
     except OSError as error:
@@ -84,7 +93,8 @@ def _create_on_disk(path: str, content: bytes) -> None:
             file.write(content)
     finally:
         os.remove(hidden)
-    sync_folder(path)
+    if synced:
+        sync_folder(path)
 
 
 def _create_in_store(fs: Any, path: str, content: bytes) -> None:
@@ -99,22 +109,24 @@ def write_file(fs: Any, path: str, content: bytes) -> None:
     if not isinstance(fs, LocalFileSystem):
         again(fs, fs.pipe_file, path, content)
         return
-    os.replace(_written_aside(path, content), path)
+    os.replace(_written_aside(path, content, synced=True), path)
     sync_folder(path)
 
 
-def put_file(fs: Any, path: str, content: bytes) -> None:
+def put_file(fs: Any, path: str, content: bytes, *, synced: bool = True) -> None:
     """Make a file whose rows its name decides: one that is there already is it, if it is whole."""
-    if not create_file(fs, path, content) and again(fs, fs.info, path)["size"] != len(content):
+    made = create_file(fs, path, content, synced=synced)
+    if not made and again(fs, fs.info, path)["size"] != len(content):
         write_file(fs, path, content)
 
 
-def _written_aside(path: str, content: bytes) -> str:
+def _written_aside(path: str, content: bytes, *, synced: bool) -> str:
     hidden = hidden_name(path)
     try:
         with open(hidden, "xb") as file:
             file.write(content)
-        sync_file(hidden)
+        if synced:
+            sync_file(hidden)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.remove(hidden)

@@ -86,7 +86,7 @@ class Segments:
         self._keys = KeyIndex()
         self._looked = self._tidied = -np.inf
         self._used: dict[str, float] = {}
-        self._told = self._lost = False
+        self._told = self._lost = self._explained = False
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, pa.Table]:
         """Return which keys have a row, as bool, and these rows in the order of the keys.
@@ -133,7 +133,8 @@ class Segments:
         order = np.argsort(first)  # as in the partition: neighbours are wanted together
         keys, rows = keys[order], rows.take(first[order])
         try:
-            name = self._put(keys, rows)
+            # not synced: what a machine without power leaves half is a row that runs again
+            name = self._put(keys, rows, synced=False)
         except OSError as error:
             if not self._told:
                 self._told = True
@@ -147,7 +148,7 @@ class Segments:
             self._keys.add(name, keys)
         self._tidy()
 
-    def _put(self, keys: np.ndarray, rows: pa.Table) -> str:
+    def _put(self, keys: np.ndarray, rows: pa.Table, *, synced: bool) -> str:
         column = pa.FixedSizeBinaryArray.from_buffers(
             _KEY_TYPE, len(keys), [None, pa.py_buffer(np.ascontiguousarray(keys).tobytes())]
         )
@@ -162,8 +163,10 @@ class Segments:
         )
         name = _name_of(content.getvalue())
         self._fs.makedirs(self._folder, exist_ok=True)
-        create_file(self._fs, f"{self._folder}/about.json", self._place.about)
-        put_file(self._fs, f"{self._folder}/{name}", content.getvalue())
+        if not self._explained:
+            create_file(self._fs, f"{self._folder}/about.json", self._place.about)
+            self._explained = True
+        put_file(self._fs, f"{self._folder}/{name}", content.getvalue(), synced=synced)
         return name
 
     def _refresh(self) -> None:
@@ -262,7 +265,8 @@ class Segments:
         together = pa.concat_tables(tables.values())
         keys = _keys_in(together)
         with contextlib.suppress(OSError):
-            name = self._put(keys, together.drop_columns([KEY]))
+            # synced: the files that it is made of go
+            name = self._put(keys, together.drop_columns([KEY]), synced=True)
             with self._lock:
                 self._keys.add(name, keys)
             self._remove(each for each in tables if each != name)

@@ -243,7 +243,9 @@ def test_large_files_are_read_in_groups(tmp_path: Path) -> None:
     assert _found(_segments(str(tmp_path)), 4090, 8200) == [*range(4090, 8200)]
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "empty", "gone", "other columns", "text"])
+@pytest.mark.parametrize(
+    "damage", ["cut", "flipped", "empty", "gone", "other columns", "text", "zeros", "hole"]
+)
 def test_damage_is_a_miss(tmp_path: Path, damage: str) -> None:
     store = _segments(str(tmp_path))
     store.add(_keys(0, 100), _table(0, 100))
@@ -259,6 +261,12 @@ def test_damage_is_a_miss(tmp_path: Path, damage: str) -> None:
         file.write_bytes(content)
     elif damage == "gone":
         file.unlink()
+    elif damage == "zeros":  # a name that was on the disk before its content
+        file.write_bytes(bytes(len(content)))
+    elif damage == "hole":
+        start = pq.read_metadata(file).row_group(0).column(1).data_page_offset
+        content[start + 60 : start + 200] = bytes(140)
+        file.write_bytes(content)
     elif damage == "other columns":
         pd.DataFrame({"other": [1]}).to_parquet(file)
     else:
@@ -325,7 +333,7 @@ def test_several_writers_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(segments, "put_file", full)
