@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import abc
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, ParamSpec, Self, TypeVar
 
-from dask_embed._validation import meant, shown
+from dask_embed._validation import meant, plain_scalar, shown
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -121,14 +122,25 @@ def _of_operator(names: Sequence[str], allowed: Sequence[str]) -> str:
     return ""
 
 
+def _with_plain_scalars(
+    function: Callable[..., R], args: Iterable[Any], options: Mapping[str, Any]
+) -> R:
+    """Call a function with numbers of Python where numbers of NumPy are given."""
+    plain = {name: plain_scalar(value) for name, value in options.items()}
+    return function(*map(plain_scalar, args), **plain)
+
+
 def named_options(function: Callable[P, R]) -> Callable[P, R]:
-    """Let a function tell its options where one of another name is given, as `NamedOptions`."""
+    """Let a function take numbers of NumPy, and tell its options for another name.
+
+    As `NamedOptions` of a class.
+    """
     names = list(inspect.signature(function).parameters)
 
     @functools.wraps(function)
     def checked(*args: P.args, **options: P.kwargs) -> R:
         known_options(function.__name__, options, names)
-        return function(*args, **options)
+        return _with_plain_scalars(function, args, options)
 
     return checked
 
@@ -148,10 +160,19 @@ def _constructor(owner: Any) -> inspect.Signature:
     return signature.replace(parameters=list(signature.parameters.values())[1:])
 
 
-class NamedOptions:
+class _OfPlainScalars(abc.ABCMeta):
+    """Kind of classes that keep numbers of Python where numbers of NumPy are given."""
+
+    if not TYPE_CHECKING:  # arguments are those of the constructor
+
+        def __call__(cls, *args: Any, **options: Any) -> Any:
+            return _with_plain_scalars(super().__call__, args, options)
+
+
+class NamedOptions(metaclass=_OfPlainScalars):
     """Base of classes whose options are arguments by name: what else is given is told ours.
 
-    So is an attribute that an instance does not have.
+    So is an attribute that an instance does not have. Numbers of NumPy are as those of Python.
     """
 
     used: ClassVar[str] = ""

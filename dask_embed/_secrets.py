@@ -24,6 +24,17 @@ _OPENING_KEYS = tuple(
     )
 )
 _SECRET_WORDS = frozenset({"auth", "cookie", "cookies", "creds", "jwt", "otp", "pat", "pwd", "sas"})
+# Short for a password or a signature, if nothing stands beside it but whose it is: ``smtp_pass``,
+# and neither ``first_pass`` nor ``compass``.
+_SHORT_FORMS = frozenset({"pass", "passw", "pswd", "psw", "pw", "sig"})
+_OWNERS = frozenset(
+    {
+        *("admin", "amqp", "app", "database", "db", "elastic", "email", "ftp", "http", "https"),
+        *("imap", "jdbc", "kafka", "ldap", "login", "mail", "mongo", "mongodb", "my", "mysql"),
+        *("pg", "postgres", "proxy", "rabbitmq", "redis", "root", "sas", "sftp", "smtp", "sql"),
+        *("ssh", "url", "user"),
+    }
+)
 # A name with "token" is of a secret, unless all of its other words say that it is of a text:
 # ``tool_api_token`` and ``token_value`` have others.
 _WORDS_OF_TEXT_TOKENS = frozenset(
@@ -49,6 +60,15 @@ _USER_IN_URL = re.compile(
     r":/{1,2}[^/\s:@]{0,256}:[^/\s@]{1,512}@"
     r"|(?:(?<=\bhttps)|(?<=\bhttp)):/{1,2}[^/\s?#@]{1,512}@"
 )
+# The same without a scheme, where a host follows: one with a dot or a port, or as a whole text.
+# Addresses of mail follow their kind in the same way.
+_USER_ALONE = re.compile(
+    r"(?P<start>\A)?(?<![\w.@/:%+-])"
+    r"(?!(?i:mailto|e-?mail|mail|from|to|b?cc|reply-to|sips?|xmpp|acct|contact|authors?|\d+):)"
+    r"[\w.%+-]{1,64}:[^\s/:@\"'<>()\[\]{},]{1,256}@(?=[A-Za-z0-9-]{1,63}\.[A-Za-z0-9]"
+    r"|[A-Za-z0-9-]{1,63}:\d{2,5}\b|localhost\b|\[[0-9A-Fa-f:.]{2,45}\]"
+    r"|(?(start)[A-Za-z][A-Za-z0-9-]{2,62}(?:/|\Z)|(?!)))"
+)
 # Access tokens of the Hub, GitHub, GitLab, OpenAI and its kin, AWS, and of a header of HTTP.
 _KNOWN_TOKEN = re.compile(
     r"\b(hf_[A-Za-z0-9]{30,}|gh[pousr]_[A-Za-z0-9]{30,}|github_pat_\w{30,}"
@@ -65,6 +85,9 @@ _SETTING = re.compile(
 _QUOTED = {quote: re.compile(rf"[^{quote}]{{1,4096}}") for quote in "\"'"}
 _BARE = re.compile(r"[^\s&;'\"]{0,4095}[^\s&;'\",.)}\]]")
 _SIGNATURES = frozenset({"hmac", "key", "sig", "signature"})
+_GRANT = "code"  # by which who holds such a URL signs in, or calls a function
+# What is said of anything in prose, as in "unexpected token: x".
+_SAID = frozenset({"token", "tokens", *_SHORT_FORMS})
 # What stands for a value that is elsewhere, or is none.
 _NO_VALUE = re.compile(r"[Nn]one|null|[Tt]rue|[Ff]alse|\*+|[${<%].*", re.DOTALL)
 # A mapping may have a name and a value as two of its values.
@@ -95,7 +118,8 @@ def without_secrets(text: str) -> str:
     That is, a user with a password and a signature in a URL, known access tokens, and what stands
     in a text as ``HF_TOKEN=...``, ``X-Api-Key: ...`` or ``{'token': '...'}``.
     """
-    text = _KNOWN_TOKEN.sub(HIDDEN, _USER_IN_URL.sub(f"://{HIDDEN}@", text))
+    text = _USER_ALONE.sub(f"{HIDDEN}@", _USER_IN_URL.sub(f"://{HIDDEN}@", text))
+    text = _KNOWN_TOKEN.sub(HIDDEN, text)
     parts, at = [], 0
     for _, value in _settings(text):
         parts += [text[at : value.start()], HIDDEN]
@@ -155,9 +179,8 @@ def _sets_secret(found: re.Match[str]) -> bool:
     name, sets = unquote(found["name"]), found["sets"]
     if found["field"] and "=" in sets:
         words = {word.lower() for word in _WORD.findall(name)}
-        return names_a_secret(name) or not _SIGNATURES.isdisjoint(words)
-    # a message may say "unexpected token: x"
-    says = name.lower() in ("token", "tokens") and "=" not in sets and not found["quote"]
+        return names_a_secret(name) or words == {_GRANT} or not _SIGNATURES.isdisjoint(words)
+    says = name.lower() in _SAID and "=" not in sets and not found["quote"]
     return names_a_secret(name) and not (says and found.string[: found.start()].strip())
 
 
@@ -178,7 +201,7 @@ def _is_kept(found: re.Match[str], value: re.Match[str]) -> bool:
 
 def refuse_password(option: str, url: str) -> None:
     """Raise ValueError for a user with a password in a URL, as whose part it would be kept."""
-    if _USER_IN_URL.search(url):
+    if _has_a_user(url):
         raise ValueError(
             f"{option} must not hold a user and password, which would reach graphs, keys and logs: "
             f"got {without_secrets(url)!r}; give them as storage_options=, or set them in the "
@@ -276,7 +299,7 @@ def names_a_secret(name: str) -> bool:
     joined = "".join(words)
     if any(part in joined for part in (*_SECRET_PARTS, *_OPENING_KEYS)):
         return True
-    if not _SECRET_WORDS.isdisjoint(words):
+    if not _SECRET_WORDS.isdisjoint(words) or _is_short_form(name, words):
         return True
     if not _TOKEN.search(joined):
         return False
@@ -287,6 +310,16 @@ def names_a_secret(name: str) -> bool:
     return not others or not others <= of_texts
 
 
+def _is_short_form(name: str, words: Sequence[str]) -> bool:
+    if "@" in name:  # pass@1 is a measure
+        return False
+    return bool(words) and words[-1] in _SHORT_FORMS and _OWNERS.issuperset(words[:-1])
+
+
+def _has_a_user(text: str) -> bool:
+    return bool(_USER_IN_URL.search(text) or _USER_ALONE.search(text))
+
+
 def _is_a_secret(text: str) -> bool:
-    known = _USER_IN_URL.search(text) or _KNOWN_TOKEN.search(text)
-    return bool(known) or any(_is_kept(*each) for each in _settings(text))
+    known = _has_a_user(text) or bool(_KNOWN_TOKEN.search(text))
+    return known or any(_is_kept(*each) for each in _settings(text))

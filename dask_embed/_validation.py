@@ -120,6 +120,24 @@ def this_machine() -> str:
         return f"machine {socket.gethostname()!r}"
 
 
+def plain_scalar(value: Any) -> Any:
+    """Return the number or text of Python that a scalar of NumPy equals, others as they are.
+
+    Also within lists and tuples. Results of NumPy are given as options, which are compared,
+    printed and hashed. A boolean of NumPy is none of Python's, see `boolean`.
+    """
+    if type(value) in (list, tuple):
+        return type(value)(map(plain_scalar, value))
+    numpy: Any = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.generic):
+        return value
+    if isinstance(value, numpy.integer) and not isinstance(value, numpy.timedelta64):
+        return int(value)
+    if isinstance(value, numpy.str_):
+        return str(value)
+    return float(value) if isinstance(value, numpy.floating) else value
+
+
 def one_of(name: str, value: Any, allowed: Sequence[Any]) -> None:
     """Raise ValueError unless `value` is one of `allowed`."""
     if any(type(value) is type(choice) and value == choice for choice in allowed):

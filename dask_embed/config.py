@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from dask_embed._validation import meant, shown
+from dask_embed._validation import meant, plain_scalar, shown
 
 # This module may be imported while Dask is: `dask_embed._registration` does so.
 CHOICES = {
@@ -33,7 +33,7 @@ def get(name: str) -> Any:
     import dask.config
 
     default = DEFAULTS["embed"][name]
-    given = dask.config.get(f"embed.{name}", default)
+    given = plain_scalar(dask.config.get(f"embed.{name}", default))
     if name in COUNTS:
         return _count(name, given)
     if default is None:

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import pickle
 from collections.abc import Callable
 from typing import Any
 
+import dask
+import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
+from dask.base import tokenize
+from support.contract import NEEDED
 
 import dask_embed as de
-from dask_embed import _options, _validation
+from dask_embed import _options, _validation, config, operators
 from dask_embed._validation import shown
 
 
@@ -188,3 +194,76 @@ def test_labels_with_braces_are_not_the_templates_fault() -> None:
     """The template holds {}; what labels hold is text."""
     classifier = de.ZeroShotClassifier("no/model", labels=["{}", "set {x}"])
     assert classifier.labels == ("{}", "set {x}")
+
+
+OF_SUBJECTS: dict[str, dict[str, Any]] = {
+    "Model": {"name": "x"},
+    "KMeans": {},
+    **{
+        name: {
+            **(
+                {"model": "x"} if "model" in inspect.signature(getattr(de, name)).parameters else {}
+            ),
+            **NEEDED.get(name, {}),
+        }
+        for name in operators.__all__
+        if not inspect.isabstract(getattr(de, name)) and name != "LinearHead"
+    },
+}
+NUMBERS = [
+    *((3, kind(3)) for kind in (np.int64, np.int8, np.uint16)),
+    *((0.5, kind(0.5)) for kind in (np.float64, np.float32, np.float16)),
+    ("abc", np.str_("abc")),
+]
+
+
+@pytest.mark.parametrize("name", OF_SUBJECTS)
+def test_numbers_of_numpy_are_kept_as_those_of_python(name: str) -> None:
+    """What is kept is equal, has the same token, and is pickled and printed as if it were."""
+    cls, good = getattr(de, name), OF_SUBJECTS[name]
+    tried = 0
+    for argument in inspect.signature(cls).parameters:
+        for plain, of_numpy in NUMBERS:
+            try:
+                expected = cls(**{**good, argument: plain})
+            except (TypeError, ValueError):
+                continue
+            made = cls(**{**good, argument: of_numpy})
+            assert made == expected
+            assert repr(made) == repr(expected)
+            assert pickle.dumps(made) == pickle.dumps(expected)
+            assert tokenize(made) == tokenize(expected)
+            tried += 1
+    assert tried
+
+
+def test_numbers_of_numpy_within_options() -> None:
+    given = {"num_hidden_layers": np.int64(2), "rope": (np.float32(0.5), (np.int8(1),))}
+    plain = {"num_hidden_layers": 2, "rope": (0.5, (1,))}
+    made, expected = de.Model("x", model_kwargs=given), de.Model("x", model_kwargs=plain)
+    assert pickle.dumps(made) == pickle.dumps(expected)
+    memory = {"device_map": "auto", "max_memory": {np.int64(0): "1GiB"}}
+    assert de.Model("x", **memory) == de.Model("x", device_map="auto", max_memory={0: "1GiB"})
+    labels = de.ZeroShotClassifier("x", labels=list(np.array(["a", "b"])))
+    assert tokenize(labels) == tokenize(de.ZeroShotClassifier("x", labels=["a", "b"]))
+    with dask.config.set({"embed.cached-vectors-bytes": np.int64(5)}):
+        assert type(config.get("cached-vectors-bytes")) is int
+
+
+STEPS: dict[str, Callable[..., Any]] = {
+    "k": lambda frame, k: frame.ml.nearest(frame, column="v", k=k),
+    "n_probe": lambda frame, k: frame.ml.nearest(
+        frame, 1, column="v", engine="faiss", n_probe=k, n_lists=k
+    ),
+    "n_clusters": lambda frame, k: frame.ml.cluster("v", n_clusters=k, seed=k),
+    "num_perm": lambda frame, k: frame.ml.mark_fuzzy_duplicates("t", num_perm=64 * k, ngram=k),
+    "dropped": lambda frame, k: frame.ml.drop_fuzzy_duplicates("t", threshold=k / 10, ngram=k),
+    "threshold": lambda frame, k: frame.ml.mark_semantic_duplicates("v", threshold=k / 10),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_steps_take_numbers_of_numpy(step: str) -> None:
+    vectors = pd.arrays.ArrowExtensionArray(pa.array([[1.0, 2.0]] * 4, pa.list_(pa.float32(), 2)))
+    frame = dd.from_pandas(pd.DataFrame({"t": ["a"] * 4, "v": vectors}), npartitions=2)
+    assert STEPS[step](frame, np.int64(2))._name == STEPS[step](frame, 2)._name

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
+from dask_embed._validation import shown_error
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.tokens.lists import TokenLists
@@ -44,7 +45,7 @@ def disagreement(
     except Exception as error:  # every architecture has its own way to refuse
         if is_out_of_memory(error):
             raise
-        return f"is refused: {type(error).__name__}: {error!s:.200}"
+        return f"is refused: {shown_error(error)}"
     apart, worst = difference(given, expected), furthest(given, expected)
     if apart <= tolerance and worst <= each * tolerance:
         return ""

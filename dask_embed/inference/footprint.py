@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from dask_embed.inference.cache_size import state_values
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tasks import empty_model
+from dask_embed.models.tensor_files import read_header
 from dask_embed.models.weights import find_weights
 from dask_embed.runtime.libraries import importing
 
@@ -33,7 +33,6 @@ _WIDTHS = ("intermediate_size", "d_ff", "ffn_dim", "encoder_ffn_dim", "n_inner",
 _ROWS_OF_SCORES, _COPIES_OF_SCORES = 64, 3
 _LANGUAGE_TASKS = ("causal-lm", "seq2seq-lm")
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1}
-_LONGEST_HEADER = 100 * MIB
 
 
 @dataclass(frozen=True)
@@ -143,24 +142,13 @@ def _sizes(folder: Path, revision: str) -> tuple[int, int, int] | None:
         return None
     numbers = others = 0
     for file in files:
-        for name, tensor in _header(file).items():
-            if name == "__metadata__":
-                continue
+        for tensor in read_header(file)[1].values():
             if tensor["dtype"] in _BYTES:
                 numbers += math.prod(tensor["shape"])
             else:
                 start, stop = tensor["data_offsets"]
                 others += stop - start
     return numbers, others, sum(_body(file) for file in files)
-
-
-def _header(file: Path) -> dict[str, Any]:
-    with file.open("rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if length > _LONGEST_HEADER:
-            raise ValueError(f"{str(file)!r} is no safetensors file: its header is too long")
-        header: dict[str, Any] = json.loads(stream.read(length))
-        return header
 
 
 def _body(file: Path) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from dask_embed._validation import shown_error
 from dask_embed.inference.forward import Forward
 from dask_embed.inference.lengths import SHORT, lengths_to_try, repeating_tokens
 from dask_embed.loading.load import LoadedModel
@@ -59,5 +60,5 @@ def texts_alone(
                 kept = tokens.take(np.flatnonzero(taken))
                 return kept, alone, shortest, min(limits, default=None)
             error = next(each for each in given if isinstance(each, Exception))
-            problem = problem or f"{type(error).__name__}: {error!s:.200}"
+            problem = problem or shown_error(error)
     raise ValueError(f"model {loaded.spec.name!r} does not run on a text: {problem}")

@@ -29,7 +29,7 @@ from dask_embed.models.modules import Dense, LayerNorm
 from dask_embed.models.options import WEIGHT_BITS
 from dask_embed.models.parts import decodes_texts, takes_texts, token_part, transformer_name
 from dask_embed.models.prepared import prepared
-from dask_embed.models.requirements import require_packages
+from dask_embed.models.requirements import require_packages, require_saved_method
 from dask_embed.models.sources import adapter_folder
 from dask_embed.models.spec import Model
 from dask_embed.models.tasks import class_for, encoder_fields
@@ -112,6 +112,7 @@ def load(spec: Model, task: str = "embed") -> LoadedModel:
     """
     require_packages(spec)
     checkpoint = read_checkpoint(spec, weights=True)
+    require_saved_method(spec, checkpoint)
     folder = None if spec.adapter is None else adapter_folder(spec, weights=True)[0]
     with importing():  # nothing waits behind a download
         if folder is not None:

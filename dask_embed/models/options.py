@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dask_embed._secrets import refuse_secrets
-from dask_embed._validation import meant, one_of, shown, strings
+from dask_embed._validation import meant, one_of, plain_scalar, shown, strings
 
 WEIGHT_BITS = ("int8", "int4")
 STRATEGIES = ("auto", "balanced", "balanced_low_0", "sequential")
@@ -56,14 +56,15 @@ def hashable_items(name: str, given: Any) -> tuple[tuple[Any, Any], ...]:
     """
     try:
         items = tuple(given.items() if isinstance(given, Mapping) else given or ())
-        keys = [key if isinstance(key, int) else str(key) for key, _ in items]
+        names = [plain_scalar(key) for key, _ in items]
+        keys = [key if isinstance(key, int) else str(key) for key in names]
     except (TypeError, ValueError) as error:
         refuse_secrets(name, [given])  # before it is shown, as a pair too
         raise TypeError(
             f"{name} must map names to hashable values, got {shown(given)} ({error})"
         ) from None
     refuse_secrets(name, items)
-    named = dict(zip(keys, (value for _, value in items), strict=True))
+    named = {key: plain_scalar(value) for key, (_, value) in zip(keys, items, strict=True)}
     for key, value in named.items():
         if not _is_plain(value):
             raise TypeError(

@@ -18,6 +18,7 @@ _BITS = {
     **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 8),
 }
 _LARGEST_HEADER = 100_000_000  # that the safetensors library reads
+_NO_INDEX = "has a header that is no index of tensors"
 
 
 def require_whole(files: Iterable[Path], folder: Path, word: str = "model") -> None:
@@ -50,6 +51,32 @@ def tensor_places(path: Path) -> tuple[int, list[tuple[int, int]]]:
     ValueError
         If the header is not whole, with what is wrong with the file.
     """
+    start, tensors = read_header(path)
+    try:
+        offsets = sorted(_offsets(entry) for entry in tensors.values())
+        # without holes, as safetensors wants them
+        ends = [0, *(last for _, last in offsets)]
+        if [first for first, _ in offsets] != ends[:-1]:
+            raise ValueError("data_offsets")
+    except (AttributeError, KeyError, TypeError, ValueError):
+        raise ValueError(_NO_INDEX) from None
+    return start, [(start + first, start + last) for first, last in offsets]
+
+
+@once
+def tensor_types(path: Path) -> frozenset[str]:
+    """Return the types of the tensors in a whole safetensors file, by its names for them."""
+    return frozenset(entry["dtype"] for entry in read_header(path)[1].values())
+
+
+def read_header(path: Path) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Return where the header of a safetensors file ends, and what it says of each tensor.
+
+    Raises
+    ------
+    ValueError
+        If there is none, with what is wrong with the file.
+    """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
@@ -60,16 +87,11 @@ def tensor_places(path: Path) -> tuple[int, list[tuple[int, int]]]:
             raise ValueError(f"is cut short: {size} bytes of at least {start}")
         content = file.read(length)
     try:
-        header = json.loads(content)
-        header.pop("__metadata__", None)
-        offsets = sorted(_offsets(entry) for entry in header.values())
-        # without holes, as safetensors wants them
-        ends = [0, *(last for _, last in offsets)]
-        if [first for first, _ in offsets] != ends[:-1]:
-            raise ValueError("data_offsets")
-    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
-        raise ValueError("has a header that is no index of tensors") from None
-    return start, [(start + first, start + last) for first, last in offsets]
+        tensors: dict[str, dict[str, Any]] = json.loads(content)
+        tensors.pop("__metadata__", None)
+    except (AttributeError, RecursionError, TypeError, ValueError):
+        raise ValueError(_NO_INDEX) from None
+    return start, tensors
 
 
 def _offsets(entry: dict[str, Any]) -> tuple[int, int]:

@@ -423,15 +423,24 @@ def test_a_missing_package_is_named_on_the_client(
         de.Embedder(de.Model(folder("bert"), quantization=config), column="text")(ddf)
 
 
+def quantized(source: Path, path: Path, config: dict[str, Any], *, plain: bool = False) -> Path:
+    """Copy a checkpoint that says it was saved quantized, and holds integers unless `plain`."""
+    shutil.copytree(source, path)
+    settings = json.loads((path / "config.json").read_text("utf8"))
+    settings["quantization_config"] = config
+    (path / "config.json").write_text(json.dumps(settings), "utf8")
+    if not plain:
+        tensors = load_file(path / "model.safetensors")
+        whole = {"pooler.dense.qweight": torch.ones(4, 4, dtype=torch.int32)}
+        save_file(tensors | whole, path / "model.safetensors", {"format": "pt"})
+    return path
+
+
 def test_a_package_for_weights_that_were_saved_quantized_is_named_on_the_client(
     folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requirements, "find_spec", lambda name: name != "gptqmodel" or None)
-    path = tmp_path / "saved"
-    shutil.copytree(folder("bert"), path)
-    config = json.loads((path / "config.json").read_text("utf8"))
-    config["quantization_config"] = {"quant_method": "gptq", "bits": 4}
-    (path / "config.json").write_text(json.dumps(config), "utf8")
+    path = quantized(folder("bert"), tmp_path / "saved", {"quant_method": "gptq", "bits": 4})
     with pytest.raises(ModuleNotFoundError, match=r"saved', which .*'gptq', needs .*gptqm"):
         de.Embedder(path, column="text")(dd.from_pandas(FRAME, npartitions=1))
 
@@ -440,12 +449,38 @@ def test_saved_weights_for_which_code_would_be_fetched(
     folder: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(requirements, "find_spec", lambda name: True)
-    path = Path(shutil.copytree(folder("bert"), tmp_path / "saved"))
-    config = json.loads((path / "config.json").read_text("utf8"))
-    config["quantization_config"] = {"quant_method": "mxfp4"}
-    (path / "config.json").write_text(json.dumps(config), "utf8")
+    path = quantized(folder("bert"), tmp_path / "saved", {"quant_method": "mxfp4"})
     with pytest.raises(ValueError, match=r"'mxfp4', for which .* code from the Hub"):
         de.Embedder(path, column="text")(dd.from_pandas(FRAME, npartitions=1))
+
+
+SAVED_AS = {
+    "bitsandbytes in 4 bits": {"quant_method": "bitsandbytes", "load_in_4bit": True},
+    "bitsandbytes of old": {"load_in_8bit": True},
+    **{
+        method: {"quant_method": method}
+        for method in (
+            *("gptq", "awq", "auto-round", "fp8", "fbgemm_fp8", "mxfp4", "mxfp8", "nvfp4", "hqq"),
+            *("torchao", "quanto", "eetq", "aqlm", "vptq", "higgs", "spqr"),
+        )
+    },
+}
+
+
+@pytest.mark.parametrize("case", SAVED_AS)
+def test_plain_weights_that_are_said_to_be_quantized_are_told_on_the_client(
+    case: str, folder: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = quantized(folder("bert"), tmp_path / "saved", SAVED_AS[case], plain=True)
+    says = "config.json of .*saved' says that weights were saved quantized by .* but they are plain"
+    for call in (
+        lambda: de.Embedder(path, column="text")(dd.from_pandas(FRAME, npartitions=1)),
+        lambda: de.Classifier(path, column="text")(dd.from_pandas(FRAME, npartitions=1)),
+        lambda: de.describe_model(path),
+        lambda: FRAME.ml.embed("text", model=path),  # as a worker, which may have them alone
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
 
 
 def test_extras_that_messages_name_are_there() -> None:

@@ -209,6 +209,7 @@ SECRETS: dict[str, Any] = {
             *("new_token", "github_pat", "token_value", "tokenValue", "token_str", "HF_TOKEN_PROD"),
             *("access_token_id", "my_token_here", "hftoken", "sastoken2", "signing_key", "sshKey"),
             *("encryption-key", "hf_key", "aws_storage_key", "oauth2", "session_cookies", "otp"),
+            *("pass", "PASS", "smtp_pass", "dbPass", "pg_pass", "pw", "user_pw", "sig", "url_sig"),
         )
     },
     "pairs of tuples": (("token", SECRET),),
@@ -220,6 +221,15 @@ SECRETS: dict[str, Any] = {
     "signed URL": {"file": f"https://b.s3.amazonaws.com/x?X-Amz-Date=1&X-Amz-Signature={SECRET}"},
     "signed by Azure": {"file": (f"https://a.blob.core.windows.net/c?sv=1&sig={SECRET}",)},
     "signed by Google": {"file": f"https://storage.googleapis.com/x?X-Goog-Signature={SECRET}"},
+    "code in a URL": {"file": f"https://host/api/f?code={SECRET}"},
+    "code behind others": {"file": f"https://host/cb?state=1&code={SECRET}&scope=x"},
+    "user without a scheme": {"db": f"me:{SECRET}@db.example.org/x"},
+    "user and a port": {"db": f"connect to me:{SECRET}@db:5432 now"},
+    "user as a whole": {"db": f"me:{SECRET}@host"},
+    "user and a number": {"db": f"me:{SECRET}@[::1]:5432/x"},
+    "short form in a text": {"env": f"SMTP_PASS={SECRET}"},
+    "short form as json": {"db": '{"user": "me", "pass": "' + SECRET + '"}'},
+    "flag of short form": {"args": ["--pass", SECRET]},
     "token in a URL": {"file": f"https://host/x?a=1&token={SECRET}"},
     "token in a fragment": {"file": f"https://host/x#access_token={SECRET}"},
     "signed URL as json": {"file": '["https://host/x?sig=' + SECRET + '"]'},
@@ -329,6 +339,12 @@ def test_no_name_keeps_a_password(name: str, url: str) -> None:
         {"token": None, "password": "", "auth_token": True},
         {"columns": ("token", "text"), "where": "token == 'x'", "env": "HF_TOKEN=$HF_TOKEN"},
         {"token_level": "word", "token_type_ids": "no", "prefix": "x?page=2&versionId=3#part"},
+        {"compass": "n", "bypass": "x", "signal": "y", "design": "z", "passage": "a", "sign": "b"},
+        {"first_pass": "a", "pass_rate": "b", "pass@1": "c", "forwardPass": "d", "sig_figs": "e"},
+        {"say": "bypass: x, the first pass: done, compass=north", "code": "de", "zip_code": "1"},
+        {"see": "https://host/x?country_code=de&encode=1#codes=2", "mail": "mailto:me@host.org"},
+        {"to": "To:me@host.org", "image": "app:v1@sha256:ab12", "at": "recall:10@k, ratio:5@x"},
+        {"time": "12:30@noon", "remote": "git@host.org:owner/name", "css": "a:b@c"},
         {"note": "unexpected token: x", "max": "max_tokens=5", "primary_key": "id"},
     ],
 )
@@ -339,7 +355,11 @@ def test_names_that_resemble_secrets_are_none(harmless: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["x" * 10**6, "://" * 10**5, "hf_sk-" * 10**5, "a:b@" * 10**5, "a=b" * 10**5]
+    "text",
+    [
+        *("x" * 10**6, "://" * 10**5, "hf_sk-" * 10**5, "a:b@" * 10**5, "a=b" * 10**5),
+        *("a:" + "b" * 10**6, "a:bbbbbbbb " * 10**5, "a:b@c " * 10**5),
+    ],
 )
 def test_long_texts_are_looked_through_in_time(text: str) -> None:
     started = time.thread_time()

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor
 
+from dask_embed._validation import shown_error
 from dask_embed.inference.generation.cache import Cohort, Row
 from dask_embed.inference.generation.loop import Decoder, similar
 from dask_embed.inference.generation.plan import length_dependent
@@ -84,7 +85,7 @@ def judge_decoder(model: Any, *, types: bool = False) -> tuple[Decoder | None, i
     except Exception as error:  # every architecture has its own way to refuse
         if is_out_of_memory(error):
             raise
-        return None, None, f"{type(error).__name__}: {error!s:.200}"
+        return None, None, shown_error(error)
     if not apart <= _TOLERANCE.get(model.dtype, 1e-5):
         return None, None, f"its scores differ from those of single texts by {apart:.1e}"
     return decoder, up_to, ""

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from dask_embed._validation import shown_error
 from dask_embed.inference.agreement import TOLERANCE
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.runner import Runner
@@ -107,7 +108,7 @@ class LoadedScoring:
         except Exception as error:  # every architecture has its own way to refuse
             if is_out_of_memory(error):
                 raise
-            return f"{type(error).__name__}: {error!s:.200}"
+            return shown_error(error)
         if apart <= TOLERANCE[self._runner.loaded.compute_dtype]:
             return ""
         return f"{what} by {apart:.1e}"
