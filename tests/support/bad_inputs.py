@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 import dask_embed as de
-from dask_embed._validation import shown
+from dask_embed._validation import plain_scalar, shown
 
 LONGEST_MESSAGE = 900
 # What a user may paste in the wrong place: no message holds it.
@@ -170,6 +170,7 @@ def attempt(subject: Subject, argument: str, value: Any) -> Found:
 
 def _words(value: Any) -> tuple[str, ...]:
     """Return what names the argument by its value: as a column that is not there, or a text."""
+    value = plain_scalar(value)
     if not isinstance(value, str | int):
         return ()
     column = f"column {shown(value)} is not in the dataframe"

@@ -137,6 +137,7 @@ class MaskFiller(ModelOperator):
             if not masks:
                 limit = self.limit(runner.loaded.checkpoint)
                 where = "it" if limit is None else f"its first {limit} tokens"
+                where += "" if self.max_length is None else " (max_length)"
                 failures[row] = f"there is no mask token {tokenizer.mask_token!r} in {where}"
             elif masks > 1 and self.masks == "one":
                 failures[row] = f"it has {masks} mask tokens; masks='any' fills several"
