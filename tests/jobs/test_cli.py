@@ -426,6 +426,52 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
         3,
         "there are no files at 'nothing/*.parquet'",
     ),
+    **{
+        f"a size of {given!r}": (
+            ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--partition-size", given],
+            2,
+            f"partition_size must be a size such as '64MiB', got {given!r}",
+        )
+        for given in ("5XB", "0", "-1", "many", "0.1", "1e999", "nan")
+    },
+    "a size for a file that is read whole": (
+        ["embed", "rows.csv", "--model", "BERT", "--to", "out", "--partition-size", "1MiB"],
+        2,
+        "partition_size is not for CSV, whose files are read whole",
+    ),
+    "a memory": (
+        [
+            *("embed", "rows.parquet", "--model", "BERT", "--to", "out"),
+            *("--cluster", "local", "--memory", "5XB"),
+        ],
+        2,
+        "memory must",
+    ),
+    "a share": (
+        ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--array", "4/4"],
+        2,
+        "array must be I/N",
+    ),
+    "an option in YAML": (
+        ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--model-kwargs", "{a: ["],
+        2,
+        "--model-kwargs",
+    ),
+    "a number of cores": (
+        ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--threads", "two"],
+        2,
+        "--threads",
+    ),
+    "an expression": (
+        ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--where", "id =="],
+        2,
+        "where is no expression",
+    ),
+    "whether to resume": (
+        ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--resume", "perhaps"],
+        2,
+        "--resume",
+    ),
     "several formats": (
         ["embed", "rows.parquet", "rows-0.jsonl", "--model", "BERT", "--to", "out"],
         3,
@@ -470,6 +516,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
 def test_a_mistake_has_its_exit_code_and_one_line(
     kind: str, bert: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    Path("rows.csv").write_text("text\nx\n")
     Path("numbers.jsonl").write_text('{"text": 3}\n{"text": 4}\n')
     Path("broken.jsonl").write_text('{"text": "one"}\n{"text": "two"\n')
     arguments, code, message = MISTAKES[kind]

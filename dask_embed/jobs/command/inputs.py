@@ -18,6 +18,7 @@ _ENDINGS = {
     "text": (".txt", ".text", ".md"),
 }
 FORMATS = tuple(_ENDINGS)
+WHOLE = ("csv", "tsv")  # their files are not cut
 COMPRESSED = (".gz", ".bz2", ".xz", ".zst")
 
 

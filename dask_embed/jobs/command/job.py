@@ -6,6 +6,8 @@ import dataclasses
 import re
 
 from dask_embed._secrets import refuse_secrets
+from dask_embed._validation import shown
+from dask_embed.jobs.command.inputs import WHOLE
 
 # Ends of names, and what they are named in words.
 TABLES = {"lance": "Lance", "delta": "Delta"}
@@ -58,6 +60,7 @@ class Job:
         if self.cluster is None and (self.workers or self.memory):
             raise ValueError("workers and memory are of a cluster: add --cluster local")
         self.share()
+        self.size_for("")
 
     def _require_rows(self) -> None:
         """Raise ValueError for options of ``resume=rows`` without it, or it without them."""
@@ -87,6 +90,27 @@ class Job:
                     f"{name} is of folders of Parquet files, and {self.to!r} names a table, which "
                     "is written in one commit: leave one of them out"
                 )
+
+    def size_for(self, kind: str) -> int | None:
+        """Return how many bytes of files of some format a partition has, None if it is not said."""
+        if self.partition_size is None:
+            return None
+        from dask.utils import parse_bytes
+
+        try:
+            size = parse_bytes(self.partition_size)
+        except (OverflowError, ValueError):
+            size = 0
+        if size < 1:
+            raise ValueError(
+                f"partition_size must be a size such as '64MiB', got {shown(self.partition_size)}"
+            )
+        if kind in WHOLE:
+            raise ValueError(
+                f"partition_size is not for {kind.upper()}, whose files are read whole because "
+                "a line may end within quotes; write smaller files, or lines of JSON"
+            )
+        return size
 
     def share(self) -> tuple[int, int] | None:
         """Return which share of the partitions is wanted, and of how many."""

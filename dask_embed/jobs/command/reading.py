@@ -16,12 +16,11 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
-from dask.utils import parse_bytes
 from fsspec.core import url_to_fs
 from fsspec.utils import read_block
 
 from dask_embed._validation import meant, shown, shown_error
-from dask_embed.jobs.command.inputs import COMPRESSED, Inputs
+from dask_embed.jobs.command.inputs import COMPRESSED, WHOLE, Inputs
 from dask_embed.jobs.engine import nested_dtype
 
 _SAMPLE = 2**20
@@ -46,37 +45,30 @@ class Part:
     identity: str
 
 
-def open_inputs(inputs: Inputs, partition_size: str | None, wanted: Iterable[str] | None) -> Any:
+def open_inputs(inputs: Inputs, size: int | None, wanted: Iterable[str] | None) -> Any:
     """Return the rows of files as a lazy Dask DataFrame.
 
     Parameters
     ----------
     inputs : Inputs
-    partition_size : str, optional
-        Bytes of files in a partition, such as ``"64MiB"``.
+    size : int, optional
+        Bytes of files in a partition.
     wanted : iterable of str, optional
         Columns that are used: others need not be alike in all rows of JSON.
 
     Raises
     ------
     ValueError, OSError
-        If a file cannot be read, or `partition_size` is no size.
+        If a file cannot be read.
     """
-    size = None if partition_size is None else _size(partition_size)
     if inputs.kind == "parquet":
         from dask_embed.jobs.reading import read_parquet
 
         options = {} if size is None else {"blocksize": size, "split_row_groups": "adaptive"}
         return read_parquet(list(inputs.given), **options)
-    whole = inputs.kind in ("csv", "tsv")
-    if whole and size is not None:
-        raise ValueError(
-            f"partition_size is not for {inputs.kind.upper()}, whose files are read whole because "
-            "a line may end within quotes; write smaller files, or lines of JSON"
-        )
     columns = None if wanted is None else list(wanted)
     schema = _schema(inputs, columns)
-    parts = _parts(inputs, None if whole else size or _PARTITION)
+    parts = _parts(inputs, None if inputs.kind in WHOLE else size or _PARTITION)
     rows = _Rows(inputs.kind, schema, strict=columns is None)
     frame = dd.from_map(rows, parts, meta=to_pandas(schema.empty_table()))
     assert not isinstance(frame, dd.Series)
@@ -130,16 +122,6 @@ class _Rows:
 
     def __dask_tokenize__(self) -> Any:
         return type(self).__name__, self.kind, str(self.schema), self.strict
-
-
-def _size(given: str) -> int:
-    try:
-        size = parse_bytes(given)
-    except ValueError:
-        size = 0
-    if size < 1:
-        raise ValueError(f"partition_size must be a size such as '64MiB', got {shown(given)}")
-    return size
 
 
 def _parts(inputs: Inputs, size: int | None) -> list[Part]:

@@ -140,7 +140,9 @@ def _rows(job: Job, operator: Any) -> tuple[Any, dict[str, str]]:
         results = operator.output_columns
         wanted = [name for name in job.columns if name not in results]
         wanted += [name for name in operator.input_columns if name not in wanted]
-    return open_inputs(inputs, job.partition_size, wanted), inputs.bad
+    with ends_with(ending.USAGE):
+        size = job.size_for(inputs.kind)
+    return open_inputs(inputs, size, wanted), inputs.bad
 
 
 def _results(job: Job, operator: Any, rows: Any) -> Any:
