@@ -30,7 +30,7 @@ def get(name: str) -> Any:
     ValueError
         If the value cannot be used.
     """
-    import dask.config
+    import dask.config  # noqa: PLC0415 - this module is imported while Dask is
 
     default = DEFAULTS["embed"][name]
     given = plain_scalar(dask.config.get(f"embed.{name}", default))
@@ -72,7 +72,7 @@ def _choice(name: str, given: Any) -> str:
 
 
 def _bytes(name: str, given: Any) -> int:
-    from dask.utils import parse_bytes
+    from dask.utils import parse_bytes  # noqa: PLC0415 - this module is imported while Dask is
 
     # "" and "MiB" are one byte and one MiB to Dask
     is_size = isinstance(given, str) and any(map(str.isdigit, given))

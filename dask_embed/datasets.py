@@ -70,7 +70,7 @@ def docstrings(
     ValueError
         If a package is not installed, or a number is out of range.
     """
-    import dask.dataframe as dd
+    import dask.dataframe as dd  # noqa: PLC0415 - takes long, and `minilm` has no use for it
 
     packages = None if packages is None else strings("packages", packages)
     positive_integer("rows", rows)

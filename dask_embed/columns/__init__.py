@@ -6,6 +6,7 @@ imported only when a cuDF object arrives.
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 from dask.utils import Dispatch
@@ -77,8 +78,6 @@ def _register(library: Any) -> None:
 
 
 def _lazily(package: str) -> None:
-    import importlib
-
     def register() -> None:
         _register(importlib.import_module(f"dask_embed.columns.{package}"))
 

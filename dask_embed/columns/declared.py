@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dask.dataframe.utils import meta_nonempty
 from dask.utils import funcname, is_dataframe_like
 from pandas.api.types import pandas_dtype
 
@@ -127,8 +128,6 @@ class DeclaredColumns:
 
     def meta(self, meta: Any, *args: Any, **options: Any) -> Any:
         """Return the empty result of an empty frame."""
-        from dask.dataframe.utils import meta_nonempty
-
         if self.types:
             new = meta._constructor_sliced
             return meta.assign(**{n: new([], index=meta.index, dtype=t) for n, t in self.types})

@@ -6,6 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import dask.dataframe as dd
+
 from dask_embed._options import NamedOptions, named_options
 from dask_embed._reprs import ShortRepr
 from dask_embed._validation import column_name
@@ -220,6 +222,4 @@ def _known(centres: Any, metric: str, frame: Any, column: Any) -> FittedKMeans:
 
 
 def _lazy(series: Any) -> Any:
-    import dask.dataframe as dd
-
     return series if hasattr(series, "expr") else dd.from_pandas(series, npartitions=1, sort=False)

@@ -19,6 +19,7 @@ from dask_embed._validation import (
 )
 from dask_embed.curation.kmeans import METRICS, Centres
 from dask_embed.curation.measures import unit
+from dask_embed.operators.vectors.base import read_header, read_tensors, safetensors_file
 
 _TENSOR = "centres"
 _METADATA = "dask_embed"
@@ -93,8 +94,6 @@ class FittedKMeans(NamedOptions):
         ValueError
             If the file is none of these.
         """
-        from dask_embed.operators.vectors.base import read_header, read_tensors, safetensors_file
-
         file = safetensors_file("path", path)
         shapes, metadata = read_header(file)
         if set(shapes) != {_TENSOR} or _METADATA not in metadata:

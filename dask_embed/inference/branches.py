@@ -152,7 +152,7 @@ class BranchedTokens(TokenLists):
         window: int | None,
         options: dict[str, Any],
     ) -> torch.Tensor:
-        from torch.nn.attention.varlen import varlen_attn
+        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - on GPUs alone
 
         segments = self._once("segments", lambda: _segments(self._runs, query.device))
         output: Any = varlen_attn(

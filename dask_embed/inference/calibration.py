@@ -72,9 +72,9 @@ def quantize_partition(
     dimension : int, optional
         Values that each vector must have, by default what the column's type tells.
     """
-    import torch
+    import torch  # noqa: PLC0415 - run by workers
 
-    from dask_embed.inference.precision import to_precision
+    from dask_embed.inference.precision import to_precision  # noqa: PLC0415 - run by workers
 
     require_columns(frame, [column])
     series = frame[column]

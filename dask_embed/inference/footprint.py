@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from dask_embed.inference.cache_size import state_values
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.tasks import empty_model
@@ -158,8 +160,6 @@ def _body(file: Path) -> int:
 
 def _sizes_of_class(checkpoint: Checkpoint, task: str) -> tuple[int, int, int] | None:
     """Return the sizes of a model that is built without any memory for its weights."""
-    import torch
-
     try:
         with importing(), torch.device("meta"):
             model = empty_model(task, checkpoint)

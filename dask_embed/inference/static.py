@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch.nn.functional import embedding_bag
 
 from dask_embed.columns import TextColumn, Vectors
@@ -137,8 +138,6 @@ def _embed(
 
 def _load(checkpoint: Checkpoint) -> StaticModel:
     """Read the table; model2vec's has one row for several tokens, and a weight for each."""
-    from safetensors.torch import load_file
-
     table = checkpoint.static
     assert table is not None, "the checkpoint has a table"
     tensors = load_file(table.folder / WEIGHTS)

@@ -7,6 +7,11 @@ import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import dask.config
+
+from dask_embed import config
+from dask_embed.runtime import registry
+
 if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
     from dask_embed.models.spec import Model
@@ -50,18 +55,18 @@ def make_room_on_worker(model: Model, task: str) -> None:
     usable = _usable(limit)
     if worker is None or usable is None:
         return
-    from distributed import warn
+    from distributed import warn  # noqa: PLC0415 - where there is a cluster
 
-    from dask_embed import config
-    from dask_embed.inference.footprint import PROCESS, footprint
-    from dask_embed.runtime.registry import evict
+    from dask_embed.inference.footprint import PROCESS, footprint  # noqa: PLC0415 - where there is a cluster
 
     kind = model.device.partition(":")[0]
     batches = worker.state.nthreads if kind == "cpu" else 1
     found = footprint(model, task, config.get("tokens-per-batch")[kind], batches)
     if found is None:
         return
-    while worker.monitor.get_process_memory() + found.process - PROCESS > usable and evict():
+    while (
+        worker.monitor.get_process_memory() + found.process - PROCESS > usable and registry.evict()
+    ):
         pass
     if found.process > usable:
         warn(_message(found, f"worker {worker.address} has {_mib(limit)} MiB"))
@@ -81,8 +86,6 @@ def _mib(size: Any) -> int:
 
 def _usable(limit: Any) -> float | None:
     """Return the bytes above which Dask pauses a worker, None where it never does."""
-    import dask.config
-
     if not limit:
         return None
     fraction = dask.config.get("distributed.worker.memory.pause", 0.8)
@@ -93,7 +96,7 @@ def _workers() -> dict[str, Any]:
     """Return what the scheduler knows of the workers, nothing without a client."""
     if "distributed" not in sys.modules:
         return {}
-    from distributed import default_client
+    from distributed import default_client  # noqa: PLC0415 - where there is a cluster
 
     try:
         client = default_client()
@@ -108,7 +111,7 @@ def _workers() -> dict[str, Any]:
 def _this_worker() -> Any:
     if "distributed" not in sys.modules:
         return None
-    from distributed import get_worker
+    from distributed import get_worker  # noqa: PLC0415 - where there is a cluster
 
     try:
         return get_worker()

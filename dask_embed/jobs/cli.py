@@ -17,6 +17,7 @@ from dask_embed._version import __version__
 from dask_embed.jobs.command.ending import USAGE, ended, ends_soon, ends_with
 from dask_embed.jobs.command.listed import LISTED, about
 from dask_embed.jobs.command.operators import OperatorCommand
+from dask_embed.jobs.command.settings import command_of
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 _EXAMPLES = """\b
@@ -93,8 +94,6 @@ def run(ctx: click.Context, file: Path, options: tuple[str, ...]) -> Any:
 
     OPTIONS are those of the command, and go before the file's.
     """
-    from dask_embed.jobs.command.settings import command_of
-
     name = command_of(file)
     chosen = command.get_command(ctx, name) if about(name) is not None else None
     if chosen is None:

@@ -10,6 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import dask.config
+from dask.system import CPU_COUNT
+from dask.utils import parse_bytes, parse_timedelta
+
 from dask_embed._options import named_options
 from dask_embed._secrets import refuse_password
 from dask_embed._validation import (
@@ -105,8 +109,6 @@ def cluster(
 
 def _require_amounts(memory: Any, timeout: Any) -> None:
     """Raise ValueError for a limit or a time that Dask does not read as one."""
-    from dask.utils import parse_bytes, parse_timedelta
-
     for name, given, parse, example in (
         ("memory", memory, parse_bytes, "8GiB"),
         ("timeout", timeout, parse_timedelta, "30s"),
@@ -143,7 +145,7 @@ def _local(
         Client(local) as client,
     ):
         if len(cores) > 1 and count == len(cores):
-            from dask_embed.jobs.plugins import BoundToNodes
+            from dask_embed.jobs.plugins import BoundToNodes  # noqa: PLC0415 - distributed
 
             client.register_plugin(BoundToNodes(cores))
         yield client
@@ -231,9 +233,6 @@ def _joined(where: str, timeout: str | int | None) -> Iterator[Any]:
 
 def _wait_for(file: Path, timeout: str | int | None) -> None:
     """Wait for a file that a scheduler writes when it starts, as long as for the scheduler."""
-    import dask.config
-    from dask.utils import parse_timedelta
-
     patience = dask.config.get("distributed.comm.timeouts.connect") if timeout is None else timeout
     deadline = time.monotonic() + parse_timedelta(patience)
     while not file.is_file():
@@ -247,8 +246,6 @@ def cores_of_nodes() -> list[set[int]]:
 
     Where a limit of the container leaves fewer than they are, they count as one node.
     """
-    from dask.system import CPU_COUNT
-
     allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(CPU_COUNT))
     if len(allowed) > CPU_COUNT:
         return [set(sorted(allowed)[:CPU_COUNT])]

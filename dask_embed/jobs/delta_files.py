@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import PyFileSystem
 
 FILE = re.compile(r"part-\d{5,}-[0-9a-f]{32}\.parquet")
 _PLACES = "dask_embed_places"
@@ -82,7 +83,6 @@ def _write_local(uri: str, name: str, rows: pa.Table) -> int:
 
 def _write_remote(uri: str, options: dict[str, str] | None, name: str, rows: pa.Table) -> int:
     from deltalake.fs import DeltaStorageHandler
-    from pyarrow.fs import PyFileSystem
 
     fs = PyFileSystem(DeltaStorageHandler(uri, options))
     pq.write_table(rows, name, filesystem=fs)

@@ -12,10 +12,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
+from dask_embed import config
 from dask_embed._options import named_options
 from dask_embed._reprs import ShortRepr
 from dask_embed._validation import one_of, shown
+from dask_embed.models.checkpoint import read_checkpoint
+from dask_embed.models.pin import pinned
 from dask_embed.models.spec import Model
+from dask_embed.models.tasks import TASKS, require_head, saved_tasks
+from dask_embed.operators.language.base import LANGUAGE_TASKS
+from dask_embed.operators.language.generator import Generator
+from dask_embed.runtime.libraries import import_libraries
 
 if TYPE_CHECKING:
     from dask_embed.inference.footprint import Footprint
@@ -114,12 +121,6 @@ def describe_model(model: str | Path | Model, task: str | None = None) -> ModelD
     -----
     What workers do is theirs to say: ``client.run(dask_embed.describe_model, model)``.
     """
-    from dask_embed import config
-    from dask_embed.models.checkpoint import read_checkpoint
-    from dask_embed.models.pin import pinned
-    from dask_embed.models.tasks import TASKS
-    from dask_embed.runtime.libraries import import_libraries
-
     one_of("task", task, (None, *TASKS))
     import_libraries()
     spec = Model.of(model)
@@ -161,7 +162,6 @@ def describe_model(model: str | Path | Model, task: str | None = None) -> ModelD
 def _runner(spec: Model, checkpoint: Checkpoint, task: str | None) -> Runner:
     """Load a model with the head of `task`, or with the first of those it may have that runs."""
     from dask_embed.inference.runner import runner_for
-    from dask_embed.models.tasks import require_head, saved_tasks
 
     first: ValueError | None = None
     for each in (task,) if task is not None else saved_tasks(checkpoint, spec):
@@ -176,10 +176,7 @@ def _runner(spec: Model, checkpoint: Checkpoint, task: str | None) -> Runner:
 
 def _footprint(spec: Model, runner: Runner) -> Footprint | None:
     """Return what the model needs of this process."""
-    from dask_embed import config
     from dask_embed.inference.footprint import footprint
-    from dask_embed.operators.language.base import LANGUAGE_TASKS
-    from dask_embed.operators.language.generator import Generator
     from dask_embed.runtime.lanes import lanes_of
 
     device, task = runner.loaded.device, runner.loaded.task

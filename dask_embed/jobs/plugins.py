@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dask.tokenize import tokenize
-from distributed import WorkerPlugin
+from distributed import Worker, WorkerPlugin
 
 from dask_embed._options import NamedOptions
 from dask_embed._validation import shown
@@ -76,14 +76,12 @@ class ModelPlugin(NamedOptions, WorkerPlugin):
 
     async def teardown(self, worker: Any) -> None:
         """Free the models, unless another worker of the process goes on with them."""
-        from distributed import Worker
-
         others = [each for each in list(Worker._instances) if self.name in each.plugins]
         if not others:
             await asyncio.to_thread(self._free)
 
     def _free(self) -> None:
-        from dask_embed.inference.runner import runner_key
+        from dask_embed.inference.runner import runner_key  # noqa: PLC0415 - torch, when a worker ends
 
         forget({runner_key(each.spec, each.loaded_task) for each in self.operators})
 

@@ -83,7 +83,7 @@ def showing(frame: Any, *, client: Any = None) -> Iterator[None]:
     The frame may be what `to_parquet` gives with ``compute=False``: of a job that is gone on with,
     what is missing is expected. None leaves the total to the plans that are made.
     """
-    from dask_embed.jobs.expected import expected_rows
+    from dask_embed.jobs.expected import expected_rows  # noqa: PLC0415 - Dask's dataframes
 
     on_screen = sys.stderr.isatty()
     total = None if frame is None else expected_rows(frame)
@@ -175,7 +175,7 @@ def _client(given: Any) -> Any:
 def _expected(total: Any) -> int | None:
     """Return how many rows there will be, None where it is not told or not certain."""
     if is_dask_frame(total):
-        from dask_embed.jobs.expected import expected_rows
+        from dask_embed.jobs.expected import expected_rows  # noqa: PLC0415 - Dask's dataframes
 
         return expected_rows(total)
     if total is not None and (isinstance(total, bool) or not isinstance(total, int)):
@@ -189,7 +189,7 @@ def _expected(total: Any) -> int | None:
 
 def _planned() -> Any:
     """Return what counts the rows of plans; it imports Dask's dataframes."""
-    from dask_embed.jobs.expected import Planned
+    from dask_embed.jobs.expected import Planned  # noqa: PLC0415 - Dask's dataframes
 
     return Planned()
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 
 from dask_embed.models.patterns import matching
 from dask_embed.models.settings import adapter_settings
@@ -64,7 +65,7 @@ def with_adapter(
     ValueError
         If the adapter does not fit the model.
     """
-    from peft import PeftModel
+    from peft import PeftModel  # noqa: PLC0415 - an extra
 
     _own(model, _written_to(folder))
     chosen = _modules_by_name(require_adapter(folder), folder, model)
@@ -93,7 +94,7 @@ def _configuration(folder: Path, chosen: dict[str, list[str]]) -> PeftConfig:
 
     `chosen` stands for the entries of these names.
     """
-    from peft import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft import PEFT_TYPE_TO_CONFIG_MAPPING  # noqa: PLC0415 - an extra
 
     written = require_adapter(folder)
     known = PEFT_TYPE_TO_CONFIG_MAPPING.get(written["peft_type"])
@@ -159,7 +160,7 @@ def _own(model: torch.nn.Module, names: Iterable[str]) -> None:
 
 
 def _require_fit(adapted: PeftModel, folder: Path) -> None:
-    from peft import get_peft_model_state_dict
+    from peft import get_peft_model_state_dict  # noqa: PLC0415 - an extra
 
     stored = set(_stored(folder))
     needed = set(get_peft_model_state_dict(adapted, save_embedding_layers=False))
@@ -199,8 +200,6 @@ def _misfit(folder: Path, model: torch.nn.Module) -> str:
 
 
 def _stored(folder: Path) -> list[str]:
-    from safetensors import SafetensorError, safe_open
-
     file = require_adapter_weights(folder)
     try:
         with safe_open(file, framework="pt") as weights:

@@ -41,8 +41,8 @@ def require_buildable(model: Model, task: str, checkpoint: Checkpoint) -> None:
 @contextlib.contextmanager
 def _without_memory() -> Iterator[None]:
     """Build modules as transformers does before it reads weights."""
-    import torch
-    from transformers import initialization
+    import torch  # noqa: PLC0415 - when a frame meets a model
+    from transformers import initialization  # noqa: PLC0415 - when a frame meets a model
 
     with (
         initialization.no_tie_weights(),
@@ -69,8 +69,8 @@ def _unknown_names(config: Any, source: str) -> Iterator[None]:
 
 
 def _unknown(entry: str, value: str) -> str:
-    from transformers.activations import ACT2FN
-    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+    from transformers.activations import ACT2FN  # noqa: PLC0415 - when a frame meets a model
+    from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS  # noqa: PLC0415 - when a frame meets a model
 
     tables = {"act": ACT2FN, "type": ["default", *ROPE_INIT_FUNCTIONS]}
     known = next((sorted(names) for part, names in tables.items() if part in entry), [])
@@ -89,7 +89,7 @@ def _require_attention(name: str) -> None:
     if name in _OWN_ATTENTION or any(sign in name for sign in _OF_KERNELS):
         return
     with importing():
-        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+        from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS  # noqa: PLC0415 - when a frame meets a model
     every = sorted(map(str, ALL_ATTENTION_FUNCTIONS.valid_keys()))
     known = [*_OWN_ATTENTION, *(each for each in every if each.isidentifier())]
     if name not in known:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import load_file
 
 from dask_embed._validation import shown
 from dask_embed.models.checkpoint import Checkpoint
@@ -98,8 +99,6 @@ def load_custom(checkpoint: Checkpoint, spec: Model, task: str) -> CustomModel:
 
 
 def _read_weights(files: Iterable[Path]) -> dict[str, torch.Tensor]:
-    from safetensors.torch import load_file
-
     weights: dict[str, torch.Tensor] = {}
     for file in files:
         read = load_file(file) if file.suffix == ".safetensors" else read_pickled(file)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from dask_embed._validation import shown_error
 from dask_embed.models.modules import Dense, LayerNorm
@@ -90,8 +91,6 @@ def _activation(module: Dense) -> torch.nn.Module:
 def _read_weights(folder: Path, allow_pickle: bool) -> dict[str, torch.Tensor]:
     safe, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
     if safe.is_file():
-        from safetensors.torch import load_file
-
         return load_file(safe)
     if pickled.is_file() and allow_pickle:
         return read_pickled(pickled)

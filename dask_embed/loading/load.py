@@ -255,7 +255,7 @@ def _load_model(
 @contextlib.contextmanager
 def _without_progress() -> Iterator[None]:
     """Keep transformers from drawing its progress bar."""
-    from transformers.utils import logging
+    from transformers.utils import logging  # noqa: PLC0415 - within `importing`
 
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()

@@ -45,6 +45,6 @@ def returns_to(transformer: torch.nn.Module, model: torch.nn.Module) -> None:
     parts = set(getattr(model, "hf_device_map", {}).values())
     if transformer is model or len(parts) < 2:
         return
-    from accelerate.hooks import AlignDevicesHook, add_hook_to_module
+    from accelerate.hooks import AlignDevicesHook, add_hook_to_module  # noqa: PLC0415 - an extra
 
     add_hook_to_module(transformer, AlignDevicesHook(io_same_device=True), append=True)

@@ -41,7 +41,7 @@ def quantize(model: torch.nn.Module, bits: str) -> None:
         On its device and in its type.
     bits : {"int8", "int4"}
     """
-    from torchao.quantization import quantize_
+    from torchao.quantization import quantize_  # noqa: PLC0415 - an extra
 
     kept = _output_embeddings(model)
 
@@ -62,25 +62,25 @@ def quantization_config(spec: Model, dtype: torch.dtype) -> Any:
     if spec.quantization is None:
         return None
     if spec.quantization not in WEIGHT_BITS:
-        from transformers.quantizers.auto import AutoQuantizationConfig
+        from transformers.quantizers.auto import AutoQuantizationConfig  # noqa: PLC0415 - within `importing`
 
         return AutoQuantizationConfig.from_dict(json.loads(spec.quantization))
     if spec.device_map is None:
         return None
-    from transformers import TorchAoConfig
+    from transformers import TorchAoConfig  # noqa: PLC0415 - within `importing`
 
     on = "cuda" if torch.cuda.is_available() else "cpu"
     return TorchAoConfig(_settings(spec.quantization, (torch.device(on), dtype)))
 
 
 def _settings(bits: str, weight_type: tuple[torch.device, torch.dtype]) -> Any:
-    from torchao.quantization import (
+    from torchao.quantization import (  # noqa: PLC0415 - an extra
         Int4WeightOnlyConfig,
         Int8WeightOnlyConfig,
         IntxWeightOnlyConfig,
         PerGroup,
     )
-    from torchao.quantization.quant_primitives import MappingType
+    from torchao.quantization.quant_primitives import MappingType  # noqa: PLC0415 - an extra
 
     if bits == "int8":
         return Int8WeightOnlyConfig()

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dask_embed._validation import local_path, shown, shown_error, this_machine
+from dask_embed.models.download import snapshot
 from dask_embed.models.fingerprint import (
     METADATA_FILES,
     PICKLED_WEIGHT_FILES,
@@ -146,8 +147,6 @@ def _require_own(path: Path, folder: Path, word: str) -> None:
 
 
 def _snapshot(model: Model, weights: bool, kind: Kind) -> tuple[Path, str]:
-    from dask_embed.models.download import snapshot
-
     patterns = [*METADATA_FILES]
     if model.trust_remote_code:
         patterns.append("*.py")

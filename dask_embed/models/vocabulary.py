@@ -12,6 +12,7 @@ import numpy as np
 
 from dask_embed.models.modules import read_json
 from dask_embed.models.sources import load_tokenizer, tokenizer_folder
+from dask_embed.models.spec import Model
 from dask_embed.tokens.encoded import Encoded
 from dask_embed.tokens.lists import TokenLists
 
@@ -123,8 +124,6 @@ def token_ids(folder: Path, revision: str, model: Model) -> TokenIds:
 
 @functools.lru_cache(maxsize=64)
 def _token_ids(folder: Path, revision: str, trusted: bool, name: str) -> TokenIds:
-    from dask_embed.models.spec import Model
-
     file = folder / "tokenizer.json"
     if file.is_file():
         try:

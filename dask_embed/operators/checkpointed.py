@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
+from dask_embed import config
 from dask_embed._validation import one_of, positive_integer, shown
 from dask_embed.columns import TextColumn
+from dask_embed.inference.encoding import encode_rows
 from dask_embed.loading.building import require_buildable
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.pin import pinned
@@ -124,8 +126,6 @@ class CheckpointOperator(OfModel, ColumnOperator):
         rows : list of tuple of str
             The input texts of each row.
         """
-        from dask_embed.inference.encoding import encode_rows
-
         limit = self.limit(runner.loaded.checkpoint)
         return encode_rows(runner, rows, limit, on_long=self.on_long)
 
@@ -157,7 +157,6 @@ class CheckpointOperator(OfModel, ColumnOperator):
         return self.task
 
     def footprint(self, threads: int, *, on_gpu: bool = False) -> Footprint | None:
-        from dask_embed import config
         from dask_embed.inference.footprint import footprint
 
         gpu = self.spec.device.startswith("cuda") or (self.spec.device == "auto" and on_gpu)

@@ -16,6 +16,7 @@ from dask_embed._reprs import ShortRepr
 from dask_embed._validation import booleans, column_name, meant, non_empty_string, one_of, shown
 from dask_embed.columns import check_text
 from dask_embed.columns.frames import is_dask_frame, require_frame, row_label, row_number
+from dask_embed.inference.workers import warn_of_small_workers
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.identity import told_fields
 from dask_embed.runtime.computations import follow
@@ -181,8 +182,6 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
 
     def _lazily(self, frame: Any) -> Any:
         self.check(frame._meta)
-        from dask_embed.inference.workers import warn_of_small_workers
-
         operator = self.pinned().with_cache()
         operator.prepare()
         operator.rehearse()

@@ -13,6 +13,7 @@ from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.rehearsal import require_some_row
 from dask_embed.operators.renamed import all_types, renamed, unwrapped
 from dask_embed.runtime.remembered import looking_once, remembered
+from dask_embed.tokens.sharing import SharedTokens
 
 if TYPE_CHECKING:
     from dask_embed.runtime.stats import Meter
@@ -92,7 +93,6 @@ class Together(ColumnOperator):
 
     def _results(self, partition: Any) -> Iterator[tuple[str, Result]]:
         from dask_embed.runtime.stats import metered
-        from dask_embed.tokens.sharing import SharedTokens
 
         passes = self.passes()
         tokens = SharedTokens(users=len(passes))

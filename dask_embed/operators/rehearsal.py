@@ -15,6 +15,8 @@ import numpy as np
 from dask.base import tokenize
 
 from dask_embed.models.tokenizers import fresh_tokenizer
+from dask_embed.tokens.lists import TextTokenizer
+from dask_embed.tokens.sequences import types_single_texts
 
 if TYPE_CHECKING:
     from dask_embed.models.checkpoint import Checkpoint
@@ -149,14 +151,10 @@ class StandIn:
         return build(self.loaded.tokenizer)
 
     def tokenizer(self, max_length: int | None) -> TextTokenizer:
-        from dask_embed.tokens.lists import TextTokenizer
-
         return TextTokenizer(self.loaded.tokenizer, max_length)
 
     @property
     def types_single_texts(self) -> bool:
-        from dask_embed.tokens.sequences import types_single_texts
-
         return types_single_texts(self.loaded.tokenizer)
 
     def __getattr__(self, name: str) -> Any:

@@ -21,8 +21,8 @@ def worker_threads() -> int | None:
     A `LocalCluster` with ``processes=False`` has several workers in one process; they share
     the model, so they share the threads.
     """
-    from distributed import Status, Worker
-    from distributed.worker import get_worker
+    from distributed import Status, Worker  # noqa: PLC0415 - on workers alone
+    from distributed.worker import get_worker  # noqa: PLC0415 - on workers alone
 
     try:
         get_worker()

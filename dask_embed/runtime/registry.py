@@ -142,7 +142,7 @@ def unload() -> int:
 def _release_memory() -> None:
     import torch
 
-    from dask_embed.runtime.malloc import trim
+    from dask_embed.runtime.malloc import trim  # noqa: PLC0415 - takes settings, which take Dask
 
     gc.collect()
     trim()

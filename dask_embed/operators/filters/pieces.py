@@ -155,7 +155,7 @@ def as_numbers(values: Any) -> np.ndarray:
 
 def numbered(keys: np.ndarray) -> np.ndarray:
     """Return numbers from 0 on in place of keys, in the order of their first places."""
-    import pandas as pd  # here, because cuDF's users need not have it imported before
+    import pandas as pd  # noqa: PLC0415 - cuDF's users need not have it imported before
 
     return pd.factorize(keys)[0]
 

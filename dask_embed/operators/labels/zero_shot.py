@@ -15,7 +15,7 @@ from dask_embed.operators.labels.base import LabelOperator, softmax, stacked
 from dask_embed.operators.labels.classifier import labels_of
 from dask_embed.operators.limits import most_tokens
 from dask_embed.tokens.encoded import Encoded, Row
-from dask_embed.tokens.sequences import SequenceSettings, tokens_kept
+from dask_embed.tokens.sequences import SequenceSettings, tokens_kept, too_long
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -119,8 +119,6 @@ class ZeroShotClassifier(LabelOperator):
         return f"{len(self.labels)} labels ({shown}) by {self.hypothesis_template!r}"
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
-        from dask_embed.tokens.sequences import too_long
-
         limit = self.limit(runner.loaded.checkpoint)
         settings = self._settings(runner.loaded.checkpoint)
         tokenizer = runner.own_tokenizer(settings, settings.build)

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from dask_embed import config
 from dask_embed._validation import one_of, shown, text_or_none
+from dask_embed.inference.generation.prompts import PromptRules, PromptTokenizer
 from dask_embed.inference.generation.settings import GenerationSettings, row_seed
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.options import hashable_items
@@ -223,7 +225,6 @@ no_repeat_ngram_size
 
     @property
     def batching(self) -> Batching:
-        from dask_embed import config
         from dask_embed.inference.stream import Batching
         from dask_embed.loading.devices import resolve_device
 
@@ -294,8 +295,6 @@ no_repeat_ngram_size
         return runner.engine if self.engine == "vllm" else engine_of(runner, self.engine)
 
     def _tokenizer(self, runner: Runner) -> PromptTokenizer:
-        from dask_embed.inference.generation.prompts import PromptRules, PromptTokenizer
-
         loaded = runner.loaded
         configs = (getattr(loaded.model, "generation_config", None), loaded.checkpoint.text_config)
         starts = [getattr(each, "bos_token_id", None) for each in configs]

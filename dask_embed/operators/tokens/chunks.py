@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed.text.chunking import Piece, Rules, chunk_texts
+from dask_embed.tokens.lists import TextTokenizer
+from dask_embed.tokens.sequences import SequenceTokenizer
 
 Cut = list[Piece] | str
 
@@ -24,9 +26,6 @@ class Cutter:
 
     @classmethod
     def of(cls, tokenizer: Any) -> Cutter:
-        from dask_embed.tokens.lists import TextTokenizer
-        from dask_embed.tokens.sequences import SequenceTokenizer
-
         whole = SequenceTokenizer(copy.deepcopy(tokenizer), None, offsets=True, special=False)
         return cls(whole, TextTokenizer(tokenizer, None))
 

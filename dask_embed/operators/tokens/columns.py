@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed.tokens.encoded import Row
+from dask_embed.tokens.sequences import too_long
 from dask_embed.tokens.sharing import tokenize_once
 
 if TYPE_CHECKING:
@@ -49,8 +50,6 @@ class RowEncoder:
     windows: bool = False
 
     def __call__(self, rows: Sequence[Row]) -> TokenColumns:
-        from dask_embed.tokens.sequences import too_long
-
         pairs = [row[1] for row in rows] if rows and len(rows[0]) == 2 else None
         owners, tokens, origins = self.sequences([row[0] for row in rows], pairs)
         failures = too_long(tokens, self.limit)

@@ -20,6 +20,7 @@ from dask_embed.operators.tokens.late_pooling import Distinct, Members, Sums, to
 from dask_embed.operators.vectors.embedder import Embedder
 from dask_embed.runtime.libraries import import_libraries
 from dask_embed.tokens.encoded import Encoded
+from dask_embed.tokens.sequences import SequenceTokenizer
 
 if TYPE_CHECKING:
     import torch
@@ -226,7 +227,6 @@ class _Late:
 
     def _encode(self, places: np.ndarray) -> Encoded:
         """Return the windows of the texts at `places`, and the chunks that each holds."""
-        from dask_embed.tokens.sequences import SequenceTokenizer
 
         def build(tokenizer: Any) -> SequenceTokenizer:
             tokenizer.truncation_side = "right"

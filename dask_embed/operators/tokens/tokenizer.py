@@ -29,6 +29,7 @@ from dask_embed.operators.base import ColumnOperator, distinct_rows
 from dask_embed.operators.of_model import OfTokenizer
 from dask_embed.operators.rehearsal import EXAMPLES
 from dask_embed.operators.tokens.columns import OFFSET, OneList, RowEncoder, TokenColumns
+from dask_embed.tokens.lists import TextTokenizer
 from dask_embed.tokens.sequences import SequenceSettings, encoding_problem, tokens_kept
 from dask_embed.tokens.sharing import tokenizing_for
 
@@ -230,8 +231,6 @@ class Tokenizer(OfTokenizer, ColumnOperator):
         )
 
     def _encoder(self, tokenizer: Any) -> RowEncoder:
-        from dask_embed.tokens.lists import TextTokenizer
-
         settings = self._settings
         limit = self.max_length if self.on_long == "error" else None
         if self.pair is None and settings == SequenceSettings(settings.max_length):

@@ -15,6 +15,7 @@ import pyarrow as pa
 from dask_embed._validation import local_path, shown, this_machine
 from dask_embed.columns import Result, VectorColumn, read_vectors, stored_vectors
 from dask_embed.operators.base import ColumnOperator
+from dask_embed.runtime.registry import parts
 from dask_embed.runtime.remembered import once
 
 if TYPE_CHECKING:
@@ -156,8 +157,6 @@ class VectorOperator(ColumnOperator):
         return scores
 
     def _loaded(self) -> tuple[np.ndarray, ...]:
-        from dask_embed.runtime.registry import parts
-
         return parts.get_or_build(self, self.parameters)
 
     def _columns(self, scores: np.ndarray, valid: np.ndarray) -> dict[str, Result]:
