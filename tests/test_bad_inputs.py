@@ -24,7 +24,7 @@ import pytest
 from safetensors.numpy import save_file
 from support import bad_inputs, headed, tiny
 from support.bad_inputs import Subject, arguments_of, attempt, judge
-from support.contract import NEEDED
+from support.contract import needed
 
 import dask_embed as de
 from dask_embed import operators
@@ -94,7 +94,7 @@ def assert_told(subject: Subject, *, skipping: tuple[str, ...] = ()) -> None:
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"Model"}))
 def test_operators_with_a_model(name: str, made) -> None:
-    assert_told(operator(name, {"model": made(NAMES[name]), **NEEDED.get(name, {})}, FRAME))
+    assert_told(operator(name, {"model": made(NAMES[name]), **needed(getattr(de, name))}, FRAME))
 
 
 def test_operators_on_vectors(vectors: pd.DataFrame, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ FILTERS = [name for name in operators.__all__ if issubclass(getattr(de, name), T
 
 @pytest.mark.parametrize("name", FILTERS)
 def test_operators_without_a_model(name: str) -> None:
-    assert_told(operator(name, NEEDED.get(name, {}), FRAME))
+    assert_told(operator(name, needed(getattr(de, name)), FRAME))
 
 
 def test_every_operator_is_tried() -> None:

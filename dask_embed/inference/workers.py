@@ -57,7 +57,7 @@ def make_room_on_worker(model: Model, task: str) -> None:
         return
     from distributed import warn  # noqa: PLC0415 - where there is a cluster
 
-    from dask_embed.inference.footprint import PROCESS, footprint  # noqa: PLC0415 - where there is a cluster
+    from dask_embed.inference.footprint import PROCESS, footprint  # noqa: PLC0415 - torch
 
     kind = model.device.partition(":")[0]
     batches = worker.state.nthreads if kind == "cpu" else 1

@@ -26,12 +26,20 @@ from dask.base import tokenize
 from distributed import Client, LocalCluster
 from safetensors.numpy import save_file
 from support import headed, pairs, tiny
-from support.contract import assert_matches_meta, assert_same_value, cut, lazy, values_of
+from support.contract import (
+    assert_matches_meta,
+    assert_same_value,
+    cut,
+    lazy,
+    needed,
+    values_of,
+)
 
 import dask_embed as de
 from dask_embed.accessor import FrameAccessor
 from dask_embed.inference import runner
 from dask_embed.loading import load as loading
+from dask_embed.operators.filters.base import TextFilter
 from dask_embed.runtime.stats import totals
 
 SIZE = tiny.HIDDEN
@@ -510,9 +518,11 @@ def test_accessor_methods_are_documented(name):
 MORE = {
     "sparse": Case("SparseEmbedder", "fill-mask", {}),
     "many": Case("MultiVectorEmbedder", "many", {}),
-    "statistics": Case("TextStatistics", "none", {}),
-    "quality": Case("TextQuality", "none", {"preset": "gopher"}),
-    "language": Case("LanguageDetector", "none", {}),
+}
+MORE |= {
+    name: Case(name, "none", needed(getattr(de, name)))
+    for name in de.operators.__all__
+    if issubclass(getattr(de, name), TextFilter)
 }
 
 

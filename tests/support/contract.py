@@ -12,11 +12,13 @@ with the operators to hold to it; everything else here is independent of what th
 
 from __future__ import annotations
 
+import ast
 import functools
 import itertools
 import pickle
+import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +36,11 @@ from hypothesis import strategies as st
 import dask_embed as de
 from dask_embed.runtime import registry
 
-# What an operator needs to be made, besides its model.
+# What an operator needs to be made, besides its model, where its class does not say what it takes.
 NEEDED: dict[str, dict[str, Any]] = {
     "CandidateScorer": {"candidates": ("good", "bad")},
     "QuestionAnswerer": {"question": "what?"},
     "Reranker": {"query": "what?"},
-    "TextQuality": {"preset": "gopher"},
     "ZeroShotClassifier": {"labels": ("good", "bad"), "entailment_id": 1},
 }
 TOLERANCE = 1e-6
@@ -65,6 +66,30 @@ TEXTS = (
 )
 ROWS = len(TEXTS)
 NULL = tuple(text is None for text in TEXTS)
+
+
+def choices(operator: type, name: str) -> tuple[Any, ...]:
+    """Return the values of an argument that the docstring of a class names, if it names all."""
+    told = re.search(rf"^    (?:\w+, )*{name}(?:, \w+)* : \{{(.+)\}}", operator.__doc__ or "", re.M)
+    return ast.literal_eval(f"({told[1]},)") if told else ()
+
+
+def needed(operator: type) -> dict[str, Any]:
+    """Return what an operator has to be given besides what it runs."""
+    required = [each.name for each in fields(operator) if each.default is MISSING]
+    chosen = {name: choices(operator, name)[0] for name in required if choices(operator, name)}
+    return chosen | NEEDED.get(operator.__name__, {})
+
+
+def another(operator: type, name: str) -> Any:
+    """Return another value of an argument than its default, by what the class says of it."""
+    [field] = (each for each in fields(operator) if each.name == name)
+    if named := [value for value in choices(operator, name) if value != field.default]:
+        return named[-1]
+    kind = str(field.type).partition(" | ")[0]
+    guessed = {"bool": not field.default, "float": 0.3, "int": 7, "str": "mine"}
+    assert kind in guessed, f"name another value of {operator.__name__}.{name}"
+    return guessed[kind]
 
 
 @functools.cache
