@@ -254,6 +254,16 @@ class FrameAccessor:
         activation: str = ...,
         revision: str | None = ...,
     ) -> Any: ...
+    def replace_personal_data(
+        self,
+        column: str = ...,
+        *,
+        on_error: str = ...,
+        cache: str | Path | None = ...,
+        output: str = ...,
+        email: str | None = ...,
+        ip: str | None = ...,
+    ) -> Any: ...
     def rerank(
         self,
         column: str = ...,

@@ -2,6 +2,7 @@
 
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.filters.language import LanguageDetector
+from dask_embed.operators.filters.personal_data import PersonalDataReplacer
 from dask_embed.operators.filters.quality import TextQuality
 from dask_embed.operators.filters.statistics import TextStatistics
 from dask_embed.operators.labels.classifier import Classifier
@@ -38,6 +39,7 @@ __all__ = [
     "MultiVectorEmbedder",
     "NextTokenScorer",
     "PerplexityScorer",
+    "PersonalDataReplacer",
     "QuestionAnswerer",
     "Reranker",
     "Similarity",
