@@ -17,7 +17,7 @@ from dask_embed.jobs.folder import (
     read_mark,
     read_origin,
 )
-from dask_embed.jobs.identity import Identity, steps_token
+from dask_embed.jobs.identity import Identity, plan_steps, steps_token
 from dask_embed.jobs.job import Job
 from dask_embed.jobs.manifest import Resumption, how_it_differs, resuming_run, resumption
 from dask_embed.jobs.origin import Origin, provenance
@@ -89,6 +89,7 @@ class _Rows:
         if needed != list(source.columns):
             self.source = Projection(source, needed)
         self.steps = steps_token(plan, source, content)
+        self.plan = plan_steps(plan, source)
 
     def id_at(self, place: int) -> Any:
         """Return the id of a row by its place in all partitions."""
@@ -131,6 +132,7 @@ def plan_rows(
         "columns": provenance(made),
         "sources": {},
         "steps": rows.steps,
+        "plan": rows.plan,
     }
     require_not_read(frame, Run(fs, folder, "", ""))
     parts = keys_of(rows.source, rows.keyed, compute_kwargs)
@@ -201,7 +203,9 @@ def _other_rows(fs: Any, folder: str, before: set[str], identity: Identity) -> s
             {"version": identity.said["version"], "columns": said, "layout": was["layout"]}
         )
         if not differs and was["steps"] != identity.said["steps"]:
-            differs = "other functions or selections make them of the rows that operators read"
+            differs = identity.other_steps(was) or (
+                "other functions or selections make them of the rows that operators read"
+            )
     if not differs:
         return ""
     return (

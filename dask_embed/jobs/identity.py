@@ -9,22 +9,26 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dask.tokenize import tokenize
+from dask.utils import funcname
 
 from dask_embed._validation import shown
 from dask_embed._version import __version__
 from dask_embed.jobs.origin import UNKNOWN, Origin, differences_of, origins_in_file, provenance
 from dask_embed.lazy._dask import Expr, ReadParquet
 from dask_embed.lazy.append import OperatorRows
+from dask_embed.lazy.fusion import Unfuse
 from dask_embed.operators.frame import FrameOperator
 from dask_embed.operators.fused import Together
 
 _COUNTING = ("version", "rows", "layout")
-# Names of files in a message.
+# Names of files or steps in a message.
 _MOST_NAMED = 3
+_MOST_STEPS = 100  # each file keeps them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Identity:
     said : dict
         As json: `version` of this library, `rows` (a token of the plan and its input files),
         `layout` (options that decide which file has which columns), and to tell what differs the
-        `columns` with what made them, and `sources` with the files that are read.
+        `columns` with what made them, `sources` with the files that are read, and `plan` with its
+        steps.
     """
 
     said: dict[str, Any]
@@ -50,6 +55,7 @@ class Identity:
                 "layout": layout,
                 "columns": provenance(made),
                 "sources": dict(_sources(frame.expr)),
+                "plan": plan_steps(frame.expr),
             }
         )
 
@@ -62,7 +68,9 @@ class Identity:
     @property
     def in_short(self) -> dict[str, Any]:
         """What the metadata of each file says of it, beside the columns."""
-        told = {name: self.said[name] for name in (*_COUNTING, "steps") if name in self.said}
+        told = {
+            name: self.said[name] for name in (*_COUNTING, "steps", "plan") if name in self.said
+        }
         return {**told, "token": self.token}
 
     def differences(self, before: dict[str, Any]) -> str:
@@ -71,10 +79,77 @@ class Identity:
 
     def differing(self, before: dict[str, Any]) -> str:
         """Return in words how what a folder says differs from this."""
-        return self.differences(before) or (
-            "the frame is made of other rows or by other functions; give functions that have the "
-            "same Dask token in each process"
+        return (
+            self.differences(before)
+            or self.other_steps(before)
+            or "the frame is made of other rows or by other functions"
         )
+
+    def other_steps(self, before: dict[str, Any]) -> str:
+        """Return in words which steps of the plan are others than a folder says, "" without any."""
+        there, here = (_steps_of(each) for each in (before, self.said))
+        if not there or not here:
+            return ""
+        new = dict.fromkeys(label for (label, _), _ in (here - there).items())
+        gone = dict.fromkeys(label for (label, _), _ in (there - here).items())
+        told = {
+            "is another": [label for label in new if label in gone],
+            "is new": [label for label in new if label not in gone],
+            "is gone": [label for label in gone if label not in new],
+        }
+        said = [f"the step {_some(labels)} {what}" for what, labels in told.items() if labels]
+        if not said:
+            return "the steps of the plan are put together in another way"
+        if new:
+            said.append("rows and functions are the same if their Dask tokens are, in each process")
+        return "; ".join(said)
+
+
+def _steps_of(said: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+    """Return the steps that are told, each as often as it is there."""
+    given = said.get("plan")
+    pairs = given if isinstance(given, list) else []
+    return Counter((str(label), str(token)) for label, token in pairs)
+
+
+def plan_steps(plan: Expr, source: Expr | None = None) -> list[list[str]]:
+    """Return what each step of a plan is called, and a token of it without what it reads.
+
+    No value is in it, since files keep it. Of more steps than `_MOST_STEPS` none is told, and
+    none below `source`.
+    """
+    found: dict[str, list[str]] = {}
+    left = [plan]
+    while left and len(found) <= _MOST_STEPS:
+        node = left.pop()
+        if node._name in found or (source is not None and node._name == source._name):
+            continue
+        below = node.dependencies()
+        if isinstance(node, Unfuse):  # of Dask's optimizer alone
+            continue
+        found[node._name] = [_step_name(node), tokenize(_alone(node))[:8] if below else node._name]
+        left += below
+    return [] if len(found) > _MOST_STEPS else list(found.values())
+
+
+def _alone(node: Expr) -> list[Any]:
+    """Return what a step does, whatever it does it to."""
+    operands = [None if isinstance(each, Expr) else _operand(each, {}) for each in node.operands]
+    return [type(node).__name__, operands]
+
+
+def _step_name(node: Expr) -> str:
+    """Return what a step is called: its type, with the name of its function or its columns."""
+    name = type(node).__name__
+    for parameter in ("func", "operator", "columns"):
+        if parameter not in node._parameters:
+            continue
+        given = node.operand(parameter)
+        if isinstance(given, FrameOperator):
+            return f"{name}({type(given).__name__})"
+        said = funcname(given) if callable(given) else shown(given)
+        return name if given is None else f"{name}({said})"
+    return name
 
 
 def steps_token(plan: Expr, source: Expr, columns: list[Any]) -> str:
@@ -161,7 +236,10 @@ def _other_files(before: dict[str, str], after: dict[str, str]) -> Iterator[str]
         ),
     }
     for what, names in changed.items():
-        more = f" (and {len(names) - _MOST_NAMED} more)" if len(names) > _MOST_NAMED else ""
         if names:
-            files = ", ".join(map(repr, names[:_MOST_NAMED]))
-            yield f"the input file {files} {what}{more}"
+            yield f"the input file {_some(list(map(repr, names)))} {what}"
+
+
+def _some(names: list[str]) -> str:
+    more = f" (and {len(names) - _MOST_NAMED} more)" if len(names) > _MOST_NAMED else ""
+    return ", ".join(names[:_MOST_NAMED]) + more

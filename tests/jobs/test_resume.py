@@ -54,6 +54,10 @@ class Failing:
         return self._token
 
 
+def _same(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows
+
+
 def _rows(start: int, stop: int) -> pd.DataFrame:
     rows = pd.DataFrame({"id": range(start, stop)})
     return rows.assign(text=[f"text {n % 7}" for n in rows.id], odd=rows.id % 2)
@@ -271,7 +275,10 @@ class Sized(Length):
         (lambda f: f.assign(length=1), {}, "column 'length' is made by nothing here"),
         (Length(), {"partition_on": "odd"}, r"partition_on is \['odd'\] here, and was \[\] there"),
         (Length(), {"write_index": True}, "write_index is True here, and was False there"),
-        (lambda f: Length()(f)[["id", "length"]], {}, "is made of other rows or by other"),
+        (lambda f: Length()(f)[["id", "length"]], {}, r"the step Projection\(.*length.*\) is new"),
+        (lambda f: Length()(f[f.id > 3]), {}, "the step Filter, .*GT.* is new"),
+        (lambda f: Length()(f).map_partitions(_same), {}, r"step MapPartitions\(_same\) is new"),
+        (lambda f: Length()(_frame(1, 21, 4)), {}, "the step FromPandas is another"),
     ],
 )
 @pytest.mark.parametrize("dead", [True, False])

@@ -312,8 +312,8 @@ def test_rows_of_another_operator_are_refused_and_replaced_on_request(folder: st
     source = dd.from_pandas(_rows(0, 8), npartitions=4)
     for other, said in (
         (Length(output="size")(source), "column 'length' is made by nothing here"),
-        (Length()(source).assign(likes=1), "other functions or selections"),
-        (Length()(source)[["id", "length"]], "other functions or selections"),
+        (Length()(source).assign(likes=1), "the step Assign is new"),
+        (Length()(source)[["id", "length"]], r"the step Projection\(.*length.*\) is new"),
     ):
         with pytest.raises(FileExistsError, match=said):
             other.ml.to_parquet(folder, resume="rows", id="id")
