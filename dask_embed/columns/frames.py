@@ -134,20 +134,23 @@ def row_label(index: Any, row: int) -> Any:
 
 
 @contextlib.contextmanager
-def encoding_told(where: str) -> Iterator[None]:
+def encoding_told(where: str, partition: Any = None) -> Iterator[None]:
     """Raise ValueError, with the text, where another library cannot encode a text of a frame.
 
     Parameters
     ----------
     where : str
         What was being done, for the message.
+    partition : pandas.DataFrame, optional
+        Of which the text is, to say in which row and column.
     """
     try:
         yield
     except UnicodeEncodeError as error:
+        place = "" if partition is None else f"{place_of(error.object, partition)}: "
         raise ValueError(
-            f"{where}: the text {shown(error.object)} cannot be encoded as UTF-8 ({error.reason} "
-            f"at position {error.start}); drop its row, or replace the character"
+            f"{where}: {place}the text {shown(error.object)} cannot be encoded as UTF-8 "
+            f"({error.reason} at position {error.start}); drop its row, or replace the character"
         ) from None
 
 

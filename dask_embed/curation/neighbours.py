@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dask_embed.columns import append_columns, empty_columns, to_host
+from dask_embed.columns.frames import encoding_told
 from dask_embed.curation import pairwise
 from dask_embed.curation.indexes import Index, IndexSettings
 from dask_embed.curation.vectors import token_vectors_of, vectors_of
@@ -104,7 +105,8 @@ def rows_of(partition: Any, side: Side, number: int, metric: str) -> Rows:
     labels = to_host(partition[[side.label]])[side.label].iloc[places].reset_index(drop=True)
     if labels.isna().any():
         raise ValueError(f"id column {side.label!r} has rows without a value: nothing knows them")
-    return _by_label(Rows(vectors, places, labels, len(valid)))
+    with encoding_told("ids cannot be compared", partition):
+        return _by_label(Rows(vectors, places, labels, len(valid)))
 
 
 def block_of(parts: list[Rows]) -> Rows:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+from dask.base import is_dask_collection
 
 from dask_embed._validation import column_name, integer_from_zero, meant, shown
-from dask_embed.columns.frames import row_label
+from dask_embed.columns.frames import encoding_told, row_label
 from dask_embed.curation.hashing import mixed
+from dask_embed.lazy.given_text import require_utf8
 
 PLACES = 32
 """Bits of a row's number that tell its place in the partition; those above tell the partition."""
@@ -98,7 +100,8 @@ class Ranking:
             found[f"rank{place}"] = _ascending(partition[name], best)
         if self.seed is not None:
             found[f"rank{len(self.columns)}"] = _hashed(found.get("id", numbers), self.seed)
-        return pd.DataFrame(found)
+        with encoding_told("ids cannot be compared", partition):
+            return pd.DataFrame(found)
 
     def of_ids(self) -> Ranking:
         """Return the same without what an older corpus need not have: columns that rank."""
@@ -191,6 +194,8 @@ def require_column(frame: Any, argument: str, name: Any, *, allow_none: bool = F
             f"{argument} names column {shown(name)}, which {what} in the dataframe; its columns "
             f"are {shown(columns)}"
         )
+    if name is not None and is_dask_collection(frame):
+        require_utf8(frame)
 
 
 def require_single_values(frame: Any, argument: str, name: Any) -> None:

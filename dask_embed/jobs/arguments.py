@@ -144,6 +144,8 @@ def require_arguments(
         if value is not None and not isinstance(value, Mapping):
             refuse_secrets(name, value)  # before it is shown
             raise TypeError(f"{name} must be a dictionary, got {shown(value)}")
+        for text in texts_in([*(value or ()), *(value or {}).values()]):
+            usable_text(name, text)
     _require_effect({**switches, "resume": resume, **options})
     _require_schema(options.get("schema", "infer"))
     _require_plain(options)

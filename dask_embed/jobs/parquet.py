@@ -14,6 +14,7 @@ import dask.dataframe as dd
 from dask.base import get_scheduler
 
 from dask_embed._secrets import refuse_secrets
+from dask_embed._validation import usable_text
 from dask_embed.columns import to_host
 from dask_embed.columns.frames import encoding_told
 from dask_embed.columns.transfer import readable_files
@@ -37,6 +38,7 @@ from dask_embed.jobs.unfinished import under_way
 from dask_embed.jobs.writing import file_metadata, layout, new_run, require_options, writes_index
 from dask_embed.jobs.writing_engine import ResumingEngine, WritingEngine, with_folder_names
 from dask_embed.lazy._dask import _is_local_fs, new_collection
+from dask_embed.lazy.given_text import require_utf8
 
 
 def to_parquet(
@@ -140,7 +142,10 @@ def to_parquet(
     rows = row_options(frame, switches, resume, options, id=id, changed=changed, gone=gone)
     given = options.get("custom_metadata")
     refuse_secrets("custom_metadata", given)
+    if isinstance(frame._meta.index.name, str):
+        usable_text("index", frame._meta.index.name)
     names, compute_kwargs = options.pop("name_function", None), options.pop("compute_kwargs", None)
+    require_utf8(frame)
     made = origins(frame)
     fs, folder = place(path, options.get("filesystem"), options.get("storage_options"))
     require_folder(fs, folder)

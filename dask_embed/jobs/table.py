@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Protocol
 import pyarrow as pa
 
 from dask_embed._validation import shown
+from dask_embed.columns.frames import encoding_told
 from dask_embed.jobs.folder import METADATA_KEY
 from dask_embed.jobs.origin import origins_in_file, require_same_origin
 
@@ -203,7 +204,10 @@ class Table(abc.ABC):
         """Return a partition as the rows of the table."""
         if self.index:
             partition = partition.reset_index()
-        rows = pa.Table.from_pandas(partition, schema=self.given, preserve_index=False, nthreads=1)
+        with encoding_told(f"a partition cannot be written to {shown(self.uri)}", partition):
+            rows = pa.Table.from_pandas(
+                partition, schema=self.given, preserve_index=False, nthreads=1
+            )
         return rows.select(self.schema.names).cast(self.schema)
 
     def __dask_tokenize__(self) -> Any:

@@ -26,6 +26,7 @@ from dask_embed.jobs.origin import Origin, provenance
 from dask_embed.jobs.table import MODES, Table
 from dask_embed.jobs.table_expr import WriteTable
 from dask_embed.lazy._dask import new_collection
+from dask_embed.lazy.given_text import require_utf8
 
 _LONGEST_RUN = 200
 
@@ -214,6 +215,7 @@ def write(
 ) -> Any:
     """Write a frame to the table that `make` gives for it, its run, and what made its columns."""
     boolean("compute", compute)
+    require_utf8(frame)
     made = origins(frame)
     run = given.run or Identity.of(frame, made, {"write_index": given.index}).token
     table = make(frame, run, made)

@@ -11,7 +11,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._validation import shown, shown_error
-from dask_embed.columns.frames import encoding_told, place_of
+from dask_embed.columns.frames import encoding_told
 from dask_embed.jobs.commit import Aside
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import data_files, make_folder
@@ -93,10 +93,8 @@ class ResumingEngine(WritingEngine):
 def _unwritable_text_told(partition: Any, filename: str) -> Iterator[None]:
     """Raise ValueError for what cannot be written, with row and column where it is a text."""
     try:
-        yield
-    except UnicodeEncodeError as error:
-        with encoding_told(f"{filename!r} cannot be written: {place_of(error.object, partition)}"):
-            raise
+        with encoding_told(f"{filename!r} cannot be written", partition):
+            yield
     except (pa.ArrowException, ValueError) as error:
         wrong = error.__cause__ or error.__context__ or error  # Dask tells of it in many lines
         if not isinstance(wrong, pa.ArrowException):

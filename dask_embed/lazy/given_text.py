@@ -46,6 +46,7 @@ from dask_embed.lazy.conditions import replaced
 
 # Columns of pandas frames that were looked at and hold nothing but text.
 _passed: deque[tuple[Any, Any]] = deque(maxlen=256)
+_EVERY_COLUMN = object()
 
 
 def as_given(frame: Expr, columns: Iterable[Any]) -> Expr:
@@ -66,6 +67,36 @@ def as_given(frame: Expr, columns: Iterable[Any]) -> Expr:
         if given is not None:
             frame = GivenText(frame, given, column)
     return frame
+
+
+def require_utf8(frame: Any) -> None:
+    """Raise ValueError for a text in a pandas frame that Dask cannot make a string of.
+
+    Dask does it with all columns, be they read or not, and its error names no row.
+
+    Parameters
+    ----------
+    frame : dask.dataframe.DataFrame
+    """
+    for leaf in frame.expr.find_operations(FromPandas):
+        data = leaf.frame._data
+        key = (leaf.operand("frame")._token, _EVERY_COLUMN)
+        if leaf.pyarrow_strings_enabled and isinstance(data, pd.DataFrame) and key not in _passed:
+            _require_utf8("the index", data.index.to_series())
+            for name, values in data.items():
+                _require_utf8(f"column {name!r}", values)
+            _passed.append(key)
+
+
+def _require_utf8(what: str, values: pd.Series) -> None:
+    bad = _not_utf8(values) if pd.api.types.is_object_dtype(values.dtype) else None
+    if bad is None:
+        return
+    (message,) = read_text(bad.iloc[:1]).errors.values()
+    raise ValueError(
+        f"{what} has a text that no string can hold, the first at index "
+        f"{shown(row_label(bad.index, 0))}: {message}; drop its row, or replace the character"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
