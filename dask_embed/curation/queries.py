@@ -24,6 +24,8 @@ from dask_embed.operators import Embedder, MultiVectorEmbedder
 LABEL = "query"
 VECTORS = "embedding"
 _STORED = (np.float32, np.float16, np.int8, np.uint8)
+# Whether vectors are of length one, or were before they were cut.
+_SCALED = ("normalized", "normalized_before_cut")
 _EMBEDDERS = ("Embedder", "LateChunkEmbedder", "MultiVectorEmbedder")
 
 
@@ -185,11 +187,12 @@ def _model_of(told: dict[str, Any], column: Any) -> Model:
 
 def _as_made(embedder: Embedder, made: Origin, column: Any) -> Embedder:
     """Return the embedder with vectors of the dimension and length that are told."""
+    told = made.told
+    if embedder.resolved()["dimension"] != told["dimension"]:
+        embedder = dataclasses.replace(embedder, truncate_dim=told["dimension"])
     resolved = embedder.resolved()
-    if resolved["normalized"] != made.told["normalized"]:
-        embedder = dataclasses.replace(embedder, normalize=made.told["normalized"])
-    if resolved["dimension"] != made.told["dimension"]:
-        embedder = dataclasses.replace(embedder, truncate_dim=made.told["dimension"])
+    if any(resolved.get(name) != told.get(name) for name in _SCALED):
+        embedder = dataclasses.replace(embedder, normalize=told["normalized"])
     ways = ways_apart(made, Origin(embedder.pinned().provenance()))
     if ways:
         raise ValueError(

@@ -19,6 +19,8 @@ from support import contract, tiny
 
 import dask_embed as de
 from dask_embed import operators
+from dask_embed.curation.queries import embedder_of
+from dask_embed.jobs.origin import Origin
 from dask_embed.operators.identity import told_fields
 
 OPERATORS = [
@@ -235,6 +237,26 @@ def test_an_operator_of_ones_own_is_told_by_its_fields() -> None:
 
     told = [told_fields(Own(model="owner/model", weight=each)) for each in (0.5, 0.7)]
     assert told[0] != told[1]
+
+
+@pytest.mark.parametrize("folder", ["plain", "mean-normalize"])
+def test_embedders_that_are_told_alike_give_equal_vectors(folder: str, tmp_path: Path) -> None:
+    bases = {"bert": tiny.save("bert", tmp_path / "bert")}
+    model = tiny.SENTENCE_TRANSFORMERS[folder](tmp_path / folder, bases)
+    texts = pd.DataFrame({"text": ["a table of numbers", "rain"]})
+    known: dict[str, tuple[np.ndarray, de.Embedder]] = {}
+    for normalize in ("auto", True, False):
+        for dimension in (None, 8):
+            embedder = de.Embedder(model, normalize=normalize, truncate_dim=dimension)
+            told = json.dumps(embedder.pinned().provenance(), sort_keys=True)
+            vectors = de.to_array(embedder(texts)["embedding"])
+            same, _ = known.setdefault(told, (vectors, embedder))
+            np.testing.assert_allclose(vectors, same, atol=1e-6)
+            # what is computed again from what was told, as for queries
+            origin = Origin(embedder.pinned().provenance())
+            again = embedder_of(origin, "embedding")(texts.rename(columns={"text": "query"}))
+            np.testing.assert_allclose(de.to_array(again["embedding"]), vectors, atol=1e-6)
+    assert len(known) == (4 if folder == "plain" else 5)
 
 
 # --------------------------------------------------------------------------------------- appending

@@ -25,7 +25,12 @@ from dask_embed.models.static import static_tokenizer
 from dask_embed.operators.checkpointed import CheckpointOperator
 from dask_embed.operators.frame import Frame
 from dask_embed.operators.rehearsal import EXAMPLES
-from dask_embed.operators.vectors.head_modules import dimension_of, head_modules, pooling_modes
+from dask_embed.operators.vectors.head_modules import (
+    dimension_of,
+    head_modules,
+    normalized_before_cut,
+    pooling_modes,
+)
 from dask_embed.text.chats import ChatRules
 from dask_embed.tokens.encoded import Encoded, Row
 
@@ -207,6 +212,7 @@ class Embedder(CheckpointOperator):
             "dimension": self.dimension(checkpoint),
             "pooling": pooling or ["none"],
             "normalized": bool(modules) and isinstance(modules[-1], Normalize),
+            **({"normalized_before_cut": True} if normalized_before_cut(modules) else {}),
             "prompt": self.prompt_text(checkpoint),
             "chats": self.chat_rules(checkpoint) is not None,
         }

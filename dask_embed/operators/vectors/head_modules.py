@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dask_embed._validation import shown
@@ -64,6 +64,12 @@ def _require_one_vector(checkpoint: Checkpoint, name: str, pooling: Any) -> None
             f"model {name!r} is a table of vectors (StaticEmbedding), whose pooling is the mean; "
             f"got pooling={shown(pooling)}"
         )
+
+
+def normalized_before_cut(modules: Sequence[HeadModule]) -> bool:
+    """Return whether vectors are cut after they were scaled to length one, and stay so."""
+    *_, before, last = (None, None, *modules)
+    return isinstance(last, Truncate) and isinstance(before, Normalize)
 
 
 def dimension_of(checkpoint: Checkpoint, modules: Iterable[HeadModule]) -> int:
