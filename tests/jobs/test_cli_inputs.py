@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import gzip
 import json
+import lzma
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +109,21 @@ def test_compressed_files_and_folders(tmp_path: Path) -> None:
     found = _opened(str(tmp_path / "in"), size=1).compute()
     assert found["text"].tolist() == [row["text"] for row in ROWS]
     assert found["id"].dtype == "Int64"
+
+
+@pytest.mark.parametrize("ending", ["zip", "lzma", "gz"])
+def test_compressed_files_are_read_to_their_end(ending: str, tmp_path: Path) -> None:
+    """They hold many times the bytes that their size tells."""
+    lines = b"".join(b'{"text": "%d %s"}\n' % (n, b"x" * 100) for n in range(2000))
+    file = tmp_path / f"rows.jsonl.{ending}"
+    if ending == "zip":
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("rows.jsonl", lines)
+    else:
+        compress = gzip.compress if ending == "gz" else functools.partial(lzma.compress, format=2)
+        file.write_bytes(compress(lines))
+    frame = open_inputs(find_inputs([str(file)], "json"), "10kB", None)
+    assert len(frame.compute()) == 2000
 
 
 def test_a_store_that_is_no_disk(tmp_path: Path) -> None:

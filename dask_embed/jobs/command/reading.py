@@ -17,10 +17,10 @@ import pyarrow.csv as pa_csv
 import pyarrow.json as pa_json
 import pyarrow.parquet as pq
 from fsspec.core import url_to_fs
-from fsspec.utils import read_block
+from fsspec.utils import infer_compression, read_block
 
 from dask_embed._validation import meant, shown, shown_error
-from dask_embed.jobs.command.inputs import COMPRESSED, WHOLE, Inputs
+from dask_embed.jobs.command.inputs import WHOLE, Inputs
 from dask_embed.jobs.engine import nested_dtype
 
 _SAMPLE = 2**20
@@ -130,7 +130,8 @@ def _parts(inputs: Inputs, size: int | None) -> list[Part]:
         fs, path = url_to_fs(file)
         info, identity = fs.info(path), str(fs.ukey(path))
         length = info.get("size")
-        if size is None or length is None or file.lower().endswith(COMPRESSED):
+        # one that is compressed holds more bytes than its size tells
+        if size is None or length is None or infer_compression(file):
             found.append(Part(file, 0, None, identity))
         else:
             starts = range(0, max(length, 1), size)
