@@ -143,7 +143,7 @@ def nearest(
         require_same_space(column, made, "the queries are", asked.origin, check)
     sides = _sides(frame, column, id, asked, metric, check)
     given = {"n_lists": n_lists, "n_probe": n_probe, "index": index}
-    settings = _index(engine, metric, given, frame, column)
+    settings = _index(engine, metric, given, frame[sides[1].reads])
     search = Search(k, metric, *sides, same=same, lists=lists, index=settings)
     return _lazily(asked.frame, frame, search)
 
@@ -241,9 +241,12 @@ def _holds(tokens: bool) -> str:
 
 
 def _index(
-    engine: str, metric: str, settings: dict[str, Any], frame: Any, column: Any
+    engine: str, metric: str, settings: dict[str, Any], searched: Any
 ) -> IndexSettings | None:
-    """Return how indexes are made, None where the search is exact."""
+    """Return how indexes are made, None where the search is exact.
+
+    Rows stand in an index in the order of their ids, so `searched` has that column, too.
+    """
     defaults = {"n_lists": None, "n_probe": 16, "index": None}
     if engine == "exact":
         given = {
@@ -264,5 +267,5 @@ def _index(
     if folder is not None:
         folder = str(local_path("index", folder).resolve())
     version = indexes.faiss().__version__
-    token = tokenize(frame[[column]].expr._name, metric, settings["n_lists"], version)
+    token = tokenize(searched.expr._name, metric, settings["n_lists"], version)
     return IndexSettings(metric, settings["n_lists"], settings["n_probe"], folder, token)

@@ -102,6 +102,8 @@ def nearest_rows(
     """
     best = Best(len(queries), k)
     least = np.float32(-np.inf) if floor is None else floor
+    if not len(queries):
+        return Neighbours(best.rows, best.similarities)
     centre = queries.mean(axis=0, dtype=np.float64) if measure == "euclidean" else None
     by = Measure(measure, centre)
     buffer = np.empty(_QUERIES * _ROWS, np.float32)

@@ -329,6 +329,27 @@ def test_an_index_is_kept_and_used_again(tmp_path: Path) -> None:
     assert len(list((tmp_path / "index").iterdir())) == 4
 
 
+def test_an_index_is_of_rows_in_the_order_of_one_id(tmp_path: Path) -> None:
+    pytest.importorskip("faiss")
+    frame = some_frame()
+    frame["other"] = np.random.default_rng(1).permutation(ROWS)
+    queries = vectors_of(frame)[ASKED]
+    options = {"engine": "faiss", "index": tmp_path / "index", "n_probe": 99}
+    for known_by in ("id", "other", None):
+        found = lazy(frame, 2).ml.nearest(queries, 4, id=known_by, **options).compute()
+        exact = lazy(frame, 2).ml.nearest(queries, 4, id=known_by).compute()
+        pd.testing.assert_frame_equal(found, exact)
+
+
+def test_a_partition_without_queries_has_no_mean() -> None:
+    frame = some_frame()
+    frame["number"] = range(ROWS)
+    some = lazy(frame, 4)
+    found = some[some.number < 100].ml.nearest(k=2, metric="euclidean").compute()
+    expected = lazy(frame[:100], 1).ml.nearest(k=2, metric="euclidean").compute()
+    pd.testing.assert_frame_equal(found.reset_index(drop=True), expected)
+
+
 # ---------------------------------------------------------------------------------- bad arguments
 @pytest.mark.parametrize(
     ("queries", "options", "message"),
