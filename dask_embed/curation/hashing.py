@@ -16,7 +16,8 @@ from dask_embed.columns import check_text, read_text
 from dask_embed.columns.frames import row_label
 
 BITS = 128
-_SEPARATOR = b"\xff"  # in no text: UTF-8 has no such byte
+# In no text: UTF-8 has no such bytes.
+_SEPARATOR, _NULL = b"\xff", b"\xfe"
 
 Normalize = str | Callable[[str], str]
 
@@ -127,6 +128,8 @@ def _texts(partition: pd.DataFrame, column: Any, ways: Sequence[Normalize]) -> l
         check_text(partition[column])
     except TypeError:
         array = pa.array(partition[column].array, from_pandas=True)
+        if pa.types.is_float16(array.type):
+            array = array.cast(pa.float32())
         if pa.types.is_floating(array.type):
             array = pc.add(array, pa.scalar(0, array.type))  # -0.0 equals 0.0, its text does not
         return array.cast(pa.string()).to_pylist()
@@ -137,5 +140,5 @@ def _texts(partition: pd.DataFrame, column: Any, ways: Sequence[Normalize]) -> l
 
 
 def _digest(row: tuple[str | None, ...]) -> bytes:
-    parts = [_SEPARATOR if text is None else text.encode() for text in row]
+    parts = [_NULL if text is None else text.encode() for text in row]
     return hashlib.blake2b(_SEPARATOR.join(parts), digest_size=BITS // 8).digest()

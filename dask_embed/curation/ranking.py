@@ -50,12 +50,15 @@ class Ranking:
         Order rows by a hash of this number and what knows them.
     named : str or None
         An order that a step makes itself, such as ``"hard"``.
+    whole : tuple of str
+        Those of `columns` that the dataframe has as integers or dates.
     """
 
     id: Any = None
     columns: tuple[tuple[Any, str], ...] = ()
     seed: int | None = None
     named: str | None = None
+    whole: tuple[Any, ...] = ()
 
     @property
     def reads(self) -> list[Any]:
@@ -97,7 +100,7 @@ class Ranking:
         if self.id is not None:
             found["id"] = self._ids(partition)
         for place, (name, best) in enumerate(self.columns):
-            found[f"rank{place}"] = _ascending(partition[name], best)
+            found[f"rank{place}"] = _ascending(partition[name], best, name in self.whole)
         if self.seed is not None:
             found[f"rank{len(self.columns)}"] = _hashed(found.get("id", numbers), self.seed)
         with encoding_told("ids cannot be compared", partition):
@@ -157,7 +160,9 @@ def ranking_of(
             )
         random = (seed or 0) if keep == "random" else None
         return Ranking(id, seed=random, named=keep if keep in named else None)
-    return Ranking(id, tuple(_columns(frame, keep)))
+    columns = tuple(_columns(frame, keep))
+    whole = tuple(name for name, _ in columns if _is_whole(frame._meta[name].dtype))
+    return Ranking(id, columns, whole=whole)
 
 
 def _columns(frame: Any, keep: Any) -> Sequence[tuple[Any, str]]:
@@ -214,15 +219,36 @@ def _is_ordered(dtype: Any) -> bool:
     return pd.api.types.is_numeric_dtype(dtype) or pd.api.types.is_datetime64_any_dtype(dtype)
 
 
-def _ascending(values: pd.Series, best: str) -> np.ndarray:
-    """Return numbers of which the least is the best; those that are null come last."""
-    if pd.api.types.is_datetime64_any_dtype(values.dtype):
+def _ascending(values: pd.Series, best: str, whole: bool) -> np.ndarray:
+    """Return numbers of which the least is the best; those that are null come last.
+
+    `whole` ones stay integers: float64 has 53 bits, and would take some for equal.
+    """
+    if whole:
         nulls = np.asarray(values.isna(), bool)
-        numbers = values.astype("int64").where(~nulls).to_numpy("float64", na_value=np.nan)
-    else:
-        numbers = values.to_numpy("float64", na_value=np.nan)
-    signed = -numbers if best == "max" else numbers
+        numbers = np.zeros(len(values), np.int64)
+        numbers[~nulls] = _integers(values[~nulls])
+        return np.where(nulls, np.iinfo(np.int64).max, ~numbers if best == "max" else numbers)
+    given = values.to_numpy("float64", na_value=np.nan)
+    signed = -given if best == "max" else given
     return np.where(np.isnan(signed), np.inf, signed)
+
+
+def _is_whole(dtype: Any) -> bool:
+    types = pd.api.types
+    is_date = types.is_datetime64_any_dtype(dtype)
+    return is_date or types.is_integer_dtype(dtype) or types.is_bool_dtype(dtype)
+
+
+def _integers(values: pd.Series) -> np.ndarray:
+    """Return integers and dates without nulls as int64, in their order."""
+    dtype: Any = values.dtype
+    if pd.api.types.is_unsigned_integer_dtype(dtype) and dtype.itemsize == 8:
+        return (values.to_numpy("uint64") ^ np.uint64(1 << 63)).view(np.int64)
+    if _is_whole(dtype):
+        return values.astype("int64").to_numpy()
+    # a partition of another type than its dataframe, as where integers are null
+    return np.floor(values.to_numpy("float64")).astype(np.int64)
 
 
 def _hashed(values: Any, seed: int) -> np.ndarray:

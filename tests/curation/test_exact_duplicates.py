@@ -138,6 +138,45 @@ def test_several_columns_have_to_be_equal_in_all_and_nulls_are_equal_if_asked() 
     assert list(got.index) == list(values.drop_duplicates().index)
 
 
+def test_a_null_beside_an_empty_text_is_not_the_other_way_round() -> None:
+    values = pd.DataFrame(
+        {"a": ["", None, None, "x", None, ""], "b": [None, "", None, None, "x", None]}
+    )
+    ddf = dd.from_pandas(values, npartitions=2)
+    got = ddf.ml.drop_exact_duplicates(["a", "b"], nulls_equal=True).compute()
+    assert list(got.index) == list(values.drop_duplicates().index) == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("best", ["max", "min"])
+@pytest.mark.parametrize(
+    "dtype",
+    ["int64", "Int64", "uint64", "int64[pyarrow]", "datetime64[ns]", "timestamp[ns][pyarrow]"],
+)
+def test_the_best_by_whole_numbers_that_float64_takes_for_equal(dtype: str, best: str) -> None:
+    stamps = pd.Series([2**62 + 1, 2**62, 2**62 + 3, 2**62 + 2]).astype(dtype)
+    texts = pd.DataFrame({"text": ["one", "one", "two", "two"], "stamp": stamps})
+    ddf = dd.from_pandas(texts, npartitions=2)
+    kept = ddf.ml.drop_exact_duplicates("text", keep=("stamp", best)).compute()
+    assert list(kept.index) == ([0, 2] if best == "max" else [1, 3])
+
+
+@pytest.mark.parametrize("best", ["max", "min"])
+def test_a_partition_whose_integers_are_null_is_one_of_floats(best: str) -> None:
+    parts = [
+        pd.DataFrame({"text": ["one", "two"], "version": [7, 1]}),
+        pd.DataFrame({"text": ["one", "one", "two"], "version": [np.nan, 8.0, np.nan]}),
+    ]
+    ddf = dd.from_map(lambda part: part, parts, meta=parts[0].iloc[:0])
+    kept = ddf.ml.drop_exact_duplicates("text", keep=("version", best)).compute()
+    assert sorted(kept.version) == ([1, 8] if best == "max" else [1, 7])
+
+
+def test_half_precision_numbers() -> None:
+    numbers = pd.DataFrame({"number": np.array([1, -0.0, 1, 0.0, 0.5], "float16")})
+    kept = dd.from_pandas(numbers, npartitions=2).ml.mark_exact_duplicates("number").compute()
+    assert kept.exact_kept.tolist() == (~numbers.number.duplicated()).tolist()
+
+
 def test_zeros_of_both_signs_are_equal() -> None:
     numbers = pd.DataFrame({"number": [0.0, -0.0, 1.5, -1.5, 1.5, 1e-300]})
     ddf = dd.from_pandas(numbers, npartitions=2)
