@@ -53,20 +53,27 @@ class KeyIndex:
         self._runs: list[_Run] = []
 
     def add(self, name: str, keys: np.ndarray) -> None:
-        """Note the keys of the rows of a file; one that was gone is there again."""
+        """Note the keys of the rows of a file, unless they are known."""
         if name in self._numbers:
-            self._gone.discard(self._numbers[name])
             return
         number = self._numbers[name] = len(self.files)
         self.files.append(name)
         files = np.full(len(keys), number, np.int32)
         self._runs.append(_Run.of(keys, files, np.arange(len(keys), dtype=np.int32)))
         if len(self._runs) > _MOST_RUNS:
-            columns = [
-                np.concatenate([getattr(run, name) for run in self._runs])
-                for name in ("keys", "files", "rows")
-            ]
-            self._runs = [_Run.of(*columns)]
+            self._runs = [self._joined()]
+
+    def _joined(self) -> _Run:
+        """Return what is known as one run, of each key the newest row: older files go first."""
+        columns = [
+            np.concatenate([getattr(run, name) for run in self._runs])
+            for name in ("keys", "files", "rows")
+        ]
+        alive = ~np.isin(columns[1], list(self._gone))
+        run = _Run.of(*(column[alive] for column in columns))
+        newest = np.ones(len(run.keys), bool)
+        newest[:-1] = run.keys[:-1] != run.keys[1:]
+        return _Run(run.keys[newest], run.files[newest], run.rows[newest])
 
     def find(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the number of the file and the row there of each key, -1 where there is none."""
@@ -82,9 +89,11 @@ class KeyIndex:
     def unknown(self, there: Iterable[str]) -> list[str]:
         """Return which of the files that are there are not known, and drop those that are not."""
         names = set(there)
-        self._gone |= {number for number, name in enumerate(self.files) if name not in names}
+        for name in self._numbers.keys() - names:
+            self.drop(self._numbers[name])
         return sorted(names - self._numbers.keys())
 
     def drop(self, number: int) -> None:
-        """Find no more rows in a file."""
+        """Find no more rows in a file until it is added again."""
         self._gone.add(number)
+        self._numbers.pop(self.files[number], None)

@@ -103,6 +103,7 @@ class Segments:
             more, tables = self._found(keys[missing])
             order += [missing[places] for places in more]
             parts += tables
+            self._lost = False  # what is damaged and stays is not looked for again at once
         hit = np.zeros(len(keys), bool)
         if not parts:
             return hit, self._schema.empty_table()

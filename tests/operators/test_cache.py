@@ -293,6 +293,17 @@ def test_many_small_files_become_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert _found(other, 0, 20) == [*range(10)]  # which knew of the small ones
 
 
+def test_rows_that_were_put_together_stay_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments, "_TIDY", -1.0)
+    monkeypatch.setattr(segments, "_MANY", 10)
+    store = _segments(str(tmp_path))
+    for n in range(100):
+        store.add(_keys(n, n + 1), _table(n, n + 1))
+        assert _found(store, 0, 100) == [*range(n + 1)]
+
+
 def test_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
     store = _segments(str(tmp_path))
     for start in (0, 100, 200):
