@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from dask_embed.columns.pandas import series_to_arrow
@@ -59,4 +60,17 @@ def bytes_of(value: Any) -> bytes:
         return b"s" + value.encode("utf-8", "surrogatepass")
     if isinstance(value, bytes):
         return b"b" + value
-    return f"o{type(value).__name__} {value!r}".encode("utf-8", "surrogatepass")
+    return f"o{type(value).__name__} {_whole(value)!r}".encode("utf-8", "surrogatepass")
+
+
+def _whole(value: Any) -> Any:
+    """Return a value that shows all it holds: NumPy leaves digits out, and the middle."""
+    if isinstance(value, np.ndarray):
+        if value.dtype == object:
+            return [_whole(each) for each in value.tolist()]
+        return str(value.dtype), value.shape, value.tobytes()
+    if isinstance(value, dict):
+        return {name: _whole(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_whole(each) for each in value]
+    return value

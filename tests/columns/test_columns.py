@@ -13,6 +13,7 @@ from support.contract import assert_same_frame, lazy, shared_tiny_bert, values_o
 
 import dask_embed as de
 from dask_embed.columns import Vectors, append_columns, check_text, empty_columns, read_text
+from dask_embed.columns.digests import value_bytes
 
 TEXTS = ["one", None, "", "ünï 漢字 😀", "one"]
 VECTOR = pd.ArrowDtype(pa.list_(pa.float32(), 3))
@@ -387,3 +388,22 @@ def _eightfold(series: pd.Series) -> pd.Series:
     kind = series.dtype.pyarrow_dtype
     rows = [row * 8 for row in values_of(series)]
     return pd.Series(rows, dtype=pd.ArrowDtype(pa.list_(kind.value_type, 8 * kind.list_size)))
+
+
+# What tells values
+
+
+def test_arrays_are_told_by_all_of_their_values():
+    long = np.arange(2000.0)
+    other, near = long.copy(), long.copy()
+    other[1000], near[1] = -1, 1 + 1e-12
+    arrays = [long, other, near, long.astype("float32"), long.reshape(2, 1000), long[:2], long[:1]]
+    nested = np.empty(2, object)
+    nested[:] = [long, other]
+    swapped = nested[::-1].copy()
+    values = [*arrays, nested, swapped, {"a": long}, {"a": other}, [long], [other], (long, 1)]
+    series = pd.Series([*values, None], dtype=object)
+    told = value_bytes(series)
+    assert len(set(told)) == len(series)
+    with np.printoptions(precision=1, threshold=3):
+        assert value_bytes(series) == told
