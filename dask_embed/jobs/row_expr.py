@@ -8,6 +8,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from dask_embed.columns import to_host
@@ -40,7 +41,7 @@ class Keyed:
     def keys(self, partition: Any) -> Keys:
         """Return what tells the rows of a partition."""
         rows = to_host(partition)
-        counting = [value_bytes(rows[name]) for name in self.columns]
+        counting = [value_bytes(_as_in_any(rows[name])) for name in self.columns]
         if self.with_index:
             counting.append(value_bytes(rows.index.to_series()))
         contents = row_digests(counting, len(rows), _DIGEST_BYTES)
@@ -74,6 +75,17 @@ class Keys:
         digest = hashlib.blake2b(self.ids.tobytes(), digest_size=ID_BYTES)
         digest.update(self.contents.tobytes())
         return digest.digest()
+
+
+def _as_in_any(series: pd.Series) -> pd.Series:
+    """Return numbers as they are in any partition: integers are floats where some are null."""
+    if not pd.api.types.is_float_dtype(series.dtype):
+        return series
+    values = [
+        int(value) if isinstance(value, float) and value.is_integer() else value
+        for value in series.tolist()
+    ]
+    return pd.Series(values, dtype=object)
 
 
 def hashed_ids(values: Any) -> np.ndarray:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
@@ -43,7 +44,7 @@ class WritingEngine(VectorEngine):
         written = last_schema(fs, path, data_files(fs, path))
         require_same_types(path, written, df)
         # Dask compares names of types, and that of nested columns is ``object`` in files.
-        named = df.astype({**dict.fromkeys(nested_types(df), object), **_text_types(df, written)})
+        named = df.astype({**dict.fromkeys(nested_types(df), object), **_named_types(df, written)})
         # The schema is that of the frame as it is.
         schema = started[-1]["schema"]
         try:
@@ -105,24 +106,26 @@ def _unwritable_text_told(partition: Any, filename: str) -> Iterator[None]:
         ) from error
 
 
-def _text_types(frame: Any, written: pa.Schema) -> dict[str, str]:
-    """Return the types that files name for columns of text: pandas has several for the same values.
+def _named_types(frame: Any, written: pa.Schema) -> dict[str, str]:
+    """Return the types that files name for columns which hold the same: pandas has several.
 
-    Those of operators are ``str``, and what Dask reads from files are ``string``.
+    Texts of operators are ``str``, and what Dask reads from files are ``string``. Where a row of a
+    file is null, its integers were floats in pandas, and its truth values objects.
     """
     columns = (written.pandas_metadata or {}).get("columns", ())
     named = {each["name"]: each["numpy_type"] for each in columns}
     return {
         name: named[name]
         for name, dtype in frame.dtypes.items()
-        if isinstance(dtype, pd.StringDtype)
-        and name in named
-        and _is_text(written.field(name).type)
+        if name in named and _is_written_as(dtype, written.field(name).type)
     }
 
 
-def _is_text(dtype: pa.DataType) -> bool:
-    return pa.types.is_string(dtype) or pa.types.is_large_string(dtype)
+def _is_written_as(dtype: Any, written: pa.DataType) -> bool:
+    if isinstance(dtype, pd.StringDtype):
+        return pa.types.is_string(written) or pa.types.is_large_string(written)
+    plain = isinstance(dtype, np.dtype) and dtype.kind in "biu"
+    return plain and bool(pa.from_numpy_dtype(dtype) == written)
 
 
 def with_folder_names(partition: Any, columns: list[str]) -> Any:

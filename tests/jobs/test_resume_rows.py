@@ -15,7 +15,9 @@ from typing import Any
 import dask
 import dask.dataframe as dd
 import fsspec
+import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from support import tiny
@@ -240,6 +242,37 @@ def test_what_is_written_beside_a_result_belongs_to_a_row_and_nothing_else(tmp_p
 
 
 # ------------------------------------------------------------------------------------------- ids
+def test_integers_of_a_file_in_which_one_becomes_null_are_the_same(tmp_path: Path) -> None:
+    """pandas reads them as floats then."""
+
+    def night(likes: list[int | None], **options: Any) -> Any:
+        rows = pa.Table.from_pandas(_rows(0, len(likes)).assign(likes=likes))
+        column = rows.schema.get_field_index("likes")
+        rows = rows.set_column(column, "likes", pa.array(likes, pa.int64()))
+        pq.write_table(rows.replace_schema_metadata(), tmp_path / "in.parquet")
+        frame = Length()(dd.read_parquet(tmp_path / "in.parquet"))
+        return frame.ml.to_parquet(tmp_path / "out", resume="rows", id="id", **options)
+
+    assert night([1, 2, 3]) == de_changes(new=3)
+    assert night([1, 2, 3, None]) == de_changes(new=1, same=3)
+    assert night([1, 7, 3, None], changed="replace") == de_changes(same=3, changed=1)
+
+
+def test_lists_that_are_read_as_arrays_are_told_by_all_their_values(tmp_path: Path) -> None:
+    vectors = np.arange(4000.0).reshape(2, 2000)
+
+    def night(**options: Any) -> Any:
+        rows = _rows(0, 2).assign(vector=list(vectors))
+        rows.to_parquet(tmp_path / "in.parquet")
+        frame = Length()(dd.read_parquet(tmp_path / "in.parquet"))
+        options["schema"] = {"vector": pa.list_(pa.float64())}
+        return frame.ml.to_parquet(tmp_path / "out", resume="rows", id="id", **options)
+
+    assert night() == de_changes(new=2)
+    vectors[1, 1000] = -1
+    assert night(changed="replace") == de_changes(same=1, changed=1)
+
+
 def test_ids_are_of_one_row_each(tmp_path: Path) -> None:
     twice = pd.concat([_rows(0, 8), _rows(5, 6)])
     with pytest.raises(ValueError, match=r"1 rows have that of another, the first 5"):

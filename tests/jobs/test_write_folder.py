@@ -493,6 +493,20 @@ def test_text_that_was_read_is_appended_beside_text_that_was_computed(folder: st
     assert de.read_parquet(folder)["label"].compute().tolist() == ["x"] * 12
 
 
+def test_integers_are_appended_to_a_file_in_which_one_is_null(folder: str) -> None:
+    """There pandas had floats, and objects in place of truth values."""
+    types = {"number": pa.int64(), "right": pa.bool_()}
+    fs, path = fsspec.url_to_fs(folder)
+    for number, right in ((None, None), (2, True)):
+        rows = pd.DataFrame({"number": [1, number], "right": [False, right]})
+        meta = pd.DataFrame({"number": [1], "right": [True]}).iloc[:0]
+        frame = dd.from_map(lambda _, rows=rows: rows, [0], meta=meta)
+        frame.ml.to_parquet(folder, append=True, schema=types)
+    read = pq.read_table(path, filesystem=fs).select(list(types))
+    assert read.schema.types == list(types.values())
+    assert read.to_pydict() == {"number": [1, None, 1, 2], "right": [False, None, False, True]}
+
+
 # ---------------------------------------------------------------------------------- overwriting
 def test_old_files_stay_until_the_new_are_there(folder: str) -> None:
     _frame(0, 6).ml.to_parquet(folder)
