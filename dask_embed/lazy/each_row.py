@@ -67,6 +67,7 @@ class Written:
 
     def renamed(self, names: Mapping[Any, Any]) -> Written:
         """Return the step for a frame in which columns have other names."""
+        names = _exchanged(names)
         hole = AnyFrame(self.hole._meta.rename(columns=names))
         before = {new: old for old, new in names.items()}
         step = RenameFrame(self.on(RenameFrame(hole, before)), names)
@@ -133,6 +134,21 @@ class EachRow(SameRows):
             key = name if node._name == self._step._name else (node._name, index)
             tasks.append(node._task(key, index))
         return Task.fuse(*tasks, key=name)
+
+
+def _exchanged(names: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Return new names by which no two columns get one.
+
+    What a column is to be called another may be called now, that the step does not read.
+    """
+    whole, before = dict(names), {new: old for old, new in names.items()}
+    for new in names.values():
+        if new not in names:
+            first = new
+            while first in before:
+                first = before[first]
+            whole[new] = first
+    return whole
 
 
 def written(step: Any, hole: Expr) -> Written:

@@ -330,6 +330,10 @@ RISE: dict[str, tuple[Callable[[Any], Any], int]] = {
         lambda f: english(f.assign(a=f.length * 2).rename(columns={"length": "size"})),
         10,
     ),
+    "names exchanged behind": (
+        lambda f: english(f.assign(a=f.length + f.num).rename(columns={"num": "id", "id": "num"})),
+        10,
+    ),
     "filled": (lambda f: english(f.fillna({"length": 0})), 10),
     "sorted": (lambda f: f.assign(a=f.length * 2).nlargest(3, "id"), 3),
     "cumulated, of two": (lambda f: cumulated(LengthVector()(f)), 32),
