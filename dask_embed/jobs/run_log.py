@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,8 +19,9 @@ from dask_embed._version import __version__
 
 # Seconds in which workers tell at the end what they ran.
 _PATIENCE = 3.0
-Told = tuple[tuple[str, int], tuple[int, list[dict[str, Any]]]]
-"""A process, how many partitions it has finished since it began, and the latest of them."""
+Told = tuple[tuple[str, int], tuple[dict[str, int], list[dict[str, Any]]]]
+"""A process, counts of the partitions that it ran since it began, and the latest of them."""
+_NOT_SET = (None, (), False)
 
 
 class RunLog:
@@ -38,11 +40,14 @@ class RunLog:
         self._file = file
         self._command = command
         self._options = {
-            name: each for name, each in options.items() if each not in (None, (), False)
+            name: each
+            for name, each in options.items()
+            if not any(type(each) is type(none) and each == none for none in _NOT_SET)
         }
         self._run = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
         self._started = time.monotonic()
         self._records: list[dict[str, Any]] = []
+        self._counts: Counter[str] = Counter()
         self._exit_code: int | None = None
 
     @property
@@ -84,20 +89,23 @@ class RunLog:
     @contextlib.contextmanager
     def watching(self, client: Any) -> Iterator[None]:
         """Note the partitions that operators finish within the block, here and on workers."""
-        before = {process: finished for process, (finished, _) in _asked(client).values()}
+        before = {process: counts for process, (counts, _) in _asked(client).values()}
         try:
             yield
         finally:
-            for worker, (process, (finished, records)) in _within_patience(client).items():
-                new = finished - before.get(process, 0)
-                self._records += [{"worker": worker, **each} for each in records[-new:] if new]
+            for worker, (process, (counts, records)) in _within_patience(client).items():
+                new = Counter(counts)
+                new.subtract(before.get(process, {}))
+                latest = records[-new["partitions"] :] if new["partitions"] else []
+                self._records += [{"worker": worker, **each} for each in latest]
+                self._counts.update(new)
             for record in self._records:
                 self.add("partition", **record)
 
     def counts(self) -> dict[str, int]:
         """Return the counts of all partitions together."""
         names = ("rows", "failed", "tokens", "padding", "splits", "truncated")
-        return {name: sum(each[name] for each in self._records) for name in names}
+        return {name: self._counts[name] for name in names}
 
     def end(self, exit_code: int, told: Mapping[str, Any]) -> dict[str, Any]:
         """Write how the run ended, and return what was written."""
@@ -135,7 +143,8 @@ def _asked(client: Any) -> dict[str, Told]:
 
 
 def _told() -> Told:
-    from dask_embed.runtime.stats import finished, records
+    from dask_embed.runtime.stats import finished, records, totals
 
     process = (socket.gethostname(), os.getpid())
-    return process, (finished(), [dataclasses.asdict(record) for record in records()])
+    counts = {**totals(), "partitions": finished()}
+    return process, (counts, [dataclasses.asdict(record) for record in records()])

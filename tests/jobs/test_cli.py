@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import deque
 from configparser import ConfigParser
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,8 @@ from dask_embed.jobs.command.listed import COMMANDS, LISTED, STEPS, about
 from dask_embed.jobs.command.operators import OperatorCommand
 from dask_embed.jobs.command.reading import _bytes
 from dask_embed.jobs.demo import _closest_pairs
+from dask_embed.jobs.run_log import RunLog
+from dask_embed.runtime import stats
 
 ROWS = pd.DataFrame(
     {
@@ -358,6 +361,23 @@ def test_logs_what_ran_in_lines_of_json(bert: str, folder: Path) -> None:
     assert lines[-1]["exit_code"] == 2
     assert "another job" in lines[-1]["error"]
     assert len({line["run"] for line in lines}) == 2
+
+
+def test_counts_are_of_all_partitions_and_options_of_all_that_are_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process keeps no more than its latest records, and 0 is no option that is not set."""
+    monkeypatch.setattr(stats, "_records", deque(maxlen=2))
+    log = RunLog(str(tmp_path / "log"), "embed", {"seed": 0, "where": None, "resume": False})
+    log.begin()
+    with log.watching(None):
+        for failed in range(5):
+            with stats.metered("Embedder", "model", 10) as meter:
+                meter.count(rows=10, failed=failed)
+    assert (log.counts()["rows"], log.counts()["failed"]) == (50, 10)
+    begin, *partitions = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    assert begin["options"] == {"seed": 0}
+    assert [each["failed"] for each in partitions] == [3, 4]
 
 
 def test_bad_files_are_left_out_and_listed(
