@@ -16,6 +16,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ MARK = "_dask_embed_unfinished"
 EXTENSIONS = (".parquet", ".parq", ".pq")
 # Footers of files that are read at a time.
 READERS = 16
+# How often a folder is removed that has a file again: a fifth of a second.
+_REMOVALS = 20
 SUMMARIES = ("_metadata", "_common_metadata")
 _SHARE = re.compile(r"(\d+)-of-(\d+)")
 _PART = re.compile(r"part\.(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.parquet")
@@ -130,14 +133,18 @@ def records_path(run: Run) -> str:
 def remove_folder(fs: Any, path: str) -> None:
     """Remove the files right in a folder, and on a disk the folder."""
     if isinstance(fs, LocalFileSystem):
+        tries = 0
         while Path(path).is_dir():
             try:
                 shutil.rmtree(path)
             except FileNotFoundError:  # another start removes them as well
                 continue
             except OSError as error:
-                if error.errno != errno.ENOTEMPTY:  # or has just made another one
+                tries += 1
+                # or has just made another one; what is open on a disk of the network stays
+                if error.errno != errno.ENOTEMPTY or tries >= _REMOVALS:
                     raise
+                time.sleep(0.01)
         return
     paths = [f"{path}/{name}" for name in listed_files(fs, path)]
     if paths:

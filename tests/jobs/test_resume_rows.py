@@ -552,6 +552,17 @@ def test_records_are_removed_though_another_start_removes_and_makes_some(
     assert not records.exists()
 
 
+def test_a_folder_whose_files_stay_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk of the network keeps a file that is open under another name."""
+    from dask_embed.jobs.folder import remove_folder
+
+    (tmp_path / "records").mkdir()
+    (tmp_path / "records" / ".nfs0001").write_text("{}")
+    monkeypatch.setattr(os, "unlink", lambda path, **options: None)
+    with pytest.raises(OSError, match="not empty"):
+        remove_folder(fsspec.filesystem("file"), str(tmp_path / "records"))
+
+
 def test_two_starts_of_one_job_write_each_row_once(tmp_path: Path) -> None:
     _night(_rows(0, 8), tmp_path / "out")
     failed: list[BaseException] = []
