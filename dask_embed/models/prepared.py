@@ -45,7 +45,7 @@ def prepared(folder: Path, *, code: bool, weights: Weights | None = None) -> Pat
     Path
         It lasts as long as the process: weights on disk and some tokenizers are read again later.
     """
-    target = Path(tempfile.mkdtemp(dir=_root(os.getpid()))) / (folder.name or "checkpoint")
+    target = _own_folder() / (folder.name or "checkpoint")
     target.mkdir()
     rewrite: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
         "config.json": lambda written: model_settings(written, folder, code=code),
@@ -87,6 +87,13 @@ def _write(target: Path, content: dict[str, Any]) -> None:
 def _link(path: Path, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     target.symlink_to(path.absolute())
+
+
+def _own_folder() -> Path:
+    process = os.getpid()
+    if not _root(process).is_dir():  # machines take away what lies among temporary files for days
+        _root.cache_clear()
+    return Path(tempfile.mkdtemp(dir=_root(process)))
 
 
 @functools.cache

@@ -24,6 +24,7 @@ from support import tiny
 
 import dask_embed as de
 from dask_embed.models.checkpoint import read_checkpoint
+from dask_embed.models.prepared import prepared
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -241,6 +242,14 @@ def test_lowercasing_is_needed_here(sentence_folder: Any, bases: dict[str, Path]
 def test_a_plain_checkpoint_is_mean_pooled(bases: dict[str, Path]) -> None:
     """As sentence-transformers does with an encoder that has no modules.json."""
     assert_close(embed(bases["distilbert"]), encode(bases["distilbert"]))
+
+
+def test_temporary_files_may_be_taken_away(bases: dict[str, Path], tmp_path: Path) -> None:
+    """Machines clean their folder for these of what nothing has read for days."""
+    for name in ("first", "second"):
+        folder = shutil.copytree(bases["bert"], tmp_path / name)
+        assert read_checkpoint(de.Model(folder)).config.model_type == "bert"
+        shutil.rmtree(prepared(folder, code=False).parents[1])
 
 
 @pytest.mark.parametrize("changes", [{}, {"is_causal": False}, {"architectures": None}], ids=str)
