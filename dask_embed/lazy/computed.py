@@ -34,7 +34,7 @@ from dask_embed.lazy.conditions import (
     replaced,
 )
 from dask_embed.lazy.fusion import Unfuse
-from dask_embed.lazy.kept import Kept
+from dask_embed.lazy.kept import Kept, apart_from_filters
 from dask_embed.lazy.parts import in_equal_parts
 from dask_embed.lazy.readers import answered_once, dependents_of, readers_of, wanted_columns
 from dask_embed.lazy.rising import raised
@@ -127,14 +127,16 @@ class ComputedRows(Blockwise):
 
     def _apart(self, parent: Expr, dependents: Any) -> Expr | None:
         """Return `parent` on the node in as many partitions as it was written in."""
-        frame = self._in_written_parts(dependents)
+        frame = in_written_parts(self.frame, dependents, ComputedRows)
         nodes = [node for node in (self, parent) if isinstance(node, ComputedRows)]
         if frame is self.frame or any(runs_anyway(node, dependents) for node in nodes):
             return None
         return replaced(parent, (self, self.on(frame)))
 
-    def _in_written_parts(self, dependents: Any) -> Expr:
-        return in_written_parts(self.frame, dependents, ComputedRows)
+    def _left_out(self, dependents: Any) -> Expr:
+        """Return what takes the place of the node where nothing of it is wanted."""
+        frame = in_written_parts(self.frame, dependents, ComputedRows)
+        return apart_from_filters(frame, dependents)
 
     def renamed(self, names: Mapping[Any, Any]) -> ComputedRows | None:
         """Return the node for columns under other names, None if there is no such node."""
@@ -254,7 +256,7 @@ class SameRows(ComputedRows, Elemwise):
         if isinstance(parent, Projection):
             return self._project(parent, dependents)
         if isinstance(parent, Index):
-            return Index(self._in_written_parts(dependents))
+            return Index(self._left_out(dependents))
         if isinstance(parent, SetIndexBlockwise) and self._gives_an_index(parent, dependents):
             only = Projection(self, [parent.operand("other")])
             return type(parent)(only, *parent.operands[1:])
@@ -286,13 +288,13 @@ class SameRows(ComputedRows, Elemwise):
     @property
     def index(self) -> Expr:
         """Read the index below: Dask computes that of a frame beside an array as it is written."""
-        return self.frame.index
+        return apart_from_filters(self.frame).index
 
     def _project(self, parent: Projection, dependents: Any) -> Expr | None:
         """Drop the node when no result is wanted, else the columns that it does not need."""
         wanted = wanted_columns(self, parent, dependents)
         if not wanted.intersection(self.made):
-            frame = self._in_written_parts(dependents)
+            frame = self._left_out(dependents)
             return type(parent)(frame, *parent.operands[1:])
         narrowed = self._needed(wanted, dependents)
         if narrowed is self and parent.ndim == 1 and not _is_told(parent, dependents):
@@ -323,7 +325,7 @@ class OfAllRows(ComputedRows):
 
     @property
     def index(self) -> Expr:
-        return self.frame.index  # as for `SameRows`
+        return apart_from_filters(self.frame).index  # as for `SameRows`
 
     def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
         return False  # else Dask waits for it, and keeps column selections above the filter
@@ -332,14 +334,14 @@ class OfAllRows(ComputedRows):
         if (apart := self._apart(parent, dependents)) is not None:
             return apart
         if isinstance(parent, Index):
-            return Index(self._in_written_parts(dependents))
+            return Index(self._left_out(dependents))
         if isinstance(parent, Len | Lengths):
             return type(parent)(self.frame, *parent.operands[1:])
         if not isinstance(parent, Projection):
             return None
         wanted = wanted_columns(self, parent, dependents)
         if not wanted & self.made:
-            frame = self._in_written_parts(dependents)
+            frame = self._left_out(dependents)
             return type(parent)(frame, *parent.operands[1:])
         narrowed = self._needed(wanted, dependents)
         return None if narrowed is self else type(parent)(narrowed, *parent.operands[1:])

@@ -10,6 +10,8 @@ from dask_embed.lazy._dask import (
     AssignIndex,
     Elemwise,
     Expr,
+    Filter,
+    FilterAlign,
     Index,
     Projection,
     RenameSeries,
@@ -65,6 +67,15 @@ def is_rowwise(expression: Expr, sources: Iterable[Expr], *, scalars: bool = Fal
 def reads_index(expression: Expr, sources: Iterable[Expr]) -> bool:
     """Return whether `expression` reads the index of one of `sources`, or of what is below."""
     return any(isinstance(node, Index) for node in walk(expression, (s._name for s in sources)))
+
+
+def is_of_the_rest(node: Filter | FilterAlign) -> bool:
+    """Return whether a filter depends on which other rows its frame has, or on their labels.
+
+    Dask joins it with a filter further down all the same.
+    """
+    rows = list(of_same_rows(node.frame))
+    return not is_rowwise(node.predicate, rows) or reads_index(node.predicate, rows)
 
 
 def of_same_rows(node: Expr) -> Iterator[Expr]:

@@ -30,6 +30,7 @@ from dask_embed.lazy.append import OperatorRows, settled
 from dask_embed.lazy.chunks import ChunkRows, End
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.given_text import GivenText
+from dask_embed.lazy.kept import Between
 from dask_embed.lazy.parts import InParts
 from dask_embed.lazy.standing import reasons
 from dask_embed.operators.frame import FrameOperator
@@ -126,7 +127,7 @@ def _steps(node: Expr, seen: set[str]) -> Iterator[Expr]:
     """Yield the nodes that make up the plan, inputs first; the inside of conditions left out."""
     if node._name in seen:
         return
-    hidden = (ArrowStringConversion, GivenText, InParts)
+    hidden = (ArrowStringConversion, GivenText, InParts, Between)
     filters, below = _filters_on(node)
     if any(_reads_more(each, below) for each in filters):
         # The condition is computed before the selection, whichever Dask writes first.

@@ -25,10 +25,9 @@ from dask_embed.lazy._dask import (
 from dask_embed.lazy.conditions import (
     all_of,
     conditions_of,
+    is_of_the_rest,
     is_rowwise,
-    of_same_rows,
     reads_any,
-    reads_index,
     replaced,
 )
 from dask_embed.lazy.formulas import conditions_in, is_condition, names_in
@@ -127,11 +126,8 @@ def _decides_by_the_rest(node: Expr, dependents: Any) -> bool:
                 continue
             seen.add(reader._name)
             stack.append(reader)
-            if isinstance(reader, Filter):
-                rows = list(of_same_rows(reader.frame))
-                alone = is_rowwise(reader.predicate, rows)
-                if not alone or reads_index(reader.predicate, rows):
-                    return True
+            if isinstance(reader, Filter) and is_of_the_rest(reader):
+                return True
     return False
 
 

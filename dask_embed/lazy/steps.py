@@ -54,6 +54,7 @@ from dask_embed.lazy._dask import (
     no_default,
 )
 from dask_embed.lazy.formulas import assigned_name, names_in
+from dask_embed.lazy.kept import Between
 from dask_embed.lazy.unique import is_unique
 
 Names = frozenset[Hashable]
@@ -286,6 +287,7 @@ _TABLE: dict[type[Expr], Callable[[Any], Step | None]] = {
     RenameAxis: _rename_axis,
     ClearDivisions: _same,
     _DeepCopy: _same,
+    Between: _same,
     ResetIndex: _reset_index,
     Eval: _eval,
     MapPartitions: _declared,

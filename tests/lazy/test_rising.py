@@ -91,13 +91,24 @@ def check(frame: Any, steps: Chain, told: str, *, fused: bool) -> None:
         assert_same_rows(result, expected, steps)
         # Dask may compute divisions anew, and what chunks or calibration need may run beside it
         beside = list(lazy.expr.find_operations((ChunkRows, QuantizeCalibrated)))
-        assert rows <= most or not steps.in_order or beside
+        assert rows <= most or not steps.in_order or beside or rows <= rows_mapped(steps, frame)
         if not fused:
             assert_same_plan(lazy, plan, steps)
     except Exception as error:
         if any(words in str(error) for words in TOLD) or not dask_is_right(steps, frame):
             return
         raise AssertionError(told) from error
+
+
+def rows_mapped(steps: Chain, frame: Any) -> int:
+    """Return how many rows Dask runs with `map_partitions`.
+
+    It runs them for themselves where partitions are chosen behind a filter that cumulates, also if
+    all are: `head` behind such a filter runs each row twice.
+    """
+    with mapping():
+        lazy = steps(frame)
+        return rows_of(lambda: lazy.compute())
 
 
 def assert_same_plan(lazy: Any, once: Any, steps: Chain) -> None:
@@ -166,7 +177,7 @@ def dropped(frame: Any) -> Any:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(8000, 8200, 50))
+@pytest.mark.parametrize("first", range(8000, 13000, 50))
 def test_any_of_many_chains(frames: dict[str, Any], first: int) -> None:
     for seed in range(first, first + 50):
         check_chain(frames, seed)

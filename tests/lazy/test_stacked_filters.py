@@ -16,6 +16,8 @@ import pandas as pd
 import pytest
 from support.counting import Length, LengthVector, mapped, rows_of
 
+import dask_embed as de
+
 ORDER = ["length", "num", "id", "lang", "text", "weight"]  # another one than the operator gives
 
 LOWER = {
@@ -95,3 +97,53 @@ def test_of_two_operators(kept: Any, sources: dict[str, Any], pdf: pd.DataFrame)
         return UPPER["two"](LOWER["=="](LengthVector()(frame)[[*ORDER, "vector"]]))[kept]
 
     check(chain, sources["pandas"], pdf)
+
+
+# Where no result is kept the operator goes, and both filters would meet.
+
+OF_THE_REST = {
+    "cumulated": lambda f: f[f.num.cumsum() < 40],
+    "a maximum so far": lambda f: f[f.num > f.num.cummax() - 4],
+    "labels": lambda f: f[f.index.to_series() > f.num / 4],
+    "mean": lambda f: f[f.num > f.num.mean()],
+}
+KEPT: dict[str, Callable[[Any], Any]] = {
+    "columns": lambda f: f[["id", "num"]],
+    "column": lambda f: f["id"],
+    "index": lambda f: f.index,
+}
+OPERATORS: dict[str, Callable[[Any], Any]] = {
+    "of each row": lambda f: Length()(f),
+    "two": lambda f: Length()(LengthVector()(f)),
+    "of all rows": lambda f: de.quantize(LengthVector()(f), "vector", "int8"),
+}
+
+
+@pytest.mark.parametrize("part", [None, 0, 1])
+@pytest.mark.parametrize("kept", KEPT)
+@pytest.mark.parametrize("upper", OF_THE_REST)
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_an_operator_that_is_left_out_between_filters(
+    operator: str, upper: str, kept: str, part: int | None, sources: dict[str, Any], pdf: Any
+) -> None:
+    def chain(frame: Any) -> Any:
+        return OF_THE_REST[upper](frame)
+
+    expected = chain(pdf[pdf.lang != "de"])
+    lazy = chain(OPERATORS[operator](sources["pandas"][sources["pandas"].lang != "de"]))
+    if part is not None:  # of eight rows
+        expected = expected[expected.id // 8 == part]
+        lazy = lazy.partitions[part]
+    given = KEPT[kept](lazy).compute()
+    assert given.to_numpy().tolist() == KEPT[kept](expected).to_numpy().tolist()
+
+
+def test_another_filter_of_the_same_rows(sources: dict[str, Any], pdf: pd.DataFrame) -> None:
+    """It is of one row alone, and passes what keeps the others from being joined."""
+    frame = sources["parquet"]
+    lazy = Length()(frame[frame.lang != "de"])
+    other = lazy[lazy.num.cumsum() < 40][["id"]]
+    lazy = dd.concat([lazy[lazy.weight > 2][["id"]], other])
+    whole = pdf[pdf.lang != "de"]
+    expected = [*whole[whole.weight > 2].id, *whole[whole.num.cumsum() < 40].id]
+    assert lazy.compute().id.tolist() == expected

@@ -16,6 +16,7 @@ import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+from dask.dataframe.core import _concat as _concat_partitions
 
 import dask_embed as de
 from support import tiny
@@ -530,4 +531,4 @@ def as_written(frame: Any) -> pd.DataFrame:
     """Compute a Dask frame in the order in which it is written, nothing optimized."""
     plan = frame.expr.lower_completely()
     partitions = dask.get(plan.__dask_graph__(), plan.__dask_keys__())
-    return pd.concat(partitions) if len(partitions) > 1 else partitions[0]
+    return _concat_partitions(partitions)
