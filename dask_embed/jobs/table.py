@@ -9,6 +9,7 @@ again, and finds the first.
 from __future__ import annotations
 
 import abc
+import contextlib
 import dataclasses
 import json
 import random
@@ -18,7 +19,7 @@ from typing import Any, ClassVar, Protocol
 
 import pyarrow as pa
 
-from dask_embed._validation import shown
+from dask_embed._validation import shown, shown_error
 from dask_embed.columns.frames import encoding_told
 from dask_embed.jobs.folder import METADATA_KEY
 from dask_embed.jobs.origin import origins_in_file, require_same_origin
@@ -26,6 +27,7 @@ from dask_embed.jobs.origin import origins_in_file, require_same_origin
 MODES = ("create", "append", "overwrite")
 _TRIES = 100
 _LONGEST_WAIT = 2.0  # seconds between two of them
+_ALIGNMENT = 16  # bytes, of the largest numbers of Arrow
 
 
 class ConflictError(Exception):
@@ -208,12 +210,43 @@ class Table(abc.ABC):
             rows = pa.Table.from_pandas(
                 partition, schema=self.given, preserve_index=False, nthreads=1
             )
-        return rows.select(self.schema.names).cast(self.schema)
+        return _aligned(rows.select(self.schema.names).cast(self.schema))
 
     def __dask_tokenize__(self) -> Any:
         schemas = [each.serialize().to_pybytes() for each in (self.given, self.schema)]
         told = (self.kind, self.uri, self.mode, self.run, self.options, self.index, self.seen)
         return (*told, *schemas)
+
+
+def _aligned(rows: pa.Table) -> pa.Table:
+    """Return rows whose buffers begin where libraries in Rust can read numbers.
+
+    What came to a worker in a message begins anywhere, and Rust panics there.
+    """
+    buffers = [
+        buffer
+        for column in rows.columns
+        for chunk in column.chunks
+        for buffer in chunk.buffers()
+        if buffer is not None
+    ]
+    if all(buffer.address % _ALIGNMENT == 0 for buffer in buffers):
+        return rows
+    return rows.take(pa.array(range(len(rows)), pa.int64()))  # into memory of Arrow's own
+
+
+@contextlib.contextmanager
+def panics_told(what: str) -> Iterator[None]:
+    """Raise RuntimeError for a panic of a library in Rust.
+
+    It is no `Exception`, and a client of distributed would wait for ever for a task that ends so.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise RuntimeError(f"{what}: {shown_error(error)}") from None
 
 
 def _require_same_columns(table: Table, written: pa.Schema) -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from dask_embed._validation import shown
 from dask_embed.jobs.failures import Counts, counts_of, together
-from dask_embed.jobs.table import Table
+from dask_embed.jobs.table import Table, panics_told
 from dask_embed.lazy._dask import Blockwise, Expr, List, Task, TaskRef
 from dask_embed.runtime import planned
 from dask_embed.runtime.stats import writing
@@ -92,7 +93,8 @@ def write_part(table: Table, place: int, partition: Any, counts: list[Counts]) -
     """Write one partition; one without rows has no file."""
     parts: list[Any] = []
     if len(partition):
-        with writing(f"to_{table.kind.lower()}"):
+        what = f"partition {place} cannot be written to {shown(table.uri)}"
+        with writing(f"to_{table.kind.lower()}"), panics_told(what):
             parts = table.write(table.rows(partition), place)
     return parts, together(counts)
 

@@ -525,3 +525,41 @@ class DyingCommit(WorkerPlugin):
                 os.kill(os.getpid(), signal.SIGKILL)
 
         owner.add = dies
+
+
+def _unaligned(start: int) -> pd.DataFrame:
+    """Rows whose numbers begin one byte behind where they should, as they may in a message."""
+    vectors = np.arange(start, start + 8, dtype="float32")
+    values = pa.Array.from_buffers(
+        pa.float32(), 8, [None, pa.py_buffer(b"x" + vectors.tobytes()).slice(1)]
+    )
+    assert values.buffers()[1].address % 4
+    array = pa.FixedSizeListArray.from_arrays(values, 2)
+    return pd.DataFrame({"vector": pd.arrays.ArrowExtensionArray(array)})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_rows_that_begin_anywhere_in_memory(kind: str, tmp_path: Path) -> None:
+    frame = dd.from_map(_unaligned, [0, 8], meta=_unaligned(0).iloc[:0])
+    _write(kind, frame, tmp_path / "out")
+    found = sorted(value for row in _read(kind, tmp_path / "out")["vector"] for value in row)
+    assert found == [float(value) for value in range(16)]
+
+
+class PanicException(BaseException):
+    """As pyo3 gives it."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_panic_of_a_library_ends_the_job(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were it no `Exception`, a client of distributed would wait for ever."""
+
+    def panics(self: Table, rows: pa.Table, place: int) -> list[Any]:
+        raise PanicException("called `unwrap()` on an `Err`")
+
+    for each in ("lance.LanceTable", "delta.DeltaTable"):
+        monkeypatch.setattr(f"dask_embed.jobs.{each}.write", panics)
+    with pytest.raises(RuntimeError, match=r"partition 0 cannot be written to .*out': PanicExc"):
+        _write(kind, _frame(1), tmp_path / "out")
