@@ -172,6 +172,8 @@ def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
         model = _for_inference(model, device)
         if spec.quantization in WEIGHT_BITS:
             quantize(model, spec.quantization)
+    # a factory's module runs as it is, be it one of transformers
+    whole = task == "embed" or spec.factory is not None
     tokenizer = tokenizer_for(checkpoint, spec)
     if task == "embed" and spec.factory is None and checkpoint.has_text_side:
         run_text_side(model, tokenizer, checkpoint.default_limit)
@@ -183,7 +185,7 @@ def _load_base(checkpoint: Checkpoint, spec: Model, task: str) -> LoadedModel:
     return LoadedModel(
         spec=spec,
         checkpoint=checkpoint,
-        transformer=model if task == "embed" else _transformer_of(model),
+        transformer=model if whole else _transformer_of(model),
         tokenizer=tokenizer,
         layers={path: _for_inference(layer.to(dtype), device) for path, layer in layers.items()},
         device=device,

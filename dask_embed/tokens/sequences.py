@@ -229,6 +229,11 @@ def _require_room(
     The Rust library panics in this case, and that is no Exception.
     """
     around = tokenizer.num_special_tokens_to_add(pair=False) if special else 0
+    if max_length <= around:
+        raise ValueError(
+            f"max_length must be at least {around + 1} tokens ({around} special, 1 of the text); "
+            f"got {max_length}"
+        )
     if stride >= max_length - around:
         raise ValueError(
             f"stride must be less than {max_length - around}, the tokens of a window (max_length "

@@ -167,6 +167,22 @@ def test_a_factory_gives_the_logits_of_its_module(custom: Path, factory: Any, pa
     assert lazy.compute()["label"].tolist() == Classifier(model)(FRAME)["label"].tolist()
 
 
+class OfTransformers(transformers.BertForSequenceClassification):
+    """A model of transformers that gives logits alone, as a module of one's own."""
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        return super().forward(input_ids=input_ids, attention_mask=attention_mask).logits
+
+
+def test_a_factory_may_give_a_model_of_transformers(folder: Callable[..., Path]) -> None:
+    path = folder("bert", "classify")
+    config = transformers.AutoConfig.from_pretrained(path)
+    model = de.Model(path, device="cpu", factory=OfTransformers)
+    logits = alone(OfTransformers(config), path)
+    assert_classified(model, logits, [config.id2label[n] for n in range(config.num_labels)])
+    assert de.describe_model(model).task == "classify"
+
+
 def test_a_factory_with_logits_for_tokens(custom: Path) -> None:
     module = Tokens(transformers.AutoConfig.from_pretrained(custom)).eval()
     module.load_state_dict(load_file(custom / "model.safetensors"))

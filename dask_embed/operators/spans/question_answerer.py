@@ -285,6 +285,11 @@ class QuestionAnswerer(ModelOperator):
         stride = self._stride(limit)
         around = runner.loaded.tokenizer.num_special_tokens_to_add(pair=True)
         room = limit - around - stride - 1
+        if limit <= around:
+            raise ValueError(
+                f"max_length must be at least {around + 1} tokens ({around} special, 1 of the "
+                f"text); got {limit}"
+            )
         if room < 0 and self.on_long == "truncate":
             raise ValueError(
                 f"stride must be less than {limit - around}, the tokens of a window (max_length "
