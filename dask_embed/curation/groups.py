@@ -32,7 +32,7 @@ def with_groups(pairs: Any, trees: Any) -> Any:
     """Return pairs with ``group``, the root of their tree."""
     meta = pairs._meta.assign(group=np.zeros(0, np.int64))
     numbers = PartitionNumbers(pairs.npartitions)
-    return new_collection(EachPartition(pairs.expr, numbers, _with_groups, meta, trees))
+    return new_collection(EachPartition(pairs.expr, numbers, _with_groups, meta, (), trees))
 
 
 def _with_groups(pairs: pd.DataFrame, _: np.ndarray, trees: Forest) -> pd.DataFrame:

@@ -76,17 +76,24 @@ def texts_of(partition: pd.DataFrame, column: Any) -> list[str | None]:
     return read.values
 
 
-def hashable(series: Any) -> None:
-    """Raise TypeError unless the values of a column can be written as text."""
+def is_text(series: Any) -> bool:
+    """Return whether a column is of a type that can hold texts."""
     try:
         check_text(series)
     except TypeError:
+        return False
+    return True
+
+
+def hashable(series: Any) -> None:
+    """Raise TypeError unless the values of a column can be written as text."""
+    if not is_text(series):
         array = pa.array(series.iloc[:0], from_pandas=True)
         if pa.types.is_nested(array.type) or not pa.types.is_primitive(array.type):
             raise TypeError(
                 f"column {series.name!r} has dtype {series.dtype}; duplicates are found by "
                 "columns of text, numbers, dates and booleans"
-            ) from None
+            )
 
 
 def mixed(values: np.ndarray) -> np.ndarray:

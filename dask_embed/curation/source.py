@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from dask_embed.columns import to_host
+from dask_embed.curation.hashing import is_text, texts_of
 from dask_embed.curation.moving import moved
 from dask_embed.curation.ranking import PLACES, Ranking, row_numbers
 from dask_embed.lazy._dask import (
@@ -99,7 +100,8 @@ class Source:
         frame = self.columns(names, use).expr
         given = [getattr(each, "expr", each) for each in arguments]
         numbers = PartitionNumbers(self.npartitions)
-        return new_collection(EachPartition(frame, numbers, function, meta, *given))
+        texts = [name for name, each in self.meta(names).items() if _is_of_texts(each)]
+        return new_collection(EachPartition(frame, numbers, function, meta, texts, *given))
 
     def ranked(self, ranking: Ranking, use: str = "rank") -> Any:
         """Return ``row`` and what orders the rows, one partition for each; no texts."""
@@ -122,21 +124,39 @@ class Source:
         return moved(frame, self.npartitions, _partition_of, PLACES)
 
 
+def _is_of_texts(column: pd.Series) -> bool:
+    """Return whether a column is promised to hold texts: one of objects may hold others."""
+    objects = pd.api.types.is_object_dtype(column.dtype)
+    return is_text(column) and not (objects or isinstance(column.dtype, pd.CategoricalDtype))
+
+
 def _partition_of(frame: pd.DataFrame, places: int) -> np.ndarray:
     rows = frame["row"].to_numpy()
     return np.where(rows < 0, -1 - rows, rows) >> places
 
 
 class EachPartition(Blockwise):
-    """What `function` makes of each partition of `frame` and the numbers of its rows."""
+    """What `function` makes of each partition of `frame` and the numbers of its rows.
 
-    _parameters = ["frame", "numbers", "function", "result"]  # noqa: RUF012 - as all expressions
+    The columns `texts` hold nothing else, whatever the type of a partition is: a number is no
+    duplicate of its digits.
+    """
+
+    _parameters = ["frame", "numbers", "function", "result", "texts"]  # noqa: RUF012 - as all expressions
 
     @staticmethod
     def operation(
-        partition: Any, number: int, function: Any, result: pd.DataFrame, *arguments: Any
+        partition: Any,
+        number: int,
+        function: Any,
+        result: pd.DataFrame,
+        texts: Sequence[Any],
+        *arguments: Any,
     ) -> pd.DataFrame:
         host = to_host(partition)
+        for name in texts:
+            if not is_text(host[name]):
+                texts_of(host, name)  # raises, but for nulls alone
         made = function(host, row_numbers(number, len(host)), *arguments)
         made = made[list(result.columns)]
         other = {n: t for n, t in result.dtypes.items() if made.dtypes[n] != t}

@@ -348,3 +348,14 @@ def test_a_row_without_an_id_is_an_error() -> None:
     ddf = dd.from_pandas(values, npartitions=1)
     with pytest.raises(ValueError, match=r"column .id. has 1 rows without a value.*index 8"):
         ddf.ml.drop_exact_duplicates("text", id="id").compute()
+
+
+@pytest.mark.parametrize("other", [[5, 6], [5.0, None], [True, False]])
+@pytest.mark.parametrize("column", ["text", "id"])
+def test_a_partition_of_numbers_holds_no_texts(column: str, other: list[Any]) -> None:
+    """Of a file that reads as another type: 5 is no duplicate of "5", and no id of that row."""
+    rows = [pd.DataFrame({"text": ["5", "x"], "id": ["5", "6"]}) for _ in range(2)]
+    rows[1][column] = other
+    frame = dd.from_map(lambda place: rows[place], [0, 1], meta=rows[0].iloc[:0])
+    with pytest.raises(ValueError, match=rf"column '{column}' has .* is not text: the column is"):
+        frame.ml.mark_exact_duplicates("text", id="id").compute(scheduler="synchronous")
