@@ -1,4 +1,4 @@
-"""``df.ml`` and ``ddf.ml``: one thin method per operator."""
+"""``df.ml`` and ``ddf.ml``: operators, and steps over a whole corpus, as methods."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from dask_embed.inference.batching import plan_batches
 from dask_embed.inference.execution import Execution
+from dask_embed.inference.forward import padded_on
 from dask_embed.inference.repeats import Claims, Repeats
 from dask_embed.inference.sink import Sink
 from dask_embed.inference.stream import Stream
@@ -73,7 +74,7 @@ class Driver:
     ) -> None:
         self._stream = stream
         self._sink = sink
-        self._compute = compute
+        self._compute = partial(_padded_on, stream.batching.padding_side, compute)
         self._claims = claims
         self._finds_repeats = repeats
         self._whole = self._scope()
@@ -196,6 +197,11 @@ class Driver:
     def _threads(self, batches: int, lanes: int) -> int:
         """Return the math threads of a batch: more than one where there are idle lanes."""
         return max(1, lanes // max(batches, 1)) if self._stream.runner.shares else lanes
+
+
+def _padded_on(side: str | None, compute: Callable[[Any], Any], samples: Any) -> Any:
+    with padded_on(side):
+        return compute(samples)
 
 
 def _is_one_each(encoded: Encoded) -> bool:

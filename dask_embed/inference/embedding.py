@@ -22,7 +22,6 @@ from dask_embed.inference.stream import Batching, Stream
 from dask_embed.models.modules import HeadModule
 from dask_embed.runtime.stats import Meter
 from dask_embed.tokens.encoded import Encoded, Row
-from dask_embed.tokens.lists import TokenLists
 
 Outcome = tuple[dict[str, Result], dict[int, str]]
 
@@ -121,8 +120,7 @@ def embed_vectors(
     if outs[0].device.type == "cpu" and runner.vector_cache.holds(1):
         kind = tuple(each.kind for each in reductions)
         claims = Claims(runner.vector_cache, kind, SideBySide(outs))
-    compute = _token_vectors(runner, stream.batching)
-    Driver(stream, compute, VectorSink(outs, reductions), claims=claims).run()
+    Driver(stream, runner.token_vectors, VectorSink(outs, reductions), claims=claims).run()
     valid = _valid(column, stream)
     vectors = {each.kind: Vectors(out, valid) for each, out in zip(reductions, outs, strict=True)}
     return {name: vectors[each.kind] for name, each in wanted.items()}, stream.failures
@@ -146,17 +144,11 @@ def embed_tokens(
         starts = np.cumsum(lengths) - lengths
         shape = (int(lengths.sum()), runner.loaded.checkpoint.hidden_size)
         out = _allocate(stream, shape, torch.float32, on_device)
-        compute = _token_vectors(runner, stream.batching)
-        Driver(stream, compute, TokenVectorSink(out, starts)).run_chunks(jobs, chunks)
+        Driver(stream, runner.token_vectors, TokenVectorSink(out, starts)).run_chunks(jobs, chunks)
     valid = _valid(column, stream)
     if lengths[~valid].any():
         out = out[torch.from_numpy(np.repeat(valid, lengths)).to(out.device)]
     return {request.output: TokenVectors(out, lengths[valid], valid)}, stream.failures
-
-
-def _token_vectors(runner: Runner, batching: Batching) -> Callable[[TokenLists], torch.Tensor]:
-    side = batching.side(runner.loaded.tokenizer)
-    return lambda tokens: runner.token_vectors(tokens, side)
 
 
 def _valid(column: TextColumn, stream: Stream) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from dask_embed import config
-from dask_embed.inference.forward import Forward
+from dask_embed.inference.forward import Forward, side_of_batch
 from dask_embed.inference.measured import measure
 from dask_embed.inference.memory import Budget, is_out_of_memory
 from dask_embed.inference.probe import judge
@@ -129,16 +129,14 @@ class Runner:
         limit = self.verdict.up_to
         return limit is not None and longest > limit
 
-    def token_vectors(self, tokens: TokenLists, padding_side: str = "right") -> torch.Tensor:
+    def token_vectors(self, tokens: TokenLists) -> torch.Tensor:
         """Return the last hidden state of every token of a batch.
 
         Parameters
         ----------
         tokens : TokenLists
-            The batch; every text has at least one token.
-        padding_side : {"right", "left"}
-            Where a padded batch is filled up, if that was seen to be right. The vectors do not
-            depend on it.
+            The batch; every text has at least one token. Where it is filled up, if it is padded,
+            is `padded_on`'s to say, and no vector depends on it.
 
         Returns
         -------
@@ -147,23 +145,24 @@ class Runner:
         """
         with self.session():
             if self._runs_alone(int(tokens.lengths.max())):
-                return self._with_long_ones(tokens, padding_side)
+                return self._with_long_ones(tokens)
             if self.verdict.packed:
                 return self._forward.packed(tokens)
             if self.verdict.pads:
-                left = padding_side == "left" and self.verdict.pads_left
+                side = side_of_batch() or self.loaded.tokenizer.padding_side
+                left = side == "left" and self.verdict.pads_left
                 return self._forward.padded(tokens, "left" if left else "right")
             if self.verdict.by_length:
                 return self._forward.equal_lengths(tokens)
             return self._forward.alone(tokens)
 
-    def _with_long_ones(self, tokens: TokenLists, padding_side: str) -> torch.Tensor:
+    def _with_long_ones(self, tokens: TokenLists) -> torch.Tensor:
         """Run texts alone that are longer than those for which batches were tried."""
         long = tokens.lengths > self.verdict.up_to
         parts: list[Any] = [None] * len(tokens)
         for rows, run in (
             (np.flatnonzero(long), self._forward.alone),
-            (np.flatnonzero(~long), lambda part: self.token_vectors(part, padding_side)),
+            (np.flatnonzero(~long), self.token_vectors),
         ):
             if len(rows):
                 chosen = tokens.take(rows)
@@ -172,12 +171,12 @@ class Runner:
                     parts[row] = each
         return torch.cat(parts)
 
-    def logits(self, tokens: TokenLists, padding_side: str = "right") -> torch.Tensor:
+    def logits(self, tokens: TokenLists) -> torch.Tensor:
         """Return what the model's head gives for a batch, float32.
 
         Parameters
         ----------
-        tokens, padding_side
+        tokens : TokenLists
             As for `token_vectors`.
 
         Returns
@@ -191,7 +190,7 @@ class Runner:
             if self.head.reads is None:
                 run = self.head.padded if self.head.pads else self.head.whole
                 return run(tokens).float()
-            hidden = self.token_vectors(tokens, padding_side)
+            hidden = self.token_vectors(tokens)
             return self.head(hidden, tokens).float()
 
     def computed(self, lengths: np.ndarray) -> int:

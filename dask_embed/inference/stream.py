@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -55,10 +55,6 @@ class Batching:
         rows = [each.max_rows for each in several if each.max_rows is not None]
         sides = [each.padding_side for each in several if each.padding_side is not None]
         return cls(min(tokens, default=None), min(rows, default=None), next(iter(sides), None))
-
-    def side(self, tokenizer: Any) -> str:
-        """Return where padded batches are filled up."""
-        return self.padding_side or str(tokenizer.padding_side)
 
 
 class Running(Protocol):

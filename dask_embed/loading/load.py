@@ -1,4 +1,4 @@
-"""Weights and tokenizer of a checkpoint, on a device. Torch is imported here, on workers."""
+"""Weights and tokenizer of a checkpoint, on a device."""
 
 from __future__ import annotations
 

@@ -127,6 +127,4 @@ class ModelOperator(CheckpointOperator):
         return {name: array.take(taken) for name, array in sink.columns().items()}, failures
 
     def _loaded(self, runner: Runner) -> Any:
-        if type(self).load is ModelOperator.load:
-            return runner
         return runner.kept.get_or_build(self, lambda: self.load(runner))

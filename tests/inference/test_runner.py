@@ -26,6 +26,7 @@ from transformers import (
 import dask_embed as de
 from dask_embed.inference.attention import ATTENTION, NotPackableError
 from dask_embed.inference.attention import attention as dask_embed_attention
+from dask_embed.inference.forward import padded_on
 from dask_embed.inference.runner import Runner, runner_for
 from dask_embed.loading.load import load
 from dask_embed.tokens.lists import TokenLists
@@ -237,7 +238,9 @@ def test_padding_that_shows_is_not_computed(tmp_path: Path, name: str, side: str
             for row in range(len(tokens))
         ]
     expected = torch.cat([part.last_hidden_state[0] for part in parts]).numpy()
-    given = Runner(load(de.Model(str(tmp_path), device="cpu"))).token_vectors(tokens, side)
+    runner = Runner(load(de.Model(str(tmp_path), device="cpu")))
+    with padded_on(side):
+        given = runner.token_vectors(tokens)
     scale = max(1.0, float(np.abs(expected).max()))
     np.testing.assert_allclose(given.numpy(), expected, rtol=0, atol=1e-5 * scale)
 
@@ -250,7 +253,8 @@ def test_token_vectors_equal_each_sequence_alone(
     folder: Callable[[str], Path], name: str, attention: str, side: str
 ) -> None:
     runner = runner_for(de.Model(str(folder(name)), device="cpu", attention=attention))
-    given = runner.token_vectors(token_lists(), side).numpy()
+    with padded_on(side):
+        given = runner.token_vectors(token_lists()).numpy()
     if name == "t5":
         from transformers import T5EncoderModel
 

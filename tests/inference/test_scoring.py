@@ -136,10 +136,10 @@ def test_vocabulary_in_portions(folders, monkeypatch, most):
     monkeypatch.setattr(scoring_vocabulary, "MOST_LOGITS", most)
     model = transformers.AutoModelForCausalLM.from_pretrained(folders["llama"]).eval()
     scoring = scoring_of(runner_for(de.Model(str(folders["llama"])), "causal-lm"))
-    given = scoring.log_likelihoods(sequences(LISTS), "right")
+    given = scoring.log_likelihoods(sequences(LISTS))
     for sums, (prompt, candidates) in zip(given, LISTS, strict=True):
         np.testing.assert_allclose(sums, expected_sums(model, prompt, candidates), rtol=1e-5)
-    assert scoring.next_tokens(sequences(LISTS[2:3]), 3, "right")[0][0].shape == (3,)
+    assert scoring.next_tokens(sequences(LISTS[2:3]), 3)[0][0].shape == (3,)
 
 
 @pytest.mark.parametrize("change", ["room", "few"])

@@ -164,10 +164,10 @@ def test_partitions_in_threads(
 ) -> None:
     """Each has a row that never fits, and batches that have to be halved."""
 
-    def token_vectors(self: Runner, tokens: TokenLists, side: str = "right") -> torch.Tensor:
+    def token_vectors(self: Runner, tokens: TokenLists) -> torch.Tensor:
         if tokens.lengths.max() > 60 or (len(tokens) > 1 and len(tokens.values) > 20):
             raise torch.OutOfMemoryError("no more")
-        return original(self, tokens, side)
+        return original(self, tokens)
 
     embedder, original = make(folders, model, on_error="null"), Runner.token_vectors
     monkeypatch.setattr(Runner, "token_vectors", token_vectors)

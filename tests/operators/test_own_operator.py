@@ -15,6 +15,7 @@ from test_docs import blocks
 
 import dask_embed as de
 from dask_embed.accessor import DaskAccessor, FrameAccessor
+from dask_embed.inference.forward import Forward
 from dask_embed.runtime.stats import totals
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
@@ -221,6 +222,26 @@ def test_another_class_may_not_take_a_name(names: None) -> None:
     de.register_operator("mine", Everything)
     with pytest.raises(ValueError, match="'mine' is taken"):
         de.register_operator("mine", KeyTokens)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padded_batches_are_filled_up_where_it_is_said(
+    tiny_bert: str, monkeypatch: pytest.MonkeyPatch, side: str
+) -> None:
+    """`forward` has nothing to do for it."""
+    sides = set()
+    padded = Forward.padded
+
+    def seen(self: Forward, tokens: Any, side: str = "right", **options: Any) -> Any:
+        sides.add(side)
+        return padded(self, tokens, side, **options)
+
+    model = de.Model(tiny_bert, attention="padded")
+    frame = pd.DataFrame({"text": pd.array(TEXTS, "str")})
+    KeyTokens(model)(frame)  # the model is loaded, and tried on both sides
+    monkeypatch.setattr(Forward, "padded", seen)
+    KeyTokens(model, padding_side=side)(frame)
+    assert sides == {side}
 
 
 def test_equal_sequences_run_once(tiny_bert: str) -> None:

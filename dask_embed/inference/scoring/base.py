@@ -32,20 +32,16 @@ class Scoring(Protocol):
     shares: bool
     reason: str
 
-    @property
-    def padding_side(self) -> str:
-        """Where padded batches are filled up unless told otherwise."""
-
     def word(self, token: int) -> str:
         """Return a token as text."""
 
     def room(self, prompt: int) -> int | None:
         """Return the most tokens of candidates in a sequence, None where nothing limits them."""
 
-    def log_likelihoods(self, tokens: TokenLists, padding_side: str) -> list[np.ndarray]:
+    def log_likelihoods(self, tokens: TokenLists) -> list[np.ndarray]:
         """Return for each sequence the log-likelihoods of its candidates, float64."""
 
-    def next_tokens(self, tokens: TokenLists, count: int, padding_side: str) -> list[Any]:
+    def next_tokens(self, tokens: TokenLists, count: int) -> list[Any]:
         """Return for each sequence ids and log-probabilities of the likeliest next tokens."""
 
 
@@ -112,10 +108,6 @@ class LoadedScoring:
         if apart <= TOLERANCE[self._runner.loaded.compute_dtype]:
             return ""
         return f"{what} by {apart:.1e}"
-
-    @property
-    def padding_side(self) -> str:
-        return str(self._runner.loaded.tokenizer.padding_side)
 
     def word(self, token: int) -> str:
         return str(self._runner.loaded.tokenizer.decode([token]))

@@ -41,13 +41,13 @@ class CausalScoring(LoadedScoring):
         limit = self._runner.verdict.up_to
         return None if limit is None else max(limit - prompt, 0)
 
-    def log_likelihoods(self, tokens: TokenLists, padding_side: str = "right") -> list[np.ndarray]:
+    def log_likelihoods(self, tokens: TokenLists) -> list[np.ndarray]:
         targets = Targets.of(tokens)
         several = targets.counts > 1
         if several.any() and not several.all():  # a sequence of its own may be too long to share
             results: list[Any] = [None] * len(tokens)
             for part in (np.flatnonzero(several), np.flatnonzero(~several)):
-                own = self.log_likelihoods(tokens.take(part), padding_side)
+                own = self.log_likelihoods(tokens.take(part))
                 for place, result in zip(part.tolist(), own, strict=True):
                     results[place] = result
             return results
@@ -56,25 +56,23 @@ class CausalScoring(LoadedScoring):
         inputs, sources = _inputs(tokens, targets)
         with self._runner.session():
             chosen = torch.from_numpy(tokens.values[targets.places].astype(np.int64))
-            given = log_probabilities(self._logits(inputs, padding_side), sources, chosen)
+            given = log_probabilities(self._logits(inputs), sources, chosen)
         return targets.sums(given)
 
-    def next_tokens(
-        self, tokens: TokenLists, count: int, padding_side: str = "right"
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    def next_tokens(self, tokens: TokenLists, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         plain = TokenLists(tokens.values, tokens.offsets)
         with self._runner.session():
-            logits = self._logits(plain, padding_side)
+            logits = self._logits(plain)
             return likeliest(logits, tokens.offsets[1:] - 1, count)
 
-    def _logits(self, tokens: TokenLists, padding_side: str) -> LogitsAt:
+    def _logits(self, tokens: TokenLists) -> LogitsAt:
         """Run the transformer; return what gives the logits of the tokens at some places."""
         head = self._runner.head
         assert head is not None, "a language model has a head"
         if head.reads is None:
-            logits = self._runner.logits(tokens, padding_side)
+            logits = self._runner.logits(tokens)
             return lambda places: logits[torch.from_numpy(places).to(logits.device)]
-        hidden = self._runner.token_vectors(tokens, padding_side)
+        hidden = self._runner.token_vectors(tokens)
         return lambda places: head.on_tokens(hidden[torch.from_numpy(places).to(hidden.device)])
 
     def _require_causal(self) -> None:

@@ -67,7 +67,7 @@ class Seq2SeqScoring(LoadedScoring):
     def room(self, prompt: int) -> int | None:
         return None
 
-    def log_likelihoods(self, tokens: TokenLists, padding_side: str = "right") -> list[np.ndarray]:
+    def log_likelihoods(self, tokens: TokenLists) -> list[np.ndarray]:
         targets = Targets.of(tokens)
         if not len(targets.places):
             return [np.zeros(0)] * len(tokens)
@@ -85,9 +85,7 @@ class Seq2SeqScoring(LoadedScoring):
                 )
         return targets.sums(values)
 
-    def next_tokens(
-        self, tokens: TokenLists, count: int, padding_side: str = "right"
-    ) -> list[tuple[np.ndarray, np.ndarray]]:
+    def next_tokens(self, tokens: TokenLists, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
         with self._runner.session():
             rows = np.arange(len(tokens))
             results: list[tuple[np.ndarray, np.ndarray]] = []

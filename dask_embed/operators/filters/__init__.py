@@ -1,1 +1,1 @@
-"""Operators that measure texts without a model: what corpora are filtered by."""
+"""Operators that measure or mend texts without a transformer, as corpora are prepared."""

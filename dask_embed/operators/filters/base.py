@@ -1,4 +1,4 @@
-"""Operators on texts that run no model: what they share."""
+"""Operators on texts that run no transformer: what they share."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TextFilter(ColumnOperator):
-    """Values of each text that a filter can ask for; no model runs, no tokenizer either.
+    """Values of each text, without a transformer and its tokenizer; filters can ask for them.
 
     A subclass gives `result_columns`, `types`, `plan` and `measured`.
 

@@ -121,7 +121,7 @@ class Classifier(LabelOperator):
         return key if self.pair is None else (key, "alone where the pair is empty")
 
     def forward(self, model: Any, tokens: TokenLists) -> Any:
-        logits = model.logits(tokens, self.padding_side or model.loaded.tokenizer.padding_side)
+        logits = model.logits(tokens)
         labels = labels_of(model.loaded.checkpoint)
         if logits.shape[1:] != (len(labels),):
             raise ValueError(

@@ -159,8 +159,7 @@ class Reranker(ModelOperator):
 
     def forward(self, model: Any, tokens: TokenLists) -> Any:
         runner, activation = model
-        side = self.padding_side or runner.loaded.tokenizer.padding_side
-        logits = runner.logits(tokens, side)
+        logits = runner.logits(tokens)
         # a sigmoid would make a fair number of an infinite one
         return activation(logits).masked_fill(~logits.isfinite(), float("nan"))
 

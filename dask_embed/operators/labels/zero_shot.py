@@ -154,7 +154,7 @@ class ZeroShotClassifier(LabelOperator):
         return len(self.labels) * super().characters(row)
 
     def forward(self, model: Any, tokens: TokenLists) -> Any:
-        logits = model.logits(tokens, self.padding_side or model.loaded.tokenizer.padding_side)
+        logits = model.logits(tokens)
         return logits[:, list(self._logit_ids(model.loaded.checkpoint))]
 
     def postprocess(self, model: Any, chunk: Chunk) -> Mapping[str, Any]:

@@ -57,16 +57,13 @@ class ScoringOperator(LanguageModelOperator):
         return self._tokens_key(whole if self.prompt is None else (whole, self.prompt))
 
     def forward(self, model: Scoring, tokens: TokenLists) -> Any:
-        return model.log_likelihoods(tokens, self._side(model))
+        return model.log_likelihoods(tokens)
 
     def special_tokens(self, tokenizer: PreTrainedTokenizerBase) -> int:
         return self._token_counts()[0]
 
     def needed_tokens(self, checkpoint: Checkpoint) -> dict[str, int]:
         return {"of the prompt": 1}
-
-    def _side(self, model: Scoring) -> str:
-        return self.padding_side or model.padding_side
 
     def _tokenizer(self, runner: Runner, *, ends: bool | None = None) -> ScoringTokenizer:
         from dask_embed.inference.scoring.encoding import tokenizer_for

@@ -196,7 +196,7 @@ class NextTokenScorer(ScoringOperator):
         return encode_prompts(self._tokenizer(runner), self.prompts(rows), limits)
 
     def forward(self, model: Scoring, tokens: TokenLists) -> Any:
-        return model.next_tokens(tokens, self.top_k_next, self._side(model))
+        return model.next_tokens(tokens, self.top_k_next)
 
     def postprocess(self, model: Scoring, chunk: Chunk) -> Mapping[str, Any]:
         return {

@@ -151,8 +151,7 @@ class MaskFiller(ModelOperator):
         return super().tokens_key()  # `encode` leaves out rows, and no tokens of a row
 
     def forward(self, model: _Filler, tokens: TokenLists) -> list[tuple[np.ndarray, np.ndarray]]:
-        side = self.padding_side or model.tokenizer.padding_side
-        return model.best(tokens, side)
+        return model.best(tokens)
 
     def postprocess(self, model: _Filler, chunk: Chunk) -> Mapping[str, Any]:
         rows = [
@@ -170,7 +169,7 @@ class _Filler:
     targets: torch.Tensor | None
     top_k: int
 
-    def best(self, tokens: TokenLists, side: str) -> list[tuple[np.ndarray, np.ndarray]]:
+    def best(self, tokens: TokenLists) -> list[tuple[np.ndarray, np.ndarray]]:
         """Return the ids and scores of each sequence, shapes (masks, answers)."""
         import torch
 
@@ -179,9 +178,9 @@ class _Filler:
         head = self.runner.head
         assert head is not None, "the task has a head"
         if head.reads is None:
-            logits = self.runner.logits(tokens, side)[places]
+            logits = self.runner.logits(tokens)[places]
         else:
-            hidden = self.runner.token_vectors(tokens, side)
+            hidden = self.runner.token_vectors(tokens)
             logits = head.on_tokens(hidden[places]).float()
         scores = logits.softmax(dim=-1)
         if self.targets is not None:

@@ -205,8 +205,7 @@ class QuestionAnswerer(ModelOperator):
 
     def forward(self, model: Runner, tokens: TokenLists) -> list[np.ndarray]:
         """Return for each sequence its start and end logits, shape (tokens, 2)."""
-        side = self.padding_side or model.loaded.tokenizer.padding_side
-        return np.split(model.logits(tokens, side).cpu().numpy(), tokens.offsets[1:-1])
+        return np.split(model.logits(tokens).cpu().numpy(), tokens.offsets[1:-1])
 
     def postprocess(self, model: Runner, chunk: Chunk) -> Mapping[str, Any]:
         answers = [

@@ -141,8 +141,7 @@ class TokenClassifier(ModelOperator):
 
     def forward(self, model: _Labeller, tokens: TokenLists) -> list[Any]:
         """Return for each sequence its probabilities, or of each token the best and its label."""
-        side = self.padding_side or model.runner.loaded.tokenizer.padding_side
-        probabilities = model.runner.logits(tokens, side).softmax(-1)
+        probabilities = model.runner.logits(tokens).softmax(-1)
         cuts = tokens.offsets[1:-1]
         if self.aggregation == "average":
             return np.split(probabilities.cpu().numpy(), cuts)

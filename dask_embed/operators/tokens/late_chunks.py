@@ -201,9 +201,8 @@ class _Late:
         sizes = [len(text) + len(self._prompt) for text in self._distinct.texts]
         stream = Stream(runner, self._encode, sizes, meter, batching, counts_rows=False)
         sums = Sums(self._distinct.chunks, runner.loaded.checkpoint.hidden_size)
-        side = batching.side(runner.loaded.tokenizer)
         # equal windows of two texts need not have the same chunks
-        Driver(stream, lambda t: runner.token_vectors(t, side), sums, repeats=False).run()
+        Driver(stream, runner.token_vectors, sums, repeats=False).run()
         vectors = self._pooled(sums)[self._distinct.chunk_of]
         finite = vectors.isfinite().all(1).tolist()
         failed = {}

@@ -174,7 +174,7 @@ class MultiVectorEmbedder(ModelOperator):
         )
 
     def forward(self, model: _Interaction, tokens: TokenLists) -> list[np.ndarray]:
-        return model.vectors(tokens, self.padding_side or "right")
+        return model.vectors(tokens)
 
     def postprocess(self, model: _Interaction, chunk: Chunk) -> Mapping[str, Any]:
         dtype = token_vectors_type(self.dimension(model.runner.loaded.checkpoint))
@@ -210,7 +210,7 @@ class _Interaction:
     skipped: np.ndarray
     kept: np.ndarray
 
-    def vectors(self, tokens: TokenLists, side: str) -> list[np.ndarray]:
+    def vectors(self, tokens: TokenLists) -> list[np.ndarray]:
         """Return the vectors of each text that count, float32 of shape (tokens, dimension)."""
         import torch
 
@@ -218,7 +218,7 @@ class _Interaction:
 
         filled = self._filled(tokens)
         with self.runner.session():
-            hidden = self._hidden(tokens, filled, side)
+            hidden = self._hidden(tokens, filled)
             layers = self.runner.loaded.layers
             found = apply_modules(self.modules, layers, hidden, torch.empty(0)).cpu().numpy()
         counts = ~np.isin(filled.values, self.skipped)
@@ -240,10 +240,10 @@ class _Interaction:
             ]
         )
 
-    def _hidden(self, tokens: TokenLists, filled: TokenLists, side: str) -> torch.Tensor:
+    def _hidden(self, tokens: TokenLists, filled: TokenLists) -> torch.Tensor:
         """Return the transformer's vectors of all tokens, one text after the other."""
         if self.expansion is None or self.expansion.attend:
-            return self.runner.token_vectors(filled, side)
+            return self.runner.token_vectors(filled)
         import torch
 
         short = tokens.lengths < self.expansion.length
@@ -254,7 +254,7 @@ class _Interaction:
             if short[texts[0]]:
                 vectors = self._unseen(tokens, filled, texts)
             else:
-                vectors = self.runner.token_vectors(filled.take(texts), side)
+                vectors = self.runner.token_vectors(filled.take(texts))
             split = vectors.split(filled.lengths[texts].tolist())
             parts |= dict(zip(texts.tolist(), split, strict=True))
         return torch.cat([parts[text] for text in range(len(tokens))])

@@ -147,11 +147,10 @@ class SparseEmbedder(ModelOperator):
     def forward(self, model: Runner, tokens: TokenLists) -> list[tuple[np.ndarray, np.ndarray]]:
         checkpoint = model.loaded.checkpoint
         splade, most = self.splade(checkpoint), self.most(checkpoint)
-        side = self.padding_side or model.loaded.tokenizer.padding_side
         width = int(checkpoint.text_config.vocab_size)
         return [
             _entries(splade_weights(splade, scores), most)
-            for scores in _scores(model, tokens, side, max(1, _NUMBERS_AT_A_TIME // width))
+            for scores in _scores(model, tokens, max(1, _NUMBERS_AT_A_TIME // width))
         ]
 
     def postprocess(self, model: Runner, chunk: Chunk) -> Mapping[str, Any]:
@@ -165,16 +164,16 @@ class SparseEmbedder(ModelOperator):
         return {self.output: pa.StructArray.from_arrays(parts, names=["indices", "values"])}
 
 
-def _scores(model: Runner, tokens: TokenLists, side: str, at_a_time: int) -> Iterator[torch.Tensor]:
+def _scores(model: Runner, tokens: TokenLists, at_a_time: int) -> Iterator[torch.Tensor]:
     """Yield the scores of each text, shape (tokens, vocabulary), of few tokens at a time."""
     head = model.head
     assert head is not None, "the task has a head"
-    hidden = None if head.reads is None else model.token_vectors(tokens, side)
+    hidden = None if head.reads is None else model.token_vectors(tokens)
     for texts in _groups(tokens.lengths, at_a_time):
         part = tokens.take(texts)
         start, stop = int(tokens.offsets[texts[0]]), int(tokens.offsets[texts[-1] + 1])
         if hidden is None:
-            scores = model.logits(part, side)
+            scores = model.logits(part)
         else:
             scores = head.on_tokens(hidden[start:stop]).float()
         yield from scores.split(part.lengths.tolist())
