@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,6 @@ import dask_embed as de
 from dask_embed.jobs.unfinished import process_start
 
 MARK = "_dask_embed_unfinished"
-
-
-@pytest.fixture(autouse=True)
-def _synchronous() -> Iterator[None]:
-    with dask.config.set(scheduler="synchronous"):
-        yield
-
-
-@pytest.fixture(params=["local", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "local":
-        yield str(tmp_path / "out")
-        return
-    yield f"memory://{tmp_path.name}/out"
-    fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
 
 
 def _frame(start: int, stop: int, parts: int = 2) -> dd.DataFrame:

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import os
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +81,6 @@ def _told(frame: dd.DataFrame, folder: Path, **options: Any) -> list[str]:
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tiny.save("bert", tmp_path_factory.mktemp("failures") / "bert")
-
-
-@pytest.fixture(autouse=True)
-def _synchronous() -> Iterator[None]:
-    with dask.config.set(scheduler="synchronous"):
-        yield
 
 
 MADE = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import os
 import uuid
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,16 +21,6 @@ from dask_embed.jobs import manifest
 from dask_embed.jobs.commit import Aside
 
 MARK = "_dask_embed_unfinished"
-
-
-@pytest.fixture(params=["local", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "local":
-        yield str(tmp_path / "out")
-        return
-    yield f"memory://{tmp_path.name}/out"
-    if fsspec.filesystem("memory").exists(f"/{tmp_path.name}"):
-        fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
 
 
 class Failing:

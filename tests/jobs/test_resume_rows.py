@@ -8,7 +8,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,22 +27,6 @@ import dask_embed as de
 from dask_embed.jobs.cli import main
 
 DIGEST, MARK = "_dask_embed_digest", "_dask_embed_unfinished"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    with dask.config.set(scheduler="sync"):
-        yield
-
-
-@pytest.fixture(params=["local", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "local":
-        yield str(tmp_path / "out")
-        return
-    yield f"memory://{tmp_path.name}/out"
-    if fsspec.filesystem("memory").exists(f"/{tmp_path.name}"):
-        fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
 
 
 def _rows(start: int, stop: int, changed: tuple[int, ...] = ()) -> pd.DataFrame:

@@ -32,22 +32,6 @@ MARK = "_dask_embed_unfinished"
 VECTOR = pd.ArrowDtype(pa.list_(pa.float32(), 2))
 
 
-@pytest.fixture(autouse=True)
-def _synchronous() -> Iterator[None]:
-    with dask.config.set(scheduler="synchronous"):
-        yield
-
-
-@pytest.fixture(params=["local", "memory"])
-def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "local":
-        yield str(tmp_path / "out")
-        return
-    yield f"memory://{tmp_path.name}/out"
-    if fsspec.filesystem("memory").exists(f"/{tmp_path.name}"):
-        fsspec.filesystem("memory").rm(f"/{tmp_path.name}", recursive=True)
-
-
 def _rows(start: int, stop: int, name: str | None = None) -> pd.DataFrame:
     vectors = [np.full(2, row, np.float32) for row in range(start, stop)]
     frame = pd.DataFrame({"id": range(start, stop), "v": pd.array(vectors, VECTOR)})

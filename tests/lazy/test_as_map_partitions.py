@@ -31,12 +31,6 @@ ROWS = 40
 QUERY = np.array([1.0, 0.5], "float32")  # times (n, 2 n) gives 2 n
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    with dask.config.set(scheduler="sync"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def pdf() -> pd.DataFrame:
     return table(ROWS)

@@ -21,12 +21,6 @@ import dask_embed as de
 ROWS = 20
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    with dask.config.set(scheduler="sync"):
-        yield
-
-
 @pytest.fixture(scope="module")
 def pdf() -> pd.DataFrame:
     return table(ROWS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import decimal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +61,6 @@ class Lengths(de.ColumnOperator):
                 file.write("x" * len(texts))
         lengths = [None if text is None else len(text) for text in texts]
         return {self.output: pa.array(lengths, pa.int64())}, {}
-
-
-@pytest.fixture(autouse=True)
-def _synchronous() -> Iterator[None]:
-    with dask.config.set(scheduler="synchronous"):
-        yield
 
 
 def _rows(value: Any = "three") -> pd.DataFrame:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
@@ -37,12 +36,6 @@ UPPER = {
     "loc": lambda f: f.loc[f.num >= f.num.mean() - 1],
     "two": lambda f: (lambda g: g[g.num < g.num.max()])(f[f.weight >= f.weight.mean()]),
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Any:
-    with dask.config.set(scheduler="sync"):
-        yield
 
 
 @pytest.fixture(scope="module")
