@@ -217,7 +217,9 @@ def text_or_none(name: str, value: Any) -> None:
 
 
 def require_one_prompt(prompt: str | None, prompt_name: str | None) -> None:
-    """Raise ValueError where a prompt is given twice: itself, and by its name."""
+    """Raise unless a prompt is a usable text that is given once: itself, or by its name."""
+    text_or_none("prompt", prompt)
+    text_or_none("prompt_name", prompt_name)
     if prompt is not None and prompt_name is not None:
         raise ValueError(
             f"give prompt or prompt_name, not both: {shown(prompt)}, {shown(prompt_name)}"

@@ -12,7 +12,6 @@ from dask_embed._validation import (
     one_of,
     positive_integer,
     require_one_prompt,
-    text_or_none,
 )
 from dask_embed.columns import Result, TextColumn
 from dask_embed.columns.frames import is_dask_frame
@@ -141,8 +140,6 @@ class Embedder(CheckpointOperator):
             one_of("normalize", self.normalize, ("auto", True, False))
         if not isinstance(self.chat, bool):
             one_of("chat", self.chat, ("auto", True, False))
-        for name in ("prompt", "prompt_name"):
-            text_or_none(name, getattr(self, name))
         require_one_prompt(self.prompt, self.prompt_name)
         if not isinstance(self.pooling, str) or self.pooling != "auto":
             object.__setattr__(self, "pooling", pooling_modes(self.pooling))

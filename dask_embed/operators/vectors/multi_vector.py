@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, require_one_prompt, text_or_none
+from dask_embed._validation import one_of, require_one_prompt
 from dask_embed.columns.types import token_vectors_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import MultiVector, VectorModule
@@ -78,8 +78,6 @@ class MultiVectorEmbedder(ModelOperator):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("side", self.side, SIDES)
-        for name in ("prompt", "prompt_name"):
-            text_or_none(name, getattr(self, name))
         require_one_prompt(self.prompt, self.prompt_name)
 
     @property

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
-from dask_embed._validation import one_of, positive_integer, require_one_prompt, text_or_none
+from dask_embed._validation import one_of, positive_integer, require_one_prompt
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import SPLADE_ACTIVATIONS, SPLADE_STRATEGIES, SpladePooling
 from dask_embed.operators.model import ModelOperator
@@ -87,8 +87,6 @@ class SparseEmbedder(ModelOperator):
         one_of("pooling", self.pooling, ("auto", *SPLADE_STRATEGIES))
         one_of("activation", self.activation, ("auto", *SPLADE_ACTIVATIONS))
         positive_integer("max_active_dims", self.max_active_dims)
-        for name in ("prompt", "prompt_name"):
-            text_or_none(name, getattr(self, name))
         require_one_prompt(self.prompt, self.prompt_name)
 
     @property
