@@ -23,6 +23,7 @@ from dask_embed._validation import (
     shown,
     shown_error,
 )
+from dask_embed.jobs.interrupts import loop_without_interrupts
 
 _NODES = Path("/sys/devices/system/node")
 # Of a local cluster: nobody else's business, on a port that is free.
@@ -195,12 +196,13 @@ def _closed(kind: Any, **options: Any) -> Iterator[Any]:
     Processes that do not go in time are killed; that this takes long on a busy machine is no
     failure of what was computed.
     """
-    made = kind(**options)
-    try:
-        yield made
-    finally:
-        with contextlib.suppress(TimeoutError, RuntimeError):
-            made.close()
+    with loop_without_interrupts() as loop:
+        made = kind(loop=loop, **options)
+        try:
+            yield made
+        finally:
+            with contextlib.suppress(TimeoutError, RuntimeError):
+                made.close()
 
 
 @contextlib.contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-from collections.abc import Iterator
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -12,14 +10,11 @@ import pyarrow as pa
 from dask_embed._validation import shown
 from dask_embed.jobs.arguments import partition_columns
 from dask_embed.jobs.delta_files import FILE, by_values, write_file
-from dask_embed.jobs.folder import METADATA_KEY
-from dask_embed.jobs.table import Commit, ConflictError, Table, of_children
+from dask_embed.jobs.delta_version import RUN, Version, app_id, with_fields_that_tell
+from dask_embed.jobs.table import ConflictError, Table, of_children
 from dask_embed.jobs.table_write import Given, columns, require_extra, told, write
 
-_RUN = "dask_embed_run"
 _SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")
-# Operations of Delta that leave rows as they are.
-_SAME_ROWS = ("OPTIMIZE", "VACUUM START", "VACUUM END", "FSCK", "SET TBLPROPERTIES")
 
 
 def to_delta(
@@ -148,58 +143,6 @@ def _require_partition_type(field: pa.Field) -> None:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Version:
-    """A version of a Delta table."""
-
-    table: Any
-
-    @property
-    def version(self) -> int:
-        return int(self.table.version())
-
-    @property
-    def schema(self) -> pa.Schema:
-        """The columns, with what fields say of what made them put together."""
-        schema = pa.schema(self.table.schema().to_arrow())
-        said: dict[str, Any] = {}
-        made = {}
-        for field in schema:
-            own = (field.metadata or {}).get(METADATA_KEY.encode())
-            if own is not None:
-                said = json.loads(own)
-                made[field.name] = said.pop("column")
-        metadata = {METADATA_KEY: json.dumps({**said, "columns": made})} if made else {}
-        plain = [pa.field(field.name, field.type, field.nullable) for field in schema]
-        return pa.schema(plain, metadata)
-
-    @property
-    def by(self) -> tuple[str, ...]:
-        return tuple(self.table.metadata().partition_columns)
-
-    def ran(self, run: str) -> bool | None:
-        return self.table.transaction_version(_app_id(run)) is not None
-
-    def commits(self, after: int) -> Iterator[Commit]:
-        for each in self.table.history(max(self.version - after, 1)):
-            if each.get("version", 0) <= after and after:
-                return
-            options = each.get("operationParameters") or {}
-            kind, restored = each.get("operation"), str(options.get("version", ""))
-            everything = options.get("predicate") in (None, "", "[]", "true")
-            yield Commit(
-                each.get("version", 0),
-                each.get(_RUN),
-                replaces=options.get("mode") == "Overwrite" and everything,
-                changes=kind not in _SAME_ROWS,
-                restores=int(restored) if kind == "RESTORE" and restored.isdigit() else None,
-            )
-
-
-def _app_id(run: str) -> str:
-    return f"dask_embed/{run}"
-
-
-@dataclasses.dataclass(frozen=True)
 class DeltaTable(Table):
     """A Delta table; see `Table`.
 
@@ -215,11 +158,11 @@ class DeltaTable(Table):
     def __dask_tokenize__(self) -> Any:
         return (*super().__dask_tokenize__(), self.by)
 
-    def look(self) -> _Version | None:
+    def look(self) -> Version | None:
         import deltalake
 
         if deltalake.DeltaTable.is_deltatable(self.uri, self.options):
-            return _Version(deltalake.DeltaTable(self.uri, storage_options=self.options))
+            return Version(deltalake.DeltaTable(self.uri, storage_options=self.options))
         return None
 
     def owns(self, name: str) -> bool:
@@ -248,7 +191,7 @@ class DeltaTable(Table):
         groups = by_values(rows.replace_schema_metadata(None), self.by or ())
         return [write_file(self.uri, self.options, part, values, place) for values, part in groups]
 
-    def add(self, found: _Version | None, parts: list[Any]) -> None:
+    def add(self, found: Version | None, parts: list[Any]) -> None:
         """Commit files, if nobody else did.
 
         Without retries the library makes the very next version or none: with them, two that
@@ -259,12 +202,12 @@ class DeltaTable(Table):
         from deltalake.transaction import AddAction, create_table_with_add_actions
 
         actions = [AddAction(**part) for part in parts]
-        schema = Schema.from_arrow(_with_fields_that_tell(self.schema))
-        before = None if found is None else found.table.transaction_version(_app_id(self.run))
+        schema = Schema.from_arrow(with_fields_that_tell(self.schema))
+        before = None if found is None else found.table.transaction_version(app_id(self.run))
         properties = CommitProperties(
-            custom_metadata={_RUN: self.run},
+            custom_metadata={RUN: self.run},
             max_commit_retries=0,
-            app_transactions=[Transaction(_app_id(self.run), (before or 0) + 1)],
+            app_transactions=[Transaction(app_id(self.run), (before or 0) + 1)],
         )
         by = list(self.by or ())
         try:
@@ -286,17 +229,3 @@ class DeltaTable(Table):
             if found is None and self.look() is not None:
                 raise ConflictError from error
             raise
-
-
-def _with_fields_that_tell(schema: pa.Schema) -> pa.Schema:
-    """Return a schema in which each field tells what made it, which Delta's keep."""
-    said = json.loads((schema.metadata or {}).get(METADATA_KEY.encode(), b"{}"))
-    made = said.pop("columns", {})
-    return pa.schema(
-        [
-            field.with_metadata({METADATA_KEY: json.dumps({**said, "column": made[field.name]})})
-            if field.name in made
-            else field
-            for field in schema
-        ]
-    )

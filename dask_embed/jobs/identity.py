@@ -26,6 +26,8 @@ from dask_embed.operators.frame import FrameOperator
 from dask_embed.operators.fused import Together
 
 _COUNTING = ("version", "rows", "layout")
+# Of what reads Parquet files: how a store is opened, and what Dask keeps of files it looked at.
+_NOT_OF_ROWS = ("filesystem", "storage_options", "_dataset_info_cache", "_pq_length_stats")
 # Names of files or steps in a message.
 _MOST_NAMED = 3
 _MOST_STEPS = 100  # each file keeps them
@@ -127,7 +129,8 @@ def plan_steps(plan: Expr, source: Expr | None = None) -> list[list[str]]:
         below = node.dependencies()
         if isinstance(node, Unfuse):  # of Dask's optimizer alone
             continue
-        found[node._name] = [_step_name(node), tokenize(_alone(node))[:8] if below else node._name]
+        token = tokenize(_alone(node))[:8] if below else _token(node, {})
+        found[node._name] = [_step_name(node), token]
         left += below
     return [] if len(found) > _MOST_STEPS else list(found.values())
 
@@ -164,11 +167,29 @@ def rows_token(plan: Expr) -> str:
 
 def _token(node: Expr, found: dict[str, Any]) -> Any:
     if node._name not in found:
-        operands = [_operand(operand, found) for operand in node.operands]
-        inner = any(isinstance(operand, Expr) for operand in node.operands)
-        # a source has more to its name than its arguments: the size and time of files
-        found[node._name] = tokenize(type(node).__name__, operands) if inner else node._name
+        found[node._name] = _token_of_files(node) or _token_of_step(node, found)
     return found[node._name]
+
+
+def _token_of_files(node: Expr) -> str | None:
+    """Return a token of the files that a node reads and how, None where it reads none so.
+
+    Dask's own is another in each process: it is of the filesystem, too, whose token holds the
+    number of the process. How a store is opened does not decide rows, and passwords change.
+    """
+    if not isinstance(node, ReadParquet):
+        return None
+    how = dict(zip(node._parameters, node.operands, strict=True))
+    for name in _NOT_OF_ROWS:
+        how.pop(name, None)
+    return str(tokenize(type(node).__name__, node.checksum, how))
+
+
+def _token_of_step(node: Expr, found: dict[str, Any]) -> str:
+    operands = [_operand(operand, found) for operand in node.operands]
+    inner = any(isinstance(operand, Expr) for operand in node.operands)
+    # a source has more to its name than its arguments: the size and time of files
+    return str(tokenize(type(node).__name__, operands) if inner else node._name)
 
 
 def _operand(operand: Any, found: dict[str, Any]) -> Any:
@@ -183,6 +204,12 @@ def _operand(operand: Any, found: dict[str, Any]) -> Any:
             )
             for part in (operand.parts if isinstance(operand, Together) else (operand,))
         ]
+    if isinstance(inner := getattr(operand, "expr", None), Expr):
+        return _token(inner, found)
+    if dataclasses.is_dataclass(operand) and not hasattr(operand, "__dask_tokenize__"):
+        # a step over a corpus holds what it reads beside its own rows
+        names = [field.name for field in dataclasses.fields(operand)]
+        return type(operand), [(name, _operand(getattr(operand, name), found)) for name in names]
     return operand
 
 

@@ -18,13 +18,7 @@ from dask_embed._validation import usable_text
 from dask_embed.columns import to_host
 from dask_embed.columns.frames import encoding_told
 from dask_embed.columns.transfer import readable_files
-from dask_embed.jobs.arguments import (
-    folder_path,
-    place,
-    require_arguments,
-    require_folder,
-    row_options,
-)
+from dask_embed.jobs.arguments import require_arguments, row_options
 from dask_embed.jobs.by_rows import plan_rows
 from dask_embed.jobs.failures import Counts, warn_of_failures
 from dask_embed.jobs.identity import Identity
@@ -32,6 +26,7 @@ from dask_embed.jobs.job import Job
 from dask_embed.jobs.lineage import origins
 from dask_embed.jobs.manifest import resuming_run
 from dask_embed.jobs.origin import provenance
+from dask_embed.jobs.places import folder_path, place, require_folder
 from dask_embed.jobs.planning import Found, checked, for_pyarrow, job_of, retries
 from dask_embed.jobs.rows import RowChanges
 from dask_embed.jobs.unfinished import under_way

@@ -9,8 +9,8 @@ from typing import Any
 
 import dask
 
-from dask_embed.jobs.arguments import checked_names
 from dask_embed.jobs.by_rows import RowPlan
+from dask_embed.jobs.file_names import checked_names
 from dask_embed.jobs.folder import Run, data_files, next_place
 from dask_embed.jobs.identity import Identity
 from dask_embed.jobs.job import Job

@@ -15,9 +15,9 @@ from dask.tokenize import normalize_token
 from dask_embed._options import known_options
 from dask_embed._secrets import Unshown, UnshownText
 from dask_embed._validation import shown, shown_error, usable_text
-from dask_embed.jobs.arguments import places
 from dask_embed.jobs.engine import ArrowFiles, VectorEngine
 from dask_embed.jobs.folder import require_whole
+from dask_embed.jobs.places import places
 from dask_embed.jobs.row_expr import DIGEST
 
 _NOT_OPTIONS = ("path", "engine", "kwargs")

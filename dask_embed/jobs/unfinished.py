@@ -16,7 +16,6 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._options import named_options
-from dask_embed.jobs.arguments import folder_path, place
 from dask_embed.jobs.folder import (
     MARK,
     Run,
@@ -29,6 +28,7 @@ from dask_embed.jobs.folder import (
     remove_folder,
     told,
 )
+from dask_embed.jobs.places import folder_path, place
 from dask_embed.runtime.files import hidden_files
 
 _SUMMARY = "_metadata"

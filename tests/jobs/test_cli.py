@@ -210,6 +210,36 @@ def test_duplicates_and_neighbours(bert: str, folder: Path) -> None:
     assert found[["query", "neighbour"]].to_numpy().tolist() == [[ROWS.text[7], 7]]
 
 
+def test_semantic_duplicates_are_those_of_all_pairs(bert: str, folder: Path) -> None:
+    """Of vectors in a folder; rows are kept in the order of their ids, and rows of an older one."""
+    embed = ["embed", "--model", bert, "--quiet", "--to"]
+    assert main([*embed, "vectors", "rows.parquet"]) == 0
+    ROWS[:12].to_parquet("before.parquet")
+    assert main([*embed, "older", "before.parquet"]) == 0
+    frame = de.read_parquet("vectors").compute().sort_values("id")
+    vectors: Any = de.to_array(frame["embedding"]).astype("float64")
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    cosines = vectors @ vectors.T
+    across = np.sort(cosines[:12, 12:].max(axis=0))
+    threshold = float(across[3:5].mean())  # which four of the last eight rows reach
+
+    def greedy(rows: range, older: range) -> list[int]:
+        kept: list[int] = []
+        for row in rows:
+            if not (cosines[row, [*older, *kept]] >= threshold).any():
+                kept.append(row)
+        return kept
+
+    kept, new = greedy(range(20), range(0)), greedy(range(12, 20), range(12))
+    assert 0 < len(new) < 8 < len({*kept, *new})
+    arguments = ["dedup-semantic", "vectors", "--threshold", repr(threshold), "--quiet"]
+    assert main([*arguments, "--id", "id", "--to", "kept"]) == 0
+    assert sorted(de.read_parquet("kept").compute()["id"]) == kept
+    assert main([*arguments, "--id", "id", "--against", "older", "--to", "new"]) == 0
+    assert sorted(de.read_parquet("new").compute()["id"]) == new
+    assert main(["dedup-semantic", "rows.parquet", "--column", "text", "--to", "other"]) == 2
+
+
 def test_shares_of_an_array_are_all_rows_once(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,21 +91,30 @@ def _started(*arguments: str, **options: Any) -> Iterator[subprocess.Popen[str]]
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
     ("number", "cluster"),
-    [(signal.SIGINT, []), (signal.SIGTERM, ["--cluster", "local"])],
-    ids=["ctrl-c", "sigterm on a cluster"],
+    [
+        (signal.SIGINT, []),
+        (signal.SIGINT, ["--cluster", "local"]),
+        (signal.SIGTERM, ["--cluster", "local"]),
+    ],
+    ids=["ctrl-c", "ctrl-c on a cluster", "sigterm on a cluster"],
 )
 def test_a_signal_ends_it_soon_and_it_goes_on(
     number: signal.Signals, cluster: list[str], folder: Path
 ) -> None:
-    with _started(*COMMAND, *_arguments("--log", "log.txt", *cluster)) as process:
+    """Sent to all processes, as by a terminal or Slurm; workers say nothing of Ctrl-C."""
+    arguments = _arguments("--log", "log.txt", "--quiet", *cluster)
+    with _started(*COMMAND, *arguments, start_new_session=True) as process:
         _wait(_files)
-        process.send_signal(number)
+        os.killpg(process.pid, number)
         sent = time.monotonic()
         out, err = process.communicate(timeout=60)
         seconds = time.monotonic() - sent
     assert process.returncode == 5, err
     assert seconds < 10
-    assert err.count("dask-embed: interrupted") == 1
+    if number == signal.SIGINT:
+        assert err == "dask-embed: interrupted\n"
+    else:  # which ends workers, too, and a nanny may start one anew before it ends itself
+        assert err.count("dask-embed: interrupted\n") == 1
     assert json.loads(out)["exit_code"] == 5
     last = json.loads(Path("log.txt").read_text().splitlines()[-1])
     assert (last["event"], last["exit_code"]) == ("end", 5)

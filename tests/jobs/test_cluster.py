@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 import types
@@ -107,6 +108,10 @@ def test_a_local_cluster_keeps_to_itself() -> None:
         assert {worker["memory_limit"] for worker in told.values()} == {2**30}
         assert all(address.startswith("tcp://127.0.0.1:") for address in told)
         assert set(client.run(os.environ.get, "OMP_NUM_THREADS").values()) == {"1"}
+        masks = client.run(signal.pthread_sigmask, signal.SIG_BLOCK, [])
+        assert all(
+            signal.SIGINT in mask for mask in masks.values()
+        )  # of a terminal, for the client
     assert client.status == "closed"
 
 
@@ -196,6 +201,9 @@ def test_gpus_without_dask_cuda_name_what_to_install(monkeypatch: pytest.MonkeyP
 
 def test_what_was_computed_stands_though_processes_are_slow_to_go() -> None:
     class Slow:
+        def __init__(self, loop: Any) -> None:
+            assert loop.asyncio_loop.is_running()
+
         def close(self) -> None:
             raise TimeoutError
 

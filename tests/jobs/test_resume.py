@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
+import subprocess
+import sys
 import uuid
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +17,7 @@ import fsspec
 import pandas as pd
 import pytest
 from fsspec.implementations.local import LocalFileSystem
-from support.counting import ROWS, Length
+from support.counting import ROWS, Length, LengthVector
 
 import dask_embed as de
 from dask_embed.jobs import manifest
@@ -169,6 +172,64 @@ def test_files_that_are_read_are_not_read_again(tmp_path: Path) -> None:
     os.utime(first, ns=(told.st_atime_ns, told.st_mtime_ns))
     frame.ml.to_parquet(tmp_path / "out", resume=True)
     assert _read(str(tmp_path / "out"))["id"].tolist() == [*range(40)]
+
+
+_TOKENS = """
+import json
+import sys
+import dask.dataframe as dd
+import fsspec
+import pandas as pd
+import dask_embed as de
+from dask_embed.jobs.identity import rows_token
+from support.counting import Length
+
+folder, csv = sys.argv[1:]
+read, local = de.read_parquet(folder), fsspec.filesystem("file")
+frames = {
+    "ours": read,
+    "of Dask": dd.read_parquet(folder),
+    "some columns": de.read_parquet(folder, columns=["text"]),
+    "filters": de.read_parquet(folder, filters=[("id", ">", 3)]),
+    "a filesystem": de.read_parquet(folder, filesystem=local),
+    "of Arrow": dd.read_parquet(folder, filesystem="arrow"),
+    "ours, of Arrow": de.read_parquet(folder, filesystem="arrow"),
+    "csv": dd.read_csv(csv),
+    "from a function": dd.from_map(lambda n: pd.DataFrame({"id": [n]}), [1, 2], meta={"id": int}),
+    "an operator": Length()(read),
+    "a function": read[read.id > 4].map_partitions(lambda rows: rows, meta=read._meta),
+    "other partitions": read.repartition(npartitions=3).shuffle("id"),
+    "a merge": read.merge(read, on="id"),
+    "nearest": read.ml.nearest(column="vector", k=3, id="id", check=False),
+    "clusters": read.ml.cluster("vector", n_clusters=2, check=False),
+    "no equal texts": read.ml.drop_exact_duplicates("text", id="id", against=read),
+    "no like texts": read.ml.drop_fuzzy_duplicates("text", id="id", against=read),
+    "no like vectors": read.ml.drop_semantic_duplicates("vector", id="id", against=read),
+}
+print(json.dumps({name: rows_token(frame.expr) for name, frame in frames.items()}))
+"""
+
+
+def test_a_job_is_the_same_in_another_process(tmp_path: Path) -> None:
+    """Which has another number and another seed of hashes, and its own filesystems."""
+    tests = Path(__file__).parents[1]
+    frame = LengthVector()(_frame(0, 40, 4))
+    frame.ml.to_parquet(tmp_path / "in")
+    _rows(0, 9).to_csv(tmp_path / "in.csv")
+    paths = os.pathsep.join([str(tests.parent), str(tests)])
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", _TOKENS, tmp_path / "in", tmp_path / "in.csv"],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": paths, "PYTHONHASHSEED": seed},
+        )
+        for seed in ("1", "2")
+    ]
+    first, second = (json.loads(process.communicate(timeout=300)[0]) for process in started)
+    assert [name for name in first if first[name] != second[name]] == []
+    assert first.pop("a filesystem") == first["ours"]  # how files are opened decides no row
+    assert len(set(first.values())) == len(first) > 15
 
 
 # -------------------------------------------------------------------------- append and overwrite

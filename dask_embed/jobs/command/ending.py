@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import threading
@@ -115,43 +116,59 @@ def _line(error: BaseException) -> str:
     return text or type(error).__name__
 
 
+class LastWords(list[Callable[[], Any]]):
+    """What is called when a signal ends the process, in this order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._timer: threading.Timer | None = None
+
+    def leave(self, code: int = INTERRUPTED) -> None:
+        """Say the last words and end the process, if a signal came."""
+        if self._timer is None:
+            return
+        for say in self:
+            with contextlib.suppress(OSError):
+                say()
+        os._exit(code)
+
+    def forget(self) -> None:
+        """Let the process live: what a signal came too late for is done."""
+        if self._timer is not None:
+            self._timer.cancel()
+            logging.disable(logging.NOTSET)
+
+    def interrupt(self, number: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt, and leave within some seconds whatever becomes of it."""
+        for each in _SIGNALS:
+            signal.signal(each, lambda number, frame: os._exit(INTERRUPTED))
+        # libraries tell, each in its words, that somebody has taken away what they were at
+        logging.disable()
+        self._timer = threading.Timer(_GRACE, self.leave)
+        self._timer.daemon = True
+        self._timer.start()
+        raise KeyboardInterrupt
+
+
 @contextlib.contextmanager
-def ends_soon() -> Iterator[list[Callable[[], Any]]]:
+def ends_soon() -> Iterator[LastWords]:
     """Let Ctrl-C, SIGTERM and SIGHUP interrupt the block, and end the process after it.
 
-    What is in the list that it gives is called first. The process ends without the libraries' own
-    farewell, which takes seconds; where the block does not end soon, or a second signal comes, the
-    process does. What a job has written is whole at any time, so nothing is lost by that.
+    The process ends without the libraries' own farewell, which takes seconds; where the block does
+    not end soon, or a second signal comes, the process does. What a job has written is whole at any
+    time, so nothing is lost by that.
     """
-    last_words: list[Callable[[], Any]] = []
+    last_words = LastWords()
     if threading.current_thread() is not threading.main_thread():
         yield last_words
         return
-    timers: list[threading.Timer] = []
-
-    def end() -> None:
-        for say in last_words:
-            with contextlib.suppress(OSError):
-                say()
-        os._exit(INTERRUPTED)
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        for each in _SIGNALS:
-            signal.signal(each, lambda number, frame: os._exit(INTERRUPTED))
-        timers.append(threading.Timer(_GRACE, end))
-        timers[0].daemon = True
-        timers[0].start()
-        raise KeyboardInterrupt
-
-    before = {each: signal.signal(each, interrupt) for each in _SIGNALS}
+    before = {each: signal.signal(each, last_words.interrupt) for each in _SIGNALS}
     try:
         yield last_words
     except BaseException:
-        if timers:
-            end()
+        last_words.leave()
         raise
     finally:
-        for timer in timers:
-            timer.cancel()
+        last_words.forget()
         for each, handler in before.items():
             signal.signal(each, handler)

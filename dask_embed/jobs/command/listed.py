@@ -135,6 +135,16 @@ STEPS = {
             "dask-embed dedup-fuzzy docs.jsonl --to kept/ --column text --threshold 0.8",
         ),
     ),
+    "dedup-semantic": (
+        Step(
+            "dask_embed.curation.semantic", "drop_semantic_duplicates", "mark_semantic_duplicates"
+        ),
+        About(
+            "",
+            "Leave out rows that have nearly the same vector as another one.",
+            "dask-embed dedup-semantic vectors/ --to kept/ --threshold 0.95",
+        ),
+    ),
     "nearest": (
         Step("dask_embed.curation.nearest", "nearest", "nearest"),
         About(

@@ -19,6 +19,7 @@ from dask_embed.jobs.command import ending
 from dask_embed.jobs.command.ending import Ended, ends_soon, ends_with
 from dask_embed.jobs.command.job import TABLES, Job
 from dask_embed.jobs.command.steps import Bound
+from dask_embed.jobs.command.writing import write
 
 
 def run(
@@ -69,12 +70,15 @@ def run(
                 try:
                     told = _run(job, made, log, client, explains=explains)
                 except BaseException as error:
-                    # before a cluster takes its time to close
-                    raise _failed(job, log, error) from error
+                    # before a cluster takes its time to close, and its workers complain
+                    end = _failed(job, log, error)
+                    last_words.leave()
+                    raise end from error
                 _tell(job, log.end(ending.DONE, told))
         except BaseException as error:
             if not log.done:
                 raise _failed(job, log, error) from error
+            last_words.leave(ending.DONE)
 
 
 def _failed(job: Job, log: Any, error: BaseException) -> Ended:
@@ -120,7 +124,7 @@ def _run(job: Job, operator: Any, log: Any, client: Any, *, explains: bool) -> d
         return told
     folder = job.folder()
     with log.watching(client):
-        _write(job, out, folder, client)
+        write(job, out, folder, client)
     counts = log.counts()
     if isinstance(operator, Bound):  # counts are of operators, and none took its rows
         del counts["rows"]
@@ -194,75 +198,6 @@ def _explain(job: Job, out: Any) -> None:
     if job.to:
         what = f"a {TABLES[job.table]} table" if job.table else "a file for each partition"
         click.echo(f"Into {job.folder()}, {what}", err=job.as_json)
-
-
-def _write(job: Job, out: Any, folder: str, client: Any) -> None:
-    from dask_embed.jobs.parquet import to_parquet
-    from dask_embed.jobs.progress import showing
-
-    with ends_with(ending.USAGE):
-        _require_the_same_array(job)
-    if job.table:
-        _write_table(job, out, folder, client)
-        return
-    options: dict[str, Any] = {
-        "overwrite": job.overwrite,
-        "append": job.append,
-        "resume": job.resume,
-    }
-    planned = None  # what runs is known when rows were looked at
-    if job.resume == "rows":
-        options |= {"id": job.id, "changed": job.changed, "gone": job.gone}
-    else:
-        with ends_with(ending.USAGE):
-            planned = to_parquet(out, folder, **options, compute=False)
-    quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
-    with quiet, _naming(folder):
-        to_parquet(out, folder, **options)
-
-
-def _write_table(job: Job, out: Any, uri: str, client: Any) -> None:
-    from dask_embed.jobs.delta import to_delta
-    from dask_embed.jobs.lance import to_lance
-    from dask_embed.jobs.progress import showing
-
-    write = to_lance if job.table == "lance" else to_delta
-    mode = "overwrite" if job.overwrite else "append" if job.append else "create"
-    with ends_with(ending.USAGE):
-        planned = write(out, uri, mode=mode, compute=False)
-    quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
-    with quiet, _naming(uri):
-        write(out, uri, mode=mode)
-
-
-def _require_the_same_array(job: Job) -> None:
-    """Raise ValueError if there are shares of another number of jobs beside this one's."""
-    share = job.share()
-    if share is None:
-        return
-    from fsspec.core import url_to_fs
-
-    from dask_embed.jobs.folder import shares_in
-
-    fs, folder = url_to_fs(job.to)
-    others = shares_in(folder, fs.find(folder)).keys() - {share[1]}
-    if others and not job.overwrite:
-        raise ValueError(
-            f"array={job.array!r} is of {share[1]} jobs, but {job.to!r} holds shares of "
-            f"{min(others)}: rows would be there twice; choose another folder"
-        )
-
-
-@contextlib.contextmanager
-def _naming(folder: str) -> Iterator[None]:
-    """Name the folder in errors of the system that name no file, such as of a full disk."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is None or error.filename is not None:
-            raise
-        end = ending.ended(error)
-        raise Ended(f"{end.message}, while {folder!r} was written", end.exit_code) from error
 
 
 @contextlib.contextmanager
