@@ -544,6 +544,84 @@ CASES: dict[str, Case] = {
         "leaves the folder",
         adapter=True,
     ),
+    # -------------------- settings that name code or files in other words
+    "4 bits over plain weights": config(
+        "but they are plain", quantization_config={"load_in_4bit": True}
+    ),
+    "a type of quantization that is code": config(
+        "but they are plain",
+        quantization_config={
+            "quant_method": "torchao",
+            "quant_type": {"default": {"_type": "os.system", "_data": "true"}},
+        },
+    ),
+    "a type of products that is code": config(
+        "but they are plain",
+        quantization_config={
+            "quant_method": "bitsandbytes",
+            "load_in_8bit": True,
+            "bnb_4bit_compute_dtype": "os.system",
+        },
+    ),
+    "a type of weights that is code": config(torch_dtype="os.system"),
+    "a type of weights of no kind": config("cannot be read", dtype=["float32"]),
+    "a name of weights with an end": config(
+        "transformers_weights", transformers_weights="model.safetensors\0.bin"
+    ),
+    "an index of a name with an end": Case(
+        lambda folder: folder.index(w="a\0.safetensors"), "is missing"
+    ),
+    "code of an image processor": with_code(
+        "preprocessor_config.json", auto_map={"AutoImageProcessor": "evil.P"}
+    ),
+    "code of a video processor": with_code(
+        "video_preprocessor_config.json", auto_map={"AutoVideoProcessor": "evil.P"}
+    ),
+    "code of a feature extractor": with_code(
+        "config.json", feature_extractor_type="evil.F", processor_class="evil.P"
+    ),
+    "a template of old": Case(
+        lambda folder: folder.write(
+            "chat_template.json", '{"chat_template": "{{ \'\'.__class__ }}"}'
+        ),
+    ),
+    "a configuration that is a folder": Case(
+        lambda f: ((f.path / "config.json").unlink(), (f.path / "config.json").mkdir()),
+        "holds no config",
+    ),
+    "weights that are a folder": Case(
+        lambda f: (
+            (f.path / "model.safetensors").unlink(),
+            (f.path / "model.safetensors").mkdir(),
+        ),
+        "holds no model.safetensors",
+    ),
+    "a tokenizer of unknown steps": Case(
+        lambda f: f.edit("tokenizer.json", pre_tokenizer={"type": "os.system"}), "cannot be loaded"
+    ),
+    "arguments of a module": module("sets kwargs", 1, kwargs=["trust_remote_code"]),
+    "a module that is a function": module("os.system", 1, type="os.system"),
+    "a file of a model's arguments": sentence(
+        lambda f: f.edit("sentence_bert_config.json", model_args={"gguf_file": "a.gguf"}),
+        "is not known here",
+    ),
+    "a backend": sentence(
+        lambda f: f.edit("sentence_bert_config.json", backend="onnx", file_name="a.onnx"),
+        "sets backend",
+    ),
+    "a task of an adapter that is code": lora("does not fit", task_type="os.system"),
+    "weights to load an adapter with": lora(
+        "does not fit", init_lora_weights="OUTSIDE/model.safetensors"
+    ),
+    "a class of an adapter's data": lora(
+        "reads other adapters or models", peft_type="SHADOW", shadow_model="OUTSIDE"
+    ),
+    "a quantization of a kind that fetches": config(
+        "but they are plain", quantization_config={"quant_method": "mxfp4"}
+    ),
+    "a quantization that is not installed": config(
+        "but they are plain", quantization_config={"quant_method": "awq", "bits": 4}
+    ),
 }
 
 
