@@ -76,6 +76,7 @@ from dask.dataframe.dask_expr._reductions import (
     NLast,
     NSmallest,
     PivotTable,
+    Size,
     TreeReduce,
 )
 from dask.dataframe.dask_expr._repartition import Repartition, RepartitionToFewer
@@ -175,6 +176,7 @@ __all__ = [
     "SetIndex",
     "SetIndexBlockwise",
     "Shuffle",
+    "Size",
     "SortValues",
     "Split",
     "SplitTake",

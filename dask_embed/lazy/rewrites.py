@@ -12,6 +12,9 @@ from dask_embed.lazy._dask import (
     Eval,
     Expr,
     Filter,
+    Index,
+    Len,
+    Lengths,
     Loc,
     LocElement,
     LocList,
@@ -21,12 +24,14 @@ from dask_embed.lazy._dask import (
     Projection,
     Query,
     RenameFrame,
+    Size,
 )
 from dask_embed.lazy.conditions import (
     all_of,
     conditions_of,
     is_of_the_rest,
     is_rowwise,
+    of_same_rows,
     reads_any,
     replaced,
 )
@@ -106,7 +111,7 @@ def _as_filter(top: Any, node: Any, dependents: Any) -> Expr | None:
     """
     if not isinstance(node, Query | DropnaFrame | Loc) or node.frame._name != top._name:
         return None
-    if _decides_by_the_rest(node, dependents):
+    if _decides_by_the_rest(top, node, dependents):
         return None
     predicate = _predicate(top, node)
     if predicate is None:
@@ -117,8 +122,14 @@ def _as_filter(top: Any, node: Any, dependents: Any) -> Expr | None:
     return Filter(top, predicate)
 
 
-def _decides_by_the_rest(node: Expr, dependents: Any) -> bool:
-    """Return whether a filter above depends on which other rows a step leaves, or on labels."""
+def _decides_by_the_rest(top: Any, node: Expr, dependents: Any) -> bool:
+    """Return whether a filter above depends on which other rows a step leaves, or on labels.
+
+    So does the index of rows that several filters leave: Dask takes it of all rows, by a mask of
+    those that one of the filters leaves.
+    """
+    filters = any(isinstance(each, Filter) for each in of_same_rows(top))
+    asked = False
     stack, seen = [node], {node._name}
     while stack:
         for reader in readers_of(stack.pop(), dependents):
@@ -128,7 +139,9 @@ def _decides_by_the_rest(node: Expr, dependents: Any) -> bool:
             stack.append(reader)
             if isinstance(reader, Filter) and is_of_the_rest(reader):
                 return True
-    return False
+            filters |= isinstance(reader, Filter | Query | DropnaFrame | Loc)
+            asked |= isinstance(reader, Index | Len | Lengths | Size)
+    return filters and asked
 
 
 def _predicate(top: Any, node: Any) -> Expr | None:

@@ -340,6 +340,33 @@ def test_rows_that_a_later_filter_drops_do_not_fail() -> None:
             as_written(lazy)
 
 
+# The index of rows that a step leaves, and a filter behind it
+
+LEFT: dict[str, Callable[[Any], Any]] = {
+    "dropna": lambda f: f.dropna(subset=["num"]),
+    "dropna, cumulated": lambda f: f[f.id.cumsum() < 60].dropna(subset=["num"]),
+    "loc": lambda f: f.loc[f.num > 0],
+    "query": lambda f: f.query("num > 0"),
+}
+
+
+@pytest.mark.parametrize("again", [lambda f: f[f.length > 2], lambda f: f.dropna(subset="length")])
+@pytest.mark.parametrize("step", LEFT.values(), ids=LEFT)
+@pytest.mark.parametrize("index", [[5, 3, 0, 4, 1, 2], [0, 0, 1, 1, 2, 2]], ids=["mixed", "twice"])
+def test_labels_of_what_is_left(
+    index: list[int], step: Callable[[Any], Any], again: Callable[[Any], Any]
+) -> None:
+    """By a mask of the rows that the first step leaves, Dask would take other labels."""
+    rows = {"id": [*range(6)], "num": [0.0, 1.0, None, 3.0, 4.0, 5.0]}
+    texts = ["a", "bbbb", "cc", None, "dddd", "eeeee"]
+    pdf = pd.DataFrame({**rows, "text": texts}, index=index)
+    frame = dd.from_pandas(pdf, npartitions=1, sort=False)
+    expected = again(step(Length()(pdf)))
+    lazy = again(step(Length()(frame)))
+    assert lazy.index.compute().tolist() == expected.index.tolist()
+    assert lazy.num.size.compute() == len(expected)
+
+
 # Steps that need results of the same row, and frames behind each other
 
 RISE: dict[str, tuple[Callable[[Any], Any], int]] = {
