@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from dask.base import tokenize
-from support.contract import NEEDED
+from support.contract import needed
 
 import dask_embed as de
 from dask_embed import _options, _validation, config, operators
@@ -204,7 +204,7 @@ OF_SUBJECTS: dict[str, dict[str, Any]] = {
             **(
                 {"model": "x"} if "model" in inspect.signature(getattr(de, name)).parameters else {}
             ),
-            **NEEDED.get(name, {}),
+            **needed(getattr(de, name)),
         }
         for name in operators.__all__
         if not inspect.isabstract(getattr(de, name)) and name != "LinearHead"
