@@ -60,6 +60,7 @@ def _nodes() -> None:
     import dask_embed.lazy.append
     import dask_embed.lazy.chunks
     import dask_embed.lazy.concatenated
+    import dask_embed.lazy.above_concat
     import dask_embed.lazy.declared
     import dask_embed.lazy.each_row
     import dask_embed.lazy.quantize

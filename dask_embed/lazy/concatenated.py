@@ -24,7 +24,7 @@ class Concatenated(Concat):
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if isinstance(parent, Filter) and self._filter_passthrough_available(parent, dependents):
             predicate = parent.predicate
-            return self._of(
+            return self.of(
                 [Filter(each, replaced(predicate, (self, each))) for each in self._frames]
             )
         if isinstance(parent, Head) and type(parent) is Head and parent.n >= 0:
@@ -57,7 +57,8 @@ class Concatenated(Concat):
             for each in self._frames
         )
 
-    def _of(self, frames: list[Expr]) -> Concatenated:
+    def of(self, frames: list[Expr]) -> Concatenated:
+        """Return other frames behind each other in the same way."""
         return type(self)(*self.operands[: len(self._parameters)], *frames)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dask_embed.lazy._dask import (
+    Concat,
     DropnaFrame,
     ExplodeFrame,
     Expr,
@@ -42,8 +43,7 @@ def is_worth_it(held: Held, step: Step, node: Expr, dependents: Any) -> bool:
         if len({each._name for each in above}) != 1 or not above[0].operands:
             return False
         below, node = node, above[0]
-        passed = Projection | ExplodeFrame  # and what leaves rows out above these passes them
-        if isinstance(node, passed) or getattr(type(node), "one_row_each", False):
+        if _is_passed(node):
             step = Step(Rows.SAME)
             continue
         found = step_of(node, below)
@@ -51,6 +51,13 @@ def is_worth_it(held: Held, step: Step, node: Expr, dependents: Any) -> bool:
             return False
         step = found
     return False
+
+
+def _is_passed(node: Any) -> bool:
+    """Return whether what leaves rows out above a node may pass it."""
+    if isinstance(node, Concat):
+        return bool(node.axis == 0)
+    return isinstance(node, Projection | ExplodeFrame) or getattr(type(node), "one_row_each", False)
 
 
 def _leaves_some(held: Held, reader: Any, node: Expr) -> bool:
