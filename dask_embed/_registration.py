@@ -57,10 +57,10 @@ def _operators() -> list[Any]:
 
 
 def _nodes() -> None:
+    import dask_embed.lazy.above_concat
     import dask_embed.lazy.append
     import dask_embed.lazy.chunks
     import dask_embed.lazy.concatenated
-    import dask_embed.lazy.above_concat
     import dask_embed.lazy.declared
     import dask_embed.lazy.each_row
     import dask_embed.lazy.quantize

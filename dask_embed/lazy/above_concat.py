@@ -50,7 +50,7 @@ def obstacle(operator: ComputedRows, node: Concatenated, dependents: Any) -> str
     """Return in words why an operator stays below frames behind each other, None if it may rise."""
     sides = _sides(operator, node)
     if sides is None:
-        return "has frames whose results are of another operator, or of the same rows"
+        return "has frames with other results of these names, or the same frame twice"
     made = set(operator.made)
     for side in sides:
         if node._name not in dependents_of(side, dependents):
@@ -68,12 +68,16 @@ def _sides(operator: ComputedRows, node: Concatenated) -> list[Any] | None:
     sides, made = [], set(operator.made)
     for frame in node._frames:
         computing = getattr(frame, "computing", None)
-        if computing is not None and _same(computing, operator) and made <= set(frame.columns):
+        has = computing is not None and _same(computing, operator)
+        if has:
             sides.append(frame)
-        elif made & set(frame.columns):
+        if made & set(frame.columns) != (made if has else set()):
             return None
     different = {side.computing._name for side in sides}
-    return sides if len(different) == len(sides) else None  # what runs once would run twice
+    reads = sorted(operator.reads, key=str)
+    types = [side.computing.frame._meta.dtypes[reads] for side in sides]
+    alike = all(each.equals(types[0]) for each in types)
+    return sides if alike and len(different) == len(sides) else None  # one run would be two
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -93,9 +97,8 @@ def _on_all_rows(sides: list[Any], node: Concatenated) -> ComputedRows | None:
     reads, made = operator.reads, operator.made
     visible = set().union(*(each.columns for each in node._frames))
     shown = [reads <= set(side.columns) for side in sides]
-    types = [side.computing.frame._meta.dtypes[sorted(reads, key=str)] for side in sides]
     alike = all(shown) or not reads & visible
-    if len(sides) < len(node._frames) or not alike or not all(t.equals(types[0]) for t in types):
+    if len(sides) < len(node._frames) or not alike:
         return None
     frames = []
     for side in sides:

@@ -83,4 +83,13 @@ def _passed_by_filters(top: Any, node: Any, dependents: Any) -> Expr | None:
     unique = all(len(set(each.columns)) == len(each.columns) for each in frames)
     if not unique or any(each.ndim < 2 for each in frames):
         return None
-    return Concatenated(*node.operands)
+    # As Dask does below selections of the result, those of a condition among them.
+    kept = [[column for column in each.columns if column in node.columns] for each in frames]
+    narrow = [
+        each if columns == list(each.columns) else Projection(each, columns)
+        for each, columns in zip(frames, kept, strict=True)
+        if columns
+    ]
+    if len(narrow) < len(frames):
+        return None
+    return Concatenated(*node.operands[: len(node._parameters)], *narrow)

@@ -18,6 +18,7 @@ from dask_embed.lazy._dask import (
     Assign,
     AsType,
     ClearDivisions,
+    Clip,
     ColumnsSetter,
     DropDuplicates,
     DropnaFrame,
@@ -41,8 +42,10 @@ from dask_embed.lazy._dask import (
     RenameAxis,
     RenameFrame,
     Repartition,
+    Replace,
     ResetIndex,
     ResolveOverlappingDivisions,
+    Round,
     Sample,
     SetIndex,
     SetIndexBlockwise,
@@ -146,6 +149,15 @@ def _by_column(argument: str) -> Callable[[Any], Step | None]:
         return Step(Rows.SAME, changes=frozenset(changes), each_row_alone=True)
 
     return describe
+
+
+def _replace(node: Replace) -> Step:
+    given, value = node.operand("to_replace"), node.operand("value")
+    by_column = isinstance(given, Mapping) and (
+        value is not no_default or all(isinstance(each, Mapping) for each in given.values())
+    )
+    changes = given if by_column else node.frame.columns
+    return Step(Rows.SAME, changes=frozenset(changes), each_row_alone=True)
 
 
 def _rename_axis(node: RenameAxis) -> Step | None:
@@ -284,6 +296,9 @@ _TABLE: dict[type[Expr], Callable[[Any], Step | None]] = {
     AddSuffix: _rename,
     AsType: _by_column("dtypes"),
     Fillna: _by_column("value"),
+    Round: _by_column("decimals"),
+    Clip: _by_column("lower"),
+    Replace: _replace,
     RenameAxis: _rename_axis,
     ClearDivisions: _same,
     _DeepCopy: _same,

@@ -40,6 +40,8 @@ def is_worth_it(held: Held, step: Step, node: Expr, dependents: Any) -> bool:
         if any(_leaves_some(held, each, node) for each in readers):
             return True
         above = [each for each in readers if not needs_none(each, set(held.made))]
+        if readers and not above:
+            return True
         if len({each._name for each in above}) != 1 or not above[0].operands:
             return False
         below, node = node, above[0]

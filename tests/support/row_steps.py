@@ -49,6 +49,11 @@ def small() -> Any:
     return dd.from_pandas(pd.DataFrame({"lang": ["en", "de"], "name": ["E", "D"]}), npartitions=1)
 
 
+def others() -> Any:
+    """Rows with higher numbers, of which there are no results."""
+    return dd.from_pandas(table().assign(id=lambda frame: frame.id + ROWS), npartitions=2)
+
+
 def labelled() -> Any:
     """Three of a hundred labels."""
     few = pd.DataFrame({"extra": [1, 2, 3]}, index=pd.Index([5, 30, 77], name="label"))
@@ -101,6 +106,7 @@ WHOLE: dict[str, Step] = {
     "count of result": (lambda f: f.length.count(), 0),
     "count": (lambda f: f.count(), 0),
     "unused": (lambda f: f[["id"]], 0),
+    "unused, clear_divisions": (lambda f: f.clear_divisions()[["id"]], 0),
     "drop result": (lambda f: f.drop(columns="length"), 0),
     "drop other": (lambda f: f.drop(columns="num"), 100),
     "drop text": (lambda f: f.drop(columns="text"), 100),
@@ -173,6 +179,8 @@ FILTER_AFTER: dict[str, Step] = {
     "assign, of other": (lambda f: f.assign(twice=f.num * 2), 25),
     "assign, of result": (lambda f: f.assign(twice=f.length * 2), 25),
     "replace": (lambda f: f.assign(num=f.num.replace(37, 0)), 25),
+    "replace of another": (lambda f: f.replace({"num": {37: 0}}), 25),
+    "round of another": (lambda f: f.round({"part": 1}), 25),
     "rename result": (lambda f: f.rename(columns={"length": "characters"}), 25),
     "rename input": (lambda f: f.rename(columns={"text": "body"}), 25),
     "drop": (lambda f: f.drop(columns="num"), 25),
@@ -279,6 +287,12 @@ ORDER: dict[str, Step] = {
 
 JOINED: dict[str, Step] = {
     "merge": (lambda f: f.merge(small(), on="lang"), 50),
+    "merge by another name": (
+        lambda f: f.merge(
+            small().rename(columns={"lang": "tongue"}), left_on="lang", right_on="tongue"
+        ),
+        50,
+    ),
     "merge left": (lambda f: f.merge(small(), on="lang", how="left"), 100),
     "merge leftsemi": (lambda f: f.merge(small(), on="lang", how="leftsemi"), 50),
     "merge, unused": (lambda f: f.merge(small(), on="lang")[["id", "name"]], 0),
@@ -291,6 +305,12 @@ JOINED: dict[str, Step] = {
     "merge with itself": (lambda f: f[["id", "length"]].merge(f[["id", "num"]], on="id"), 100),
     "merge of two results": (lambda f: f[["id", "length"]].merge(english(f), on="id"), 100),
     "concat of parts": (lambda f: dd.concat([english(f), f[f.lang == "de"]]), None),
+    "concat with others, filter": (lambda f: english(dd.concat([f, others()])), 25),
+    "concat with others, sort_values, head": (
+        lambda f: dd.concat([f, others()]).sort_values("id").head(5),
+        5,
+    ),
+    "concat with others, unused": (lambda f: dd.concat([f, others()])[["id"]], 0),
     "concat, unused": (lambda f: dd.concat([f, f])[["id"]], 0),
     "concat, head": (lambda f: dd.concat([f, f]).head(5), 5),
     "len of concat": (lambda f: len(dd.concat([f, f])), 0),
