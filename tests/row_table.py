@@ -20,6 +20,7 @@ RECORDED: dict[str, Recorded] = {
     "len": (0, 0, 0),
     "unused": (0, 0, 0),
     "filter ==": (25, 25, 25),
+    "filter isin": (50, 50, 50),
     "filter result and other": (25, 25, 35),
     "filter result, then other": (25, 25, 35),
     "filter mean": (None, 100, None),
@@ -63,10 +64,9 @@ MORE: dict[str, tuple[int | None, str]] = {
     "map_partitions, head": (5, FUNCTION),
     "map_partitions, unused": (0, FUNCTION),
     "filter after map_partitions": (25, FUNCTION),
-    "filter after where": (25, "`where` changes the result, too, and the column of the filter"),
+    "filter after where": (13, "`where` changes the result, too, and the column of the filter"),
     "filter after persist": (25, "`persist` runs what it is called on"),
     "concat of parts": (50, OVERLAP),
-    "merge right": (50, "rows of the other frame without a match would become rows of this one"),
     "groupby first": (4, "the aggregation reads the result of every row"),
 }
 

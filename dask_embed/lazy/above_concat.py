@@ -14,8 +14,7 @@ from dask.base import tokenize
 from dask_embed.lazy._dask import Assign, Expr, Filter, Projection
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.concatenated import Concatenated
-from dask_embed.lazy.held import held_by
-from dask_embed.lazy.nulls import inputs_by_result
+from dask_embed.lazy.held import held_by, words
 from dask_embed.lazy.readers import dependents_of, readers_of
 from dask_embed.lazy.rewrites import rewriting
 from dask_embed.lazy.rising import same_kind
@@ -48,10 +47,13 @@ def _above_all(top: Any, node: Any, dependents: Any) -> Expr | None:
 
 def obstacle(operator: ComputedRows, node: Concatenated, dependents: Any) -> str | None:
     """Return in words why an operator stays below frames behind each other, None if it may rise."""
-    sides = _sides(operator, node)
+    made, sides = set(operator.made), _sides(operator, node)
     if sides is None:
-        return "has frames with other results of these names, or the same frame twice"
-    made = set(operator.made)
+        return f"has another {words(frozenset(made))}"
+    if len({side.computing._name for side in sides}) < len(sides):
+        return "has rows twice, which run once"
+    if len(sides) < len(node._frames) and not operator.keeps_nulls:
+        return f"has rows without {words(frozenset(made))}"
     for side in sides:
         if node._name not in dependents_of(side, dependents):
             return "is read by what is not known yet"
@@ -73,11 +75,9 @@ def _sides(operator: ComputedRows, node: Concatenated) -> list[Any] | None:
             sides.append(frame)
         if made & set(frame.columns) != (made if has else set()):
             return None
-    different = {side.computing._name for side in sides}
     reads = sorted(operator.reads, key=str)
     types = [side.computing.frame._meta.dtypes[reads] for side in sides]
-    alike = all(each.equals(types[0]) for each in types)
-    return sides if alike and len(different) == len(sides) else None  # one run would be two
+    return sides if all(each.equals(types[0]) for each in types) else None
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -112,8 +112,7 @@ def _on_all_rows(sides: list[Any], node: Concatenated) -> ComputedRows | None:
 def _on_some_rows(sides: list[Any], node: Concatenated) -> ComputedRows | None:
     """Return an operator that some frames have, on inputs that are null in the others' rows."""
     operator = sides[0].computing
-    known = inputs_by_result(operator.operator) if hasattr(operator, "operator") else {}
-    if node.join != "outer" or not operator.made <= set(known):
+    if node.join != "outer" or not operator.keeps_nulls:
         return None
     taken = set().union(*(each.columns for each in node._frames))
     names = dict(_hidden_names(sorted(operator.reads, key=str), taken))

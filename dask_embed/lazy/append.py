@@ -10,7 +10,7 @@ from dask_embed.columns import empty_columns
 from dask_embed.lazy._dask import Expr, new_collection
 from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult, dependents_of
 from dask_embed.lazy.given_text import as_given
-from dask_embed.lazy.nulls import null_pattern
+from dask_embed.lazy.nulls import inputs_by_result, null_pattern
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.frame import FrameOperator
@@ -75,6 +75,10 @@ class AppendColumns(OperatorRows, SameRows):
     @property
     def columns(self) -> list[Any]:
         return list(self._named)
+
+    @functools.cached_property
+    def keeps_nulls(self) -> bool:  # type: ignore[override]
+        return self.made <= set(inputs_by_result(self.operator))
 
     def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
         if (without := null_pattern(self, self, parent, dependents)) is not None:

@@ -60,6 +60,7 @@ class ComputedRows(Blockwise):
         raise NotImplementedError
 
     one_row_each = False
+    keeps_nulls = False  # whether results are known to be null where an input is
 
     @property
     def computing(self) -> ComputedRows | None:

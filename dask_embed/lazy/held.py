@@ -24,12 +24,15 @@ class Held:
         Columns that it has and the selection has not.
     one_row_each : bool
         Whether it makes one row of each.
+    keeps_nulls : bool
+        Whether its results are known to be null where an input is.
     """
 
     made: frozenset[Any]
     reads: frozenset[Any]
     hidden: frozenset[Any]
     one_row_each: bool
+    keeps_nulls: bool = False
 
     def renamed(self, names: Mapping[Hashable, Hashable] | None) -> Held:
         if not names:
@@ -47,6 +50,8 @@ class Held:
             return f"reads {words(step.reads & self.made)}"
         if changed := step.changes & (self.made | self.reads):
             return f"changes {words(changed)}"
+        if step.adds_nulls and not self.keeps_nulls:
+            return f"adds rows without {words(self.made)}"
         if passage.repeats_names:
             return "has columns of one name"
         if passage.beside_another:
@@ -64,7 +69,8 @@ def held_by(top: Any) -> Held:
     """Return what the operator below asks of steps above it."""
     node = top.computing
     hidden = frozenset(node.columns) - frozenset(top.columns)
-    return Held(frozenset(node.made), frozenset(node.reads), hidden, node.one_row_each)
+    made, reads = frozenset(node.made), frozenset(node.reads)
+    return Held(made, reads, hidden, node.one_row_each, node.keeps_nulls)
 
 
 class Passage:

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from dask_embed.lazy import above_concat
 from dask_embed.lazy._dask import Expr, Filter, collect_dependents
 from dask_embed.lazy.computed import ComputedRows, SelectResult
+from dask_embed.lazy.concatenated import Concatenated
 from dask_embed.lazy.held import Passage, held_by
 from dask_embed.lazy.readers import readers_of
 from dask_embed.lazy.rising import filter_obstacle, obstacle
@@ -45,6 +47,9 @@ def _reason(operator: Any, dependents: Any) -> tuple[Expr | None, str]:
             between = reader if isinstance(reader, ComputedRows) else between
             top = reader
             continue
+        if isinstance(reader, Concatenated) and held.one_row_each:
+            beside = above_concat.obstacle(operator, reader, dependents)
+            return (reader, beside) if beside else (None, UNASKED)
         step = step_of(reader, top)
         if step is None or reader.operands[step.place]._name != top._name:
             return _filter_with(reader, dependents) or (reader, "may need all columns and rows")

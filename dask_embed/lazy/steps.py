@@ -97,6 +97,8 @@ class Step:
         Whether it does the same to a row whatever other rows there are.
     place : int
         Which of its operands the frame is.
+    adds_nulls : bool
+        Whether it may add rows of another frame, in which all columns of this one are null.
     """
 
     rows: Rows
@@ -105,6 +107,7 @@ class Step:
     names: Mapping[Hashable, Hashable] | None = None
     each_row_alone: bool = False
     place: int = 0
+    adds_nulls: bool = False
 
 
 def step_of(node: Expr, frame: Expr | None = None) -> Step | None:
@@ -265,22 +268,25 @@ def _declared(node: MapPartitions) -> Step | None:
 def merge_of(node: Merge, frame: Expr) -> Step | None:
     """Return what a merge does to one of its frames, None if it may repeat rows of it."""
     place = 0 if node.left._name == frame._name else 1
-    side, keys, by_index = ("left", node.left_on, node.left_index)
+    keys, by_index = (node.left_on, node.left_index)
     other, its_keys, its_index = (node.right, node.right_on, node.right_index)
     if place:
-        side, keys, by_index, other, its_keys, its_index = (
-            *("right", node.right_on, node.right_index),
+        keys, by_index, other, its_keys, its_index = (
+            *(node.right_on, node.right_index),
             *(node.left, node.left_on, node.left_index),
         )
     if isinstance(keys, Expr) or isinstance(its_keys, Expr) or node.left._name == node.right._name:
         return None
-    half = node.how == "leftsemi" and not place
-    if not half and (node.how not in ("inner", side) or not is_unique(other, its_keys, its_index)):
+    semi = node.how == "leftsemi" and not place
+    known = node.how in ("inner", "left", "right", "outer")
+    if not semi and (not known or not is_unique(other, its_keys, its_index)):
         return None
+    side = "right" if place else "left"
     names = frozenset() if by_index else _listed(keys)
     both = frozenset(frame.columns) & frozenset(other.columns)
-    rows = Rows.MOVED if node.how == side else Rows.CHOSEN
-    return Step(rows, reads=names, changes=names | both, place=place)
+    rows = Rows.MOVED if node.how in (side, "outer") else Rows.CHOSEN
+    adds = not semi and node.how not in ("inner", side)
+    return Step(rows, reads=names, changes=names | both, place=place, adds_nulls=adds)
 
 
 def _listed(names: Any) -> Names:

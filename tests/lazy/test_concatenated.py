@@ -15,7 +15,7 @@ import dask.dataframe as dd
 import pandas as pd
 import pytest
 from support.contract import assert_same_frame
-from support.counting import ROWS, Length, rows_of, table
+from support.counting import ROWS, Length, Unsaid, rows_of, table
 from support.row_chains import as_written
 
 pytestmark = pytest.mark.filterwarnings("ignore:Insufficient elements for `head`")
@@ -38,13 +38,6 @@ class Given(Length):
         made = super().run(columns, on_device=on_device, meter=meter)
         ROWS[self.output] = before + sum(text is not None for text in columns[0].values)
         return made
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Unsaid(Length):
-    """It does not say what becomes of nulls."""
-
-    nulls_follow_inputs: ClassVar[bool] = False
 
 
 def low() -> pd.DataFrame:

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from support.contract import assert_same_frame
-from support.counting import Length, LengthVector, rows_of
+from support.counting import Length, LengthVector, Unsaid, rows_of
 from support.row_chains import (
     BY_PARTITION,
     BY_PLACE,
@@ -386,6 +386,11 @@ RISE: dict[str, tuple[Callable[[Any], Any], int]] = {
         10,
     ),
     "filled": (lambda f: english(f.fillna({"length": 0})), 10),
+    "replaced": (lambda f: english(f.replace({"num": {3: 0}, "lang": {"de": "en"}})), 20),
+    "rounded": (lambda f: english(f.round({"part": 1})), 10),
+    "rounded result": (lambda f: english(f.round({"length": -1})), 10),
+    "not used, divisions forgotten": (lambda f: f.clear_divisions()[["id"]], 0),
+    "not used, all renamed": (lambda f: f.rename(columns=str.upper)[["ID"]], 0),
     "sorted": (lambda f: f.assign(a=f.length * 2).nlargest(3, "id"), 3),
     "cumulated, of two": (lambda f: cumulated(LengthVector()(f)), 32),
     "cumulated behind assign": (lambda f: cumulated(LengthVector()(f.assign(a=f.num * 2))), 32),
@@ -436,6 +441,52 @@ def test_rows_of_the_same_row_and_of_several_frames(frames: dict[str, Any], name
     expected = as_written(lazy)
     assert len(expected)
     assert_same_frame(given[0], expected)
+
+
+# Merges that add rows of the other frame, without results: `it` is no language of the table
+
+ADDING: dict[str, tuple[Callable[[Any], Any], int]] = {
+    "left": (lambda f: languages().merge(f, on="lang", how="left"), 21),
+    "right": (lambda f: f.merge(languages(), on="lang", how="right"), 21),
+    "outer, filtered": (lambda f: english(f.merge(languages(), on="lang", how="outer")), 10),
+    "left, by another name": (
+        lambda f: (
+            languages()
+            .rename(columns={"lang": "code"})
+            .merge(f, left_on="code", right_on="lang", how="left")
+        ),
+        21,
+    ),
+}
+
+
+def languages() -> Any:
+    names = pd.DataFrame({"lang": ["en", "de", "it"], "name": ["English", "German", "Italian"]})
+    return dd.from_pandas(names.astype({"lang": "string[pyarrow]"}), npartitions=1)
+
+
+@pytest.mark.parametrize("name", ADDING)
+def test_merges_that_add_rows_without_results(frames: dict[str, Any], name: str) -> None:
+    step, least = ADDING[name]
+    # integers stay such beside nulls: what Dask makes of others depends on partitions
+    lazy = step(Length()(frames["pandas"].astype({"id": "Int64", "num": "Int64"})))
+    given: list[Any] = []
+    assert rows_of(lambda: given.append(lazy.compute())) == least
+    result, expected = (
+        each.sort_values(["id", "name"]).reset_index(drop=True)
+        for each in (given[0], as_written(lazy))
+    )
+    assert_same_frame(result, expected)
+
+
+def test_merges_that_add_rows_where_nulls_may_have_results(frames: dict[str, Any]) -> None:
+    """A result of a null would stand in rows that had none."""
+    lazy = ADDING["left"][0](Unsaid()(frames["pandas"]))
+    given: list[Any] = []
+    assert rows_of(lambda: given.append(lazy.compute())) == 40
+    expected = as_written(lazy)
+    assert list(given[0].dtypes) == list(expected.dtypes)
+    assert sorted(given[0].length.dropna()) == sorted(expected.length.dropna())
 
 
 # Formulas of `query` and `eval`

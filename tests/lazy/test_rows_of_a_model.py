@@ -10,7 +10,7 @@ import dask.dataframe as dd
 import pytest
 from dask.dataframe.dask_expr.io.parquet import ReadParquet
 from support.contract import shared_tiny_bert
-from support.row_steps import STEPS, english, small, table
+from support.row_steps import STEPS, english, others, small, table
 
 NAMES = [
     *("head", "tail", "len", "unused", "sample", "filter ==", "filter mean", "filter cumsum"),
@@ -20,6 +20,8 @@ NAMES = [
     *("dropna of other", "head of dropna", "drop_duplicates by other", "nsmallest by other"),
     *("sort_values, head", "set_index, slice", "merge", "merge leftsemi", "merge, head"),
     *("repartition to fewer, head", "assign over result", "assign rename result, head"),
+    *("filter after concat", "concat with others, sort_values, head", "concat, head"),
+    *("merge right", "merge by another name", "filter after replace of another"),
 ]
 
 
@@ -55,6 +57,38 @@ def test_rows_of_a_model(
 
     with dask.config.set({"dataframe.shuffle.method": "tasks"}):
         assert rows_through_model(work) == least
+
+
+BEHIND: dict[str, tuple[Callable[[Any], Any], set[str], int]] = {
+    "filter": (lambda f: english(f)[["id", "length"]], {"id", "lang", "text"}, 50),
+    "query": (lambda f: f.query("key > 3")[["id", "length"]], {"id", "key", "text"}, 84),
+    "sort_values, head": (
+        lambda f: f[["id", "num", "length"]].sort_values("id").head(5, compute=False),
+        {"id", "num", "text"},
+        5,
+    ),
+    "unused": (lambda f: f[["id"]], {"id"}, 0),
+}
+
+
+@pytest.mark.parametrize("name", BEHIND)
+@pytest.mark.usefixtures("one_torch_thread")
+def test_two_files_behind_each_other(
+    embedded: Any,
+    model: str,
+    tmp_path: Any,
+    rows_through_model: Callable[[Callable[[], Any]], int],
+    name: str,
+) -> None:
+    """The model of both gets the rows that are wanted, and no other columns are read."""
+    step, columns, least = BEHIND[name]
+    others().to_parquet(tmp_path)
+    more = dd.read_parquet(tmp_path).ml.embed(model=model, output="length")
+    result = step(dd.concat([embedded, more]))
+    with dask.config.set({"dataframe.shuffle.method": "tasks"}):
+        assert rows_through_model(result.compute) == least
+    read = result.simplify().expr.find_operations(ReadParquet)
+    assert {frozenset(each.columns) for each in read} == {frozenset(columns)}
 
 
 def selected(step: Callable[[Any], Any]) -> Callable[[Any], Any]:

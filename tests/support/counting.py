@@ -51,6 +51,13 @@ class Length(de.ColumnOperator):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class Unsaid(Length):
+    """It does not say what becomes of nulls."""
+
+    nulls_follow_inputs: ClassVar[bool] = False
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class LengthVector(Length):
     """A vector of the number of characters and twice as much."""
 

@@ -296,7 +296,7 @@ JOINED: dict[str, Step] = {
     "merge left": (lambda f: f.merge(small(), on="lang", how="left"), 100),
     "merge leftsemi": (lambda f: f.merge(small(), on="lang", how="leftsemi"), 50),
     "merge, unused": (lambda f: f.merge(small(), on="lang")[["id", "name"]], 0),
-    "merge right": (lambda f: small().merge(f, on="lang", how="left"), None),
+    "merge right": (lambda f: small().merge(f, on="lang", how="left"), 50),
     "merge, head": (lambda f: f.merge(small(), on="lang").head(5), 5),
     "len of merge": (lambda f: len(f.merge(small(), on="lang")), 0),
     "join": (lambda f: f.join(labelled(), how="inner"), 3),
