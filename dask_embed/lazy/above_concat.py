@@ -19,7 +19,7 @@ from dask_embed.lazy.readers import dependents_of, readers_of
 from dask_embed.lazy.rewrites import rewriting
 from dask_embed.lazy.rising import same_kind
 from dask_embed.lazy.steps import Rows, Step
-from dask_embed.lazy.surroundings import runs_anyway
+from dask_embed.lazy.surroundings import in_written_parts, runs_anyway
 from dask_embed.lazy.worth import is_worth_it, needs_none
 
 
@@ -37,8 +37,12 @@ def _above_all(top: Any, node: Any, dependents: Any) -> Expr | None:
         return None
     if any(runs_anyway(side.computing, dependents) for side in sides):
         return None
-    risen = _on_all_rows(sides, node)
-    risen = _on_some_rows(sides, node) if risen is None else risen
+    below = {
+        side._name: in_written_parts(side.computing.frame, dependents, ComputedRows)
+        for side in sides
+    }
+    risen = _on_all_rows(sides, below, node)
+    risen = _on_some_rows(sides, below, node) if risen is None else risen
     if risen is None:
         return None
     above = risen if list(risen.columns) == list(node.columns) else risen.selected(node.columns)
@@ -91,7 +95,9 @@ def _goes_on_below(node: Concatenated, dependents: Any) -> bool:
     return any(node._filter_passthrough_available(each, dependents) for each in filters)
 
 
-def _on_all_rows(sides: list[Any], node: Concatenated) -> ComputedRows | None:
+def _on_all_rows(
+    sides: list[Any], below: dict[str, Expr], node: Concatenated
+) -> ComputedRows | None:
     """Return an operator that each frame has, on the rows of all of them."""
     operator = sides[0].computing
     reads, made = operator.reads, operator.made
@@ -102,14 +108,16 @@ def _on_all_rows(sides: list[Any], node: Concatenated) -> ComputedRows | None:
         return None
     frames = []
     for side in sides:
-        below = side.computing.frame
+        frame = below[side._name]
         kept = [each for each in side.columns if each not in made]
-        kept += [each for each in below.columns if each in reads and each not in kept]
-        frames.append(below if kept == list(below.columns) else Projection(below, kept))
+        kept += [each for each in frame.columns if each in reads and each not in kept]
+        frames.append(frame if kept == list(frame.columns) else Projection(frame, kept))
     return operator.on(node.of(frames))
 
 
-def _on_some_rows(sides: list[Any], node: Concatenated) -> ComputedRows | None:
+def _on_some_rows(
+    sides: list[Any], below: dict[str, Expr], node: Concatenated
+) -> ComputedRows | None:
     """Return an operator that some frames have, on inputs that are null in the others' rows."""
     operator = sides[0].computing
     if node.join != "outer" or not operator.keeps_nulls:
@@ -119,14 +127,16 @@ def _on_some_rows(sides: list[Any], node: Concatenated) -> ComputedRows | None:
     renamed = operator.renamed(names)
     if renamed is None:
         return None
-    mine = {side._name for side in sides}
-    frames = [_marked(each, names) if each._name in mine else each for each in node._frames]
+    frames = [
+        _marked(each, below[each._name], names) if each._name in below else each
+        for each in node._frames
+    ]
     return renamed.on(node.of(frames))
 
 
-def _marked(side: Any, names: dict[Hashable, str]) -> Expr:
+def _marked(side: Any, below: Expr, names: dict[Hashable, str]) -> Expr:
     """Return a frame without results, with copies of what they are made of."""
-    below, made = side.computing.frame, side.computing.made
+    made = side.computing.made
     pairs = [(new, Projection(below, old)) for old, new in names.items()]
     copied = Assign(below, *(each for pair in pairs for each in pair))
     return Projection(copied, [c for c in side.columns if c not in made] + list(names.values()))

@@ -18,6 +18,7 @@ from dask_embed.lazy._dask import (
     IO,
     ArrowStringConversion,
     Binop,
+    Eval,
     Expr,
     Filter,
     Index,
@@ -33,6 +34,7 @@ from dask_embed.lazy.given_text import GivenText
 from dask_embed.lazy.kept import Between
 from dask_embed.lazy.parts import InParts
 from dask_embed.lazy.standing import reasons
+from dask_embed.lazy.step_words import in_words
 from dask_embed.operators.frame import FrameOperator
 from dask_embed.operators.fused import Together, parts_of
 from dask_embed.operators.renamed import plain, unwrapped
@@ -181,13 +183,7 @@ def described(node: Expr) -> str:
         return told
     if isinstance(node, IO):
         return f"read {_source(node)}: columns {', '.join(map(str, node.columns))}"
-    scalars = [
-        f"{name}={value!r}"
-        for name, value in zip(type(node)._parameters, node.operands, strict=False)
-        if isinstance(value, str | int | float | list | tuple) and not isinstance(value, bool)
-    ]
-    kind = node.labels[0] if isinstance(node, ComputedRows) else type(node).__name__.lower()
-    return f"{kind} {' '.join(scalars)}".rstrip()
+    return node.labels[0] if isinstance(node, ComputedRows) else in_words(node)
 
 
 def _operators(operator: Any) -> str:
@@ -213,7 +209,8 @@ def _operator(operator: FrameOperator) -> str:
 def _model_lines(node: OperatorRows) -> Iterator[str]:
     yield from dict.fromkeys(node.operator.plan())  # a model that several run is named once
     yield f"over columns {', '.join(map(str, node.frame.columns))}"
-    filters = [_words(n.predicate) for n in node.frame.walk() if isinstance(n, Filter)]
+    found = (_words(n.predicate) for n in node.frame.walk() if isinstance(n, Filter))
+    filters = list(dict.fromkeys(found))  # of frames behind each other each has them
     yield f"over rows where {' and '.join(filters)}" if filters else "over all rows that reach it"
 
 
@@ -239,6 +236,8 @@ def _words(node: Any) -> str:
         return f"({_words(node.left)} {node._operator_repr} {_words(node.right)})"
     if isinstance(node, Unaryop):
         return f"{node._operator_repr} {_words(node.frame)}"
+    if isinstance(node, Eval):
+        return f"({node.operand('_expr')})"
     if isinstance(node, Isin):
         # Dask holds them in an array behind a Delayed
         values = np.asarray(getattr(node.operand("values").operands[0], "_obj", ["..."]))

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from dask_embed.lazy import above_concat
-from dask_embed.lazy._dask import Expr, Filter, collect_dependents
+from dask_embed.lazy._dask import Expr, Filter, GroupByBase, TreeReduce, collect_dependents
 from dask_embed.lazy.computed import ComputedRows, SelectResult
 from dask_embed.lazy.concatenated import Concatenated
-from dask_embed.lazy.held import Passage, held_by
+from dask_embed.lazy.held import Passage, held_by, words
 from dask_embed.lazy.readers import readers_of
 from dask_embed.lazy.rising import filter_obstacle, obstacle
 from dask_embed.lazy.steps import step_of
@@ -38,6 +38,8 @@ def _reason(operator: Any, dependents: Any) -> tuple[Expr | None, str]:
         if isinstance(reader, Filter):
             if (why := filter_obstacle(held, reader, sources)) is not None:
                 return reader, why
+            if between is None and _others(top, reader, held.made, dependents):
+                return None, "several steps read its results, which are computed once"
             return (
                 (None, UNASKED) if between is None else (between, "makes what rows are left out by")
             )
@@ -52,7 +54,7 @@ def _reason(operator: Any, dependents: Any) -> tuple[Expr | None, str]:
             return (reader, beside) if beside else (None, UNASKED)
         step = step_of(reader, top)
         if step is None or reader.operands[step.place]._name != top._name:
-            return _filter_with(reader, dependents) or (reader, "may need all columns and rows")
+            return _filter_with(reader, dependents) or (reader, _needs(reader, held.made))
         why = obstacle(Passage(step, reader, sources), held, dependents)
         return (reader, why) if why else (None, UNASKED)
     return None, UNASKED
@@ -63,6 +65,18 @@ def _step_on(node: Expr, made: frozenset[Any], dependents: Any) -> Any:
     found = list(_needing(node, made, dependents))
     on_it = [each for each in found if _is(each.operands[0], node)]
     return next(iter(sorted(on_it or found, key=lambda each: not isinstance(each, Filter))), None)
+
+
+def _others(node: Expr, reader: Filter, made: frozenset[Any], dependents: Any) -> bool:
+    """Return whether others than a filter and its condition read results of a node."""
+    own = {reader._name, *(each._name for each in reader.predicate.walk())}
+    return any(each._name not in own for each in _needing(node, made, dependents))
+
+
+def _needs(step: Any, made: frozenset[Any]) -> str:
+    """Return in words what a step that is not in the table of steps needs."""
+    known = isinstance(step, TreeReduce | GroupByBase) and made & set(step.frame.columns)
+    return f"reads {words(made)} of all rows" if known else "may need all columns and rows"
 
 
 def _filter_with(condition: Expr, dependents: Any) -> tuple[Expr, str] | None:

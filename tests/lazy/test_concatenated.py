@@ -220,3 +220,15 @@ def test_a_hidden_input_has_no_name_of_the_users() -> None:
     given: list[Any] = []
     assert rows_of(lambda: given.append(lazy.compute())) == 10
     assert_same_frame(given[0], as_written(lazy))
+
+
+def test_files_keep_their_partitions_where_these_are_counted(tmp_path: Any) -> None:
+    """Of files that few columns are read of Dask makes fewer: an array would have fewer chunks."""
+    lazily(low()).to_parquet(tmp_path / "low")
+    lazily(high()).to_parquet(tmp_path / "high")
+    low_files, high_files = (dd.read_parquet(tmp_path / name) for name in ("low", "high"))
+    for frames in ([Given()(low_files), Given()(high_files)], [Given()(low_files), high_files]):
+        lazy = dd.concat(frames).query("lang == 'en'")[["id", "length"]]
+        kept = lazy.persist()
+        assert kept.npartitions == lazy.npartitions == 4
+        assert_same_frame(kept.compute(), as_written(lazy))

@@ -184,6 +184,18 @@ PLACES: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
         lambda f: f.map_partitions(len),
         ["behind 1 of 2 other steps: step 3 may need all columns and rows"],
     ),
+    "an aggregation": (
+        lambda f: Length()(f).groupby("lang").length.mean(),
+        ["behind 1 of 4 other steps: step 4 reads length of all rows"],
+    ),
+    "two filters": (
+        lambda f: dd.concat([f[f.id < 3], f[f.id > 30]]),
+        ["behind 1 of 4 other steps: several steps read its results, which are computed once"],
+    ),
+    "the same frame twice": (
+        lambda f: dd.concat([f, f]).nlargest(3, "id"),
+        ["behind 1 of 3 other steps: step 3 has rows twice, which run once"],
+    ),
     "another operator": (
         lambda f: de.Similarity(prototypes={"a": [1.0, 0.5]}, column="vector", output="near")(f),
         ["behind 1 of 2 other steps: step 3 reads vector", "behind all other steps"],
@@ -196,6 +208,62 @@ PLACES: dict[str, tuple[Callable[[Any], Any], list[str]]] = {
         ],
     ),
 }
+
+
+STEPS: dict[str, tuple[Callable[[Any], Any], str]] = {
+    "nlargest": (lambda f: f.nlargest(3, "id"), "keep the 3 rows with the largest id"),
+    "sorted head": (
+        lambda f: f.sort_values(["lang", "id"]).head(3, compute=False),
+        "keep the 3 first rows by lang, id",
+    ),
+    "head": (
+        lambda f: f.head(3, compute=False),
+        "keep the first 3 rows of the first partition",
+    ),
+    "head of several": (
+        lambda f: f.head(3, npartitions=-1, compute=False),
+        "keep the first 3 rows of all partitions",
+    ),
+    "tail": (lambda f: f.tail(2, compute=False), "keep the last 2 rows of the last partition"),
+    "unique": (lambda f: f.drop_duplicates(subset=["lang"]), "keep the first row of each lang"),
+    "query": (
+        lambda f: f.query("id > 3 and lang == 'en'"),
+        "keep rows where ((id > 3) & (lang == 'en'))",
+    ),
+    "merge": (lambda f: f.merge(_names(), on="lang"), "inner merge by lang"),
+    "concat": (lambda f: dd.concat([f, f]), "put 2 frames behind each other"),
+    "assign": (lambda f: f.assign(a=1, b=f.id), "assign a, b"),
+    "rename": (lambda f: f.rename(columns={"id": "number"}), "rename id to number"),
+    "set_index": (lambda f: f.set_index("id"), "sort rows by id, as the index"),
+    "sort_values": (lambda f: f.sort_values("id"), "sort rows by id"),
+    "loc": (lambda f: f.loc[10:20], "keep labels"),
+    "explode": (lambda f: f.explode("lang"), "explode lang"),
+    "repartition": (lambda f: f.repartition(npartitions=1), "repartition into 1"),
+    "a function": (lambda f: f.map_partitions(_same), "map _same over partitions"),
+}
+
+
+def _names() -> Any:
+    names = pd.DataFrame({"lang": ["en", "de"], "name": ["English", "German"]})
+    return dd.from_pandas(names, npartitions=1)
+
+
+def _same(part: pd.DataFrame) -> pd.DataFrame:
+    return part
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_steps_of_dask_in_words(name: str) -> None:
+    step, told = STEPS[name]
+    assert told in _steps(_explained(step(LengthVector()(dd.from_pandas(table(), npartitions=2)))))
+
+
+def test_a_condition_of_frames_behind_each_other_is_told_once() -> None:
+    one, other = (LengthVector()(dd.from_pandas(table(), npartitions=n)) for n in (1, 2))
+    text = _explained(dd.concat([one, other]).query("id > 3"))
+    assert text.count("over rows where") == 1
+    assert text.count("id > 3") == 3  # each frame, and the operator
+    assert _places(dd.concat([one, other]).query("id > 3")) == ["behind all other steps"]
 
 
 def _places(frame: dd.DataFrame) -> list[str]:
