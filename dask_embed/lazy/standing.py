@@ -75,8 +75,9 @@ def _others(node: Expr, reader: Filter, made: frozenset[Any], dependents: Any) -
 
 def _needs(step: Any, made: frozenset[Any]) -> str:
     """Return in words what a step that is not in the table of steps needs."""
-    known = isinstance(step, TreeReduce | GroupByBase) and made & set(step.frame.columns)
-    return f"reads {words(made)} of all rows" if known else "may need all columns and rows"
+    columns = getattr(step.operands[0], "columns", ())
+    reads = isinstance(step, TreeReduce | GroupByBase) and made.intersection(columns)
+    return f"reads {words(made)} of all rows" if reads else "may need all columns and rows"
 
 
 def _filter_with(condition: Expr, dependents: Any) -> tuple[Expr, str] | None:
