@@ -101,6 +101,7 @@ from dask.dataframe.dask_expr.io.parquet import (
 )
 from dask.dataframe.io.parquet.arrow import ArrowDatasetEngine
 from dask.dataframe.io.utils import _is_local_fs
+from dask.tokenize import _tokenize_deterministic as tokenize_deterministic
 from dask.typing import no_default
 
 __all__ = [
@@ -209,4 +210,5 @@ __all__ = [
     "no_default",
     "plain_column_projection",
     "to_pyarrow_string",
+    "tokenize_deterministic",
 ]

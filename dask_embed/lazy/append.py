@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Mapping
 from typing import Any
 
 from dask_embed.columns import empty_columns
-from dask_embed.lazy._dask import Expr, new_collection
+from dask_embed.lazy._dask import Expr, new_collection, tokenize_deterministic
 from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult, dependents_of
 from dask_embed.lazy.given_text import as_given
+from dask_embed.lazy.held import columns_of
 from dask_embed.lazy.nulls import inputs_by_result, null_pattern
+from dask_embed.lazy.readers import with_meta_of
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.frame import FrameOperator
-from dask_embed.operators.fused import keeping, parts_of, together
+from dask_embed.operators.fused import can_be_together, keeping, names_agree, parts_of, together
 from dask_embed.operators.renamed import all_types, plain, renamed
 from dask_embed.runtime import planned
+from dask_embed.runtime.remembered import looking_once, remembered
 
 
 @lazily.register(ColumnOperator)
@@ -50,17 +54,37 @@ class OperatorRows(ComputedRows):
     def reads(self) -> set[str]:
         return set(self.operator.input_columns)
 
+    def __dask_tokenize__(self) -> str:
+        """Return the token, of the names of both operands: Dask's own pickles the class each time.
+
+        Optimizing a plan of many operators makes each node several times.
+        """
+        if not self._determ_token:
+            said = f"{type(self).__qualname__} {self.frame._name} {_token(self.operator)}"
+            self._determ_token = hashlib.md5(said.encode(), usedforsecurity=False).hexdigest()
+        return self._determ_token
+
     @property
     def labels(self) -> list[str]:
-        return list(
-            dict.fromkeys(type(p).__name__.lower() for p in map(plain, parts_of(self.operator)))
-        )
+        return _labels(self.operator)
+
+
+@remembered
+def _token(operator: FrameOperator) -> str:
+    return tokenize_deterministic(operator)
+
+
+@remembered
+def _labels(operator: Any) -> list[str]:
+    parts = map(plain, parts_of(operator))
+    return list(dict.fromkeys(type(part).__name__.lower() for part in parts))
 
 
 class AppendColumns(OperatorRows, SameRows):
     """Rows and columns of `frame`, then the columns that `operator` computes from them."""
 
     _pickle_functools_cache = False  # nothing that travels needs the empty frame of each node
+    appends = True
 
     @functools.cached_property
     def _meta(self) -> Any:
@@ -70,7 +94,7 @@ class AppendColumns(OperatorRows, SameRows):
 
     @functools.cached_property
     def _named(self) -> tuple[Any, ...]:
-        return (*self.frame.columns, *self.operator.output_columns)
+        return (*columns_of(self.frame), *self.operator.output_columns)
 
     @property
     def columns(self) -> list[Any]:
@@ -93,28 +117,62 @@ class AppendColumns(OperatorRows, SameRows):
         return self if operator is self.operator else type(self)(self.frame, operator)
 
     def renamed(self, names: Mapping[Any, Any]) -> ComputedRows | None:
+        if not names:
+            return self
         operator = renamed(self.operator, names)
         return None if operator is None else type(self)(self.frame, operator)
 
     def _tune_down(self) -> Expr | None:
-        super()._tune_down()
-        return Settled(*self.operands) if self.way_to_partner() else None
+        """Return the form that can be joined with an operator below, of all below it at once.
+
+        Dask would build what is above anew for each of them.
+        """
+        chain: list[AppendColumns | SelectResult] = []
+        node: Any = self
+        with looking_once():  # at the files of a model, which operators further down have, too
+            while isinstance(node, SelectResult) or (
+                type(node) is AppendColumns and node.way_to_partner()
+            ):
+                chain.append(node)
+                node = node.frame
+        if not chain:
+            planned.tell(self)
+            return None
+        for each in reversed(chain):
+            if isinstance(each, AppendColumns):
+                planned.tell(each)
+                node = with_meta_of(Settled(node, each.operator), each)
+            elif each.frame is not node:
+                node = with_meta_of(type(each)(node, *each.operands[1:]), each)
+            else:
+                node = each
+        return node
 
     def way_to_partner(self) -> list[Expr]:
         """Return what is below, down to an operator that could run this one too; [] if none."""
-        results, inputs = set(self.operator.output_columns), set(self.operator.input_columns)
-        way: list[Expr] = []
-        node = self.frame
-        while isinstance(node, AppendColumns | SelectResult) and not results & set(node.columns):
-            way.append(node)
-            if isinstance(node, AppendColumns):
-                if inputs & set(node.operator.output_columns):
-                    return []
-                fits = not results & set(node.frame.columns)
-                if fits and together(node.operator, self.operator) is not None:
-                    return way
-            node = node.frame
-        return []
+        operator = self.operator
+        results, inputs = set(operator.output_columns), set(operator.input_columns)
+        return _way_to_partner(self.frame, operator, results, inputs)
+
+
+def _way_to_partner(
+    frame: Any, operator: ColumnOperator, results: set[str], inputs: set[str]
+) -> list[Expr]:
+    """Return what is from `frame` down to an operator that could run `operator`, too.
+
+    With it go others, of which `results` and `inputs` are as well.
+    """
+    way: list[Expr] = []
+    node = frame
+    while isinstance(node, AppendColumns | SelectResult) and results.isdisjoint(node.columns):
+        way.append(node)
+        if isinstance(node, AppendColumns):
+            if not inputs.isdisjoint(node.operator.output_columns):
+                return []
+            if can_be_together(node.operator, operator):
+                return way
+        node = node.frame
+    return []
 
 
 class Settled(AppendColumns):
@@ -130,25 +188,46 @@ class Settled(AppendColumns):
         return None
 
     def joined(self, dependents: Any) -> Expr | None:
-        """Return the plan in which an operator further down runs this one too, if one can."""
-        way = self.way_to_partner()
-        for node, parent in zip(way, [self, *way], strict=False):
-            if dependents_of(node, dependents) - {parent._name}:
-                return None  # what others use stays as it is
-        if not way:
-            return None
-        *above, partner = way
-        both = together(partner.operator, self.operator)
-        return self._rebuilt(Settled(partner.frame, both), above)
+        """Return the plan in which an operator further down runs this one too, if one can.
 
-    def _rebuilt(self, lowest: Expr, above: list[Expr]) -> Expr:
-        """Return what was `above` the operators now joined on top of them, in the old order."""
+        And it those between: one pass of the optimizer joins all that can be.
+        """
+        operators: list[ColumnOperator] = [self.operator]
+        results, inputs = set(self.operator.output_columns), set(self.operator.input_columns)
+        above: list[tuple[Expr, list[str]]] = []
+        reader: Expr = self
+        frame = self.frame
+        while way := _way_to_partner(frame, self.operator, results, inputs):
+            shared = (
+                dependents_of(node, dependents) - {parent._name}
+                for node, parent in zip(way, [reader, *way], strict=False)
+            )
+            *between, partner = way
+            if any(shared) or not names_agree(partner.operator, *operators):
+                break  # what others use stays as it is
+            wanted = [name for each in operators for name in each.output_columns]
+            above += [(node, wanted) for node in between]
+            operators.insert(0, partner.operator)
+            results |= set(partner.operator.output_columns)
+            inputs |= set(partner.operator.input_columns)
+            reader, frame = partner, partner.frame
+            if not isinstance(partner, Settled):
+                break
+        if len(operators) == 1:
+            return None
+        return with_meta_of(self._rebuilt(Settled(frame, together(*operators)), above), self)
+
+    def _rebuilt(self, lowest: Expr, above: list[tuple[Expr, list[str]]]) -> Expr:
+        """Return what was `above` the operators now joined on top of them, in the old order.
+
+        Given with the columns of those that stood still further up.
+        """
         plan = lowest
-        for node in reversed(above):
+        for node, wanted in reversed(above):
             if isinstance(node, AppendColumns):
                 plan = node.on(plan)
             else:
-                plan = SelectResult(plan, [*node.columns, *self.operator.output_columns])
+                plan = SelectResult(plan, [*node.columns, *wanted])
         same = list(plan.columns) == list(self.columns)
         return plan if same else SelectResult(plan, list(self.columns))
 

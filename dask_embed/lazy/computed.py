@@ -21,9 +21,9 @@ from dask_embed.lazy._dask import (
     Projection,
     SetIndexBlockwise,
     _check_dependents_are_predicates,
-    are_co_aligned,
     is_filter_pushdown_available,
 )
+from dask_embed.lazy.aligned import are_aligned
 from dask_embed.lazy.conditions import (
     all_of,
     conditions_of,
@@ -36,7 +36,14 @@ from dask_embed.lazy.conditions import (
 from dask_embed.lazy.fusion import Unfuse
 from dask_embed.lazy.kept import Kept, apart_from_filters
 from dask_embed.lazy.parts import in_equal_parts
-from dask_embed.lazy.readers import answered_once, dependents_of, readers_of, wanted_columns
+from dask_embed.lazy.passed import is_selected_alone, lowest_without, passed_at_once, read_below
+from dask_embed.lazy.readers import (
+    answered_once,
+    dependents_of,
+    readers_of,
+    wanted_columns,
+    with_meta_of,
+)
 from dask_embed.lazy.rising import raised
 from dask_embed.lazy.steps import step_of
 from dask_embed.lazy.surroundings import in_written_parts, runs_anyway
@@ -61,6 +68,8 @@ class ComputedRows(Blockwise):
 
     one_row_each = False
     keeps_nulls = False  # whether results are known to be null where an input is
+    appends = False
+    """Whether it leaves all columns of the frame as they are, and makes others behind them."""
 
     @property
     def computing(self) -> ComputedRows | None:
@@ -124,20 +133,29 @@ class ComputedRows(Blockwise):
     def _needed(self, wanted: set[str], dependents: Any) -> ComputedRows:
         """Return the node without what nobody reads, as it is where its tasks run in any case."""
         narrowed = self.narrowed(wanted)
-        return self if narrowed is self or runs_anyway(self, dependents) else narrowed
+        if narrowed is self or runs_anyway(self, dependents):
+            return self
+        lower = narrowed.frame.frame if isinstance(narrowed.frame, Projection) else None
+        if lower is not self.frame or not is_selected_alone(lower, self, dependents):
+            return narrowed
+        # all nodes below in one go: Dask would take a pass for each
+        selected = lower.selected_from(narrowed.frame, set(narrowed.frame.columns), dependents)
+        return narrowed if selected is None else narrowed.on(selected)
 
     def _apart(self, parent: Expr, dependents: Any) -> Expr | None:
         """Return `parent` on the node in as many partitions as it was written in."""
-        frame = in_written_parts(self.frame, dependents, ComputedRows)
+        frame = self._in_written_parts(dependents)
         nodes = [node for node in (self, parent) if isinstance(node, ComputedRows)]
         if frame is self.frame or any(runs_anyway(node, dependents) for node in nodes):
             return None
         return replaced(parent, (self, self.on(frame)))
 
+    def _in_written_parts(self, dependents: Any) -> Expr:
+        return in_written_parts(self.frame, dependents, ComputedRows)
+
     def _left_out(self, dependents: Any) -> Expr:
         """Return what takes the place of the node where nothing of it is wanted."""
-        frame = in_written_parts(self.frame, dependents, ComputedRows)
-        return apart_from_filters(frame, dependents)
+        return apart_from_filters(self._in_written_parts(dependents), dependents)
 
     def renamed(self, names: Mapping[Any, Any]) -> ComputedRows | None:
         """Return the node for columns under other names, None if there is no such node."""
@@ -172,27 +190,19 @@ class ComputedRows(Blockwise):
         """Filter before the node by what does not read a result, after it by the rest."""
         before, after = self.split(parent.predicate, self)
         kind = Filter if all(self._is_plain(part, (self,)) for part in before) else Kept
-        below = kind(self.frame, replaced(all_of(before), (self, self.frame)))
-        filtered = self.on(self._lower_still(below, dependents))
+        passed: list[Any] = [self]
+        moved: list[tuple[Expr, Expr]] = [(part, self) for part in before]
+        if kind is Filter and dependents is not None:
+            passed, moved = passed_at_once(self, before, dependents)
+        frame = passed[-1].frame
+        conditions = [replaced(part, (source, frame)) for part, source in moved]
+        predicate = read_below(all_of(conditions), frame)
+        filtered: Any = with_meta_of(kind(frame, predicate), frame)
+        for node in reversed(passed):
+            filtered = with_meta_of(node.on(filtered), node)
         if not after:
             return filtered
         return Filter(filtered, replaced(all_of(after), (self, filtered)))
-
-    def _lower_still(self, below: Expr, dependents: Any) -> Expr:
-        """Return a filter on the frame below the frame's own node, if it passes that as well.
-
-        One step of the optimizer takes it past all nodes that stand on each other.
-        """
-        frame = self.frame
-        if dependents is None or not isinstance(below, Filter) or not isinstance(frame, SameRows):
-            return below
-        passes = (
-            frame.can_split(below.predicate, frame) and not frame.split(below.predicate, frame)[1]
-        )
-        if not passes or dependents_of(frame, dependents) != {self._name}:
-            return below
-        lower = frame._filter_simplification(below, None, dependents)
-        return below if lower is None else lower
 
     def can_split(self, predicate: Expr, *sources: Expr) -> bool:
         """Return whether part of `predicate` may run before the node, the rest after it.
@@ -200,7 +210,7 @@ class ComputedRows(Blockwise):
         The rest must compute each row from results alone: a mean, say, has to see all rows.
         """
         before, after = self.split(predicate, *sources)
-        aligned = bool(before) and are_co_aligned(self.frame, *before)
+        aligned = bool(before) and are_aligned(self.frame, before, sources)
         return (
             aligned
             and all(is_rowwise(part, sources) for part in after)
@@ -239,7 +249,7 @@ class ComputedRows(Blockwise):
         before: list[Expr] = []
         after: list[Expr] = []
         for part in conditions_of(predicate):
-            reads = any(reads_any(part, source, self.made) for source in sources)
+            reads = reads_any(part, sources[0], self.made, *sources[1:])
             (after if reads else before).append(part)
         return before, after
 
@@ -293,10 +303,13 @@ class SameRows(ComputedRows, Elemwise):
 
     def _project(self, parent: Projection, dependents: Any) -> Expr | None:
         """Drop the node when no result is wanted, else the columns that it does not need."""
-        wanted = wanted_columns(self, parent, dependents)
+        return self.selected_from(parent, wanted_columns(self, parent, dependents), dependents)
+
+    def selected_from(self, parent: Projection, wanted: set[Any], dependents: Any) -> Expr | None:
+        """Return the selection `parent` of it, of which all readers need the columns `wanted`."""
         if not wanted.intersection(self.made):
-            frame = self._left_out(dependents)
-            return type(parent)(frame, *parent.operands[1:])
+            lowest = lowest_without(self, wanted, dependents)
+            return type(parent)(lowest._left_out(dependents), *parent.operands[1:])
         narrowed = self._needed(wanted, dependents)
         if narrowed is self and parent.ndim == 1 and not _is_told(parent, dependents):
             return None  # under another name, what was computed of it would be computed again
@@ -378,6 +391,11 @@ class SelectResult(Projection):
             above = raised(self, parent, dependents)
             if above is not None:
                 return above
+        if isinstance(parent, Filter) and self._passes(parent, dependents):
+            rows = self.frame  # in one go, with all below that it passes
+            moved = Filter(rows, replaced(parent.predicate, (self, rows)))
+            filtered = rows._filter_simplification(moved, None, dependents)
+            return with_meta_of(type(self)(filtered, *self.operands[1:]), self)
         return super()._simplify_up(parent, dependents)
 
     @property
@@ -394,6 +412,16 @@ class SelectResult(Projection):
             and is_filter_pushdown_available(self, parent, dependents)
             and self._is_all_that_reads(parent, dependents)
             and not runs_anyway(self.frame, dependents)
+        )
+
+    def _passes(self, parent: Filter, dependents: Any) -> bool:
+        """Return whether all of a filter on it goes below the node that computes its rows."""
+        return (
+            self.ndim == 2
+            and parent.frame._name == self._name
+            and isinstance(self.frame, SameRows)
+            and self._filter_passthrough_available(parent, dependents)
+            and not self.frame.split(parent.predicate, self, self.frame)[1]
         )
 
     def _passes_kept(self, parent: Kept, dependents: Any) -> bool:

@@ -35,12 +35,16 @@ def all_of(conditions: list[Expr]) -> Expr:
     return functools.reduce(And, conditions)
 
 
-def reads_any(expression: Expr, source: Expr, columns: set[str]) -> bool:
-    """Return whether `expression` reads one of `columns`, or all columns, of `source`."""
-    if expression._name == source._name:
+def reads_any(expression: Expr, source: Expr, columns: set[str], *others: Expr) -> bool:
+    """Return whether `expression` reads one of `columns`, or all columns, of `source`.
+
+    Or of one of `others`: nodes above the source whose columns of these names are the same.
+    """
+    names = {each._name for each in (source, *others)}
+    if expression._name in names:
         return True
-    for node in walk(expression, {source._name}):
-        reads_source = any(operand._name == source._name for operand in node.dependencies())
+    for node in walk(expression, names):
+        reads_source = any(operand._name in names for operand in node.dependencies())
         if not reads_source or isinstance(node, Index):
             continue
         if not isinstance(node, Projection) or columns.intersection(node.columns):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from dask_embed.lazy._dask import Expr, Fused, Projection
@@ -26,6 +27,10 @@ class Unfuse(Expr):
     _parameters = ["node"]  # noqa: RUF012 - the form of every Dask expression
     ndim = 0  # Dask broadcasts what has no dimension: frames that share it stay aligned
     _meta = None
+
+    @functools.cached_property
+    def _name(self) -> str:
+        return f"unfuse-{self.operand('node')}"  # as unlike others as the node: no hash is needed
 
     def _divisions(self) -> tuple[None, None]:
         return (None, None)

@@ -7,7 +7,8 @@ import functools
 from collections.abc import Hashable, Mapping
 from typing import Any
 
-from dask_embed.lazy._dask import Expr, Index, Projection, are_co_aligned
+from dask_embed.lazy._dask import Assign, Expr, Index, Projection
+from dask_embed.lazy.aligned import are_aligned
 from dask_embed.lazy.conditions import is_rowwise, walk
 from dask_embed.lazy.steps import Step
 
@@ -97,7 +98,7 @@ class Passage:
 
     @functools.cached_property
     def repeats_names(self) -> bool:
-        columns = list(self.node.columns)
+        columns = columns_of(self.node)
         return len(set(columns)) != len(columns)
 
     @functools.cached_property
@@ -107,15 +108,14 @@ class Passage:
         Of files that few columns are read of Dask makes fewer: nodes of ours right below a step
         bring both to one number, where the step is right above the files nothing does.
         """
-        return (
-            self.step.rows.blockwise
-            and bool(self._others)
-            and not are_co_aligned(self.sources[0], *self._others)
-        )
+        if not self.step.rows.blockwise or not self._others:
+            return False
+        source = self.sources[0]
+        return not are_aligned(source, self._others, [source])
 
     @functools.cached_property
     def new_columns(self) -> frozenset[Any]:
-        return frozenset(self.node.columns) - frozenset(self.sources[0].columns)
+        return frozenset(columns_of(self.node)) - frozenset(columns_of(self.sources[0]))
 
     @functools.cached_property
     def _readers(self) -> list[Expr]:
@@ -152,6 +152,14 @@ class Passage:
         return self.step.each_row_alone and all(
             is_rowwise(each, self.sources) for each in self._others
         )
+
+
+def columns_of(node: Any) -> list[Any]:
+    """Return the columns of a node: Dask asks pandas, which takes long where there are many."""
+    if type(node) is not Assign:
+        return list(node.columns)
+    found = columns_of(node.frame)
+    return [*found, *(key for key in dict.fromkeys(node.keys) if key not in found)]
 
 
 def words(columns: frozenset[Any]) -> str:

@@ -119,16 +119,16 @@ def null_pattern(node: Any, source: Any, parent: Any, dependents: Any) -> Expr |
     what Dask knows of other readers is of the plan as it was before the pass, in which a condition
     on values may have come to read the same selection.
     """
+    if not isinstance(parent, NullPattern) and not asks_for_nulls(parent):
+        return None
     # Others may be filtered by it: then it is of the same frame.
     alone = all(reads_nulls_alone(each, dependents) for each in readers_of(node, dependents))
     if isinstance(parent, NullPattern):
         if source is node and alone and node.made <= parent.made - parent.reads:
             return parent.on(node.frame)
         checked = parent.reads | (set(source.columns) - parent.made)
-    elif asks_for_nulls(parent):
-        checked = set(source.columns)
     else:
-        return None
+        checked = set(source.columns)
     wanted = node.made.intersection(checked)
     known = inputs_by_result(node.operator) if wanted else {}
     if not wanted or not wanted <= set(known):

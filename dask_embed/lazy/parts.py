@@ -23,7 +23,7 @@ def in_equal_parts(node: Expr) -> Expr | None:
     Of files that few columns are read of Dask makes fewer partitions. It does the same to what
     stands beside the file, such as an array, but not to what stands beside a node further up.
     """
-    if not isinstance(node, Blockwise):
+    if not isinstance(node, Blockwise) or sum(isinstance(o, Expr) for o in node.operands) < 2:
         return None
     frames = [each for each in node.dependencies() if not node._broadcast_dep(each)]
     fewest = min((each.npartitions for each in frames), default=1)

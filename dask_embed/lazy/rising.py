@@ -8,7 +8,7 @@ from dask_embed import config
 from dask_embed.lazy._dask import Expr, Filter, Projection
 from dask_embed.lazy.conditions import conditions_of, is_rowwise, reads_any
 from dask_embed.lazy.held import Held, Passage, held_by, words
-from dask_embed.lazy.readers import dependents_of, readers_of
+from dask_embed.lazy.readers import dependents_of, readers_of, with_meta_of
 from dask_embed.lazy.rewrites import REWRITES
 from dask_embed.lazy.steps import step_of
 from dask_embed.lazy.surroundings import runs_anyway
@@ -44,9 +44,10 @@ def raised(top: Any, node: Any, dependents: Any) -> Expr | None:
         return None
     if runs_anyway(top.computing, dependents):
         return None
-    above = risen(passage, dependents)
-    if above is None:
+    found = risen(passage, dependents)
+    if found is None:
         return None
+    above, known = found
     if top.ndim < 2:
         above = above.selected(top.operand("columns"))
     elif list(above.columns) != list(node.columns):
@@ -54,6 +55,8 @@ def raised(top: Any, node: Any, dependents: Any) -> Expr | None:
         above = (
             above.selected(chosen) if hasattr(type(above), "made") else Projection(above, chosen)
         )
+    if known:
+        return with_meta_of(above, node)
     return above if same_kind(above._meta, node._meta) else None
 
 

@@ -13,9 +13,9 @@ from typing import Any
 from dask_embed import config
 from dask_embed.lazy._dask import Assign, Expr, Projection, RenameFrame
 from dask_embed.lazy.conditions import replaced
-from dask_embed.lazy.held import Passage, held_by
+from dask_embed.lazy.held import Passage, columns_of, held_by
 from dask_embed.lazy.readers import readers_of
-from dask_embed.lazy.steps import Step, step_of
+from dask_embed.lazy.steps import Rows, Step, step_of
 from dask_embed.lazy.worth import is_worth_it, needs_none
 
 
@@ -41,7 +41,7 @@ def is_allowed(step: Step) -> bool:
     return bool(allowed == "all" or (allowed == "blockwise" and step.rows.blockwise))
 
 
-def risen(passage: Passage, dependents: Any) -> Any:
+def risen(passage: Passage, dependents: Any) -> tuple[Any, bool] | None:
     """Return an operator, and those below it that pass as well, above a step.
 
     Parameters
@@ -53,8 +53,11 @@ def risen(passage: Passage, dependents: Any) -> Any:
 
     Returns
     -------
-    Expr or None
-        With its columns in any order; None if the operator has no form under their new names.
+    above : Expr
+        With its columns in any order.
+    known : bool
+        Whether its columns are certainly of the types that they had; None instead of both if the
+        operator has no form under their new names.
     """
     top, node = passage.sources[0], passage.sources[-1]
     others = _read_beside(top, passage.node, dependents)
@@ -132,16 +135,52 @@ def _is_worth_it(held: Any, levels: list[_Level], last: Passage, dependents: Any
     )
 
 
-def _rebuilt(frame: Expr, steps: list[Passage], operators: list[Any]) -> Any:
+def _rebuilt(frame: Expr, steps: list[Passage], operators: list[Any]) -> tuple[Any, bool]:
     """Return all steps on a frame, and then the operators; each given with the highest first."""
+    waiting: list[Passage] = []  # steps that are one `assign`, which Dask would join in each pass
     for passage in reversed(steps):
-        frame = _on(passage, frame)
-        if isinstance(frame, Assign):  # Dask would join two of them in each of its passes
-            joined = frame._simplify_down()
-            frame = frame if joined is None else joined
+        if waiting and not _can_join(waiting, passage):
+            frame, waiting = _assigned(waiting, frame), []
+        if type(passage.node) is Assign:
+            waiting.append(passage)
+        else:
+            frame = _on(passage, frame)
+    frame = _assigned(waiting, frame) if waiting else frame
+    made = {column for operator in operators for column in operator.made}
+    known = all(type(operator).appends for operator in operators) and _keep_apart(steps)
+    if known:
+        top = steps[0].node
+        rest = [column for column in columns_of(top) if column not in made]
+        vars(frame).setdefault("_meta", top._meta[rest])
     for operator in reversed(operators):
         frame = operator.on(frame)
-    return frame
+    if known:
+        vars(frame).setdefault("_meta", top._meta[list(frame.columns)])
+    return frame, known
+
+
+def _keep_apart(steps: list[Passage]) -> bool:
+    """Return whether steps do to each column what they do, whatever others there are.
+
+    Then what they give is known without asking them anew, which takes long in pandas.
+    """
+    whole = len(steps[0].sources) == 1  # no selection, which has fewer columns than what is below
+    return whole and all(each.step.rows is Rows.SAME and each.step.each_row_alone for each in steps)
+
+
+def _can_join(waiting: list[Passage], passage: Passage) -> bool:
+    """Return whether `assign` may be one with some before it: it reads and changes none of them."""
+    keys = {key for each in waiting for key in each.node.keys}
+    return (
+        type(passage.node) is Assign
+        and keys.isdisjoint(passage.node.keys)
+        and not passage.reads_all
+        and keys.isdisjoint(passage.reads)
+    )
+
+
+def _assigned(steps: list[Passage], frame: Expr) -> Expr:
+    return Assign(frame, *(operand for each in steps for operand in _operands(each, frame)[1:]))
 
 
 def _on(passage: Passage, frame: Expr) -> Expr:
@@ -150,8 +189,10 @@ def _on(passage: Passage, frame: Expr) -> Expr:
     if step.names is not None:
         names = {old: new for old, new in step.names.items() if old in frame.columns}
         return RenameFrame(frame, names) if names else frame
+    return type(node)(*_operands(passage, frame))
+
+
+def _operands(passage: Passage, frame: Expr) -> list[Any]:
     pairs = [(source, frame) for source in passage.sources]
-    operands = [
-        replaced(each, *pairs) if isinstance(each, Expr) else each for each in node.operands
-    ]
-    return type(node)(*operands)
+    operands = passage.node.operands
+    return [replaced(each, *pairs) if isinstance(each, Expr) else each for each in operands]

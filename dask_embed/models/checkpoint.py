@@ -139,9 +139,7 @@ class Checkpoint:
     def has_chat_template(self) -> bool:
         """Whether the tokenizer's files hold a template for chats."""
         folder = self.tokenizer_folder
-        files = [folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")]
-        written = first_json(folder, ("tokenizer_config.json",)).get("chat_template")
-        return bool(written) or any(file.is_file() for file in files)
+        return looked((_has_chat_template, folder), lambda: _has_chat_template(folder))
 
     @property
     def text_config(self) -> Any:
@@ -179,10 +177,20 @@ class Checkpoint:
     @property
     def tokenizer_limit(self) -> int | None:
         """Longest sequence that the tokenizer's configuration allows, None without one."""
-        settings = first_json(self.tokenizer_folder, ("tokenizer_config.json",))
-        limit = settings.get("model_max_length")
+        limit = _tokenizer_settings(self.tokenizer_folder).get("model_max_length")
         # transformers writes int(1e30) where there is no limit
         return int(limit) if isinstance(limit, int | float) and limit < 1e9 else None
+
+
+def _tokenizer_settings(folder: Path) -> dict[str, Any]:
+    place = (_tokenizer_settings, folder)
+    return looked(place, lambda: first_json(folder, ("tokenizer_config.json",)))
+
+
+def _has_chat_template(folder: Path) -> bool:
+    files = [folder / "chat_template.jinja", *folder.glob("additional_chat_templates/*.jinja")]
+    written = _tokenizer_settings(folder).get("chat_template")
+    return bool(written) or any(file.is_file() for file in files)
 
 
 def read_checkpoint(

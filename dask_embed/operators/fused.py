@@ -11,7 +11,7 @@ import pyarrow as pa
 from dask_embed.columns import Result, append_columns, empty_columns, keeps_on_device
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.rehearsal import require_some_row
-from dask_embed.operators.renamed import all_types, renamed, unwrapped
+from dask_embed.operators.renamed import Renamed, all_types, renamed, unwrapped
 from dask_embed.runtime.remembered import looking_once, remembered
 from dask_embed.tokens.sharing import SharedTokens
 
@@ -134,23 +134,37 @@ def _run(
     return results
 
 
-def together(first: ColumnOperator, second: ColumnOperator) -> ColumnOperator | None:
-    """Return both as one operator if they share tokens, else None."""
-    (one, names), (other, more) = unwrapped(first), unwrapped(second)
-    parts = (*parts_of(one), *parts_of(other))
-    keys = {tokens_key(part) for part in parts}
-    if len(keys) > 1 or None in keys or len({part.cache for part in parts}) > 1:
+def together(*operators: ColumnOperator) -> ColumnOperator | None:
+    """Return operators, the first to run first, as one if they share tokens, else None."""
+    first, *others = operators
+    if not all(_share_tokens(first, other) for other in others):
         return None
-    both = Together(parts)
-    if not names and not more:
-        return both
-    return _named(both, first, second)
+    inner = [unwrapped(each) for each in operators]
+    both = Together(tuple(part for operator, _ in inner for part in parts_of(operator)))
+    return _named(both, operators) if any(names for _, names in inner) else both
 
 
-def _named(both: Together, first: ColumnOperator, second: ColumnOperator) -> ColumnOperator | None:
-    """Return both for a frame with the columns of each, None if those of one name are two."""
+def can_be_together(first: ColumnOperator, second: ColumnOperator) -> bool:
+    """Return whether `together` has an operator for both, which it only makes if it must."""
+    return _share_tokens(first, second) and names_agree(first, second)
+
+
+def names_agree(*operators: ColumnOperator) -> bool:
+    """Return whether operators that share tokens have a form for all of them together."""
+    named = any(type(operator) is Renamed for operator in operators)
+    return not named or together(*operators) is not None
+
+
+def _share_tokens(first: ColumnOperator, second: ColumnOperator) -> bool:
+    one, other = (parts_of(unwrapped(each)[0])[0] for each in (first, second))
+    key = tokens_key(one)
+    return key is not None and key == tokens_key(other) and one.cache == other.cache
+
+
+def _named(both: Together, operators: Sequence[ColumnOperator]) -> ColumnOperator | None:
+    """Return all for a frame with the columns of each, None if those of one name are two."""
     names: dict[Any, Any] = {}
-    for operator in (first, second):
+    for operator in operators:
         inner, given = unwrapped(operator)
         for column in (*inner.input_columns, *inner.output_columns):
             if names.setdefault(column, given.get(column, column)) != given.get(column, column):
