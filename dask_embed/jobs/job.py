@@ -232,15 +232,20 @@ class Job:
                 with contextlib.suppress(FileNotFoundError):
                     os.remove(path)
 
-    def give_up(self) -> None:
-        """Take the mark away where nothing was written; else it stays, and tells of the failure."""
+    def give_up(self, *, interrupted: bool = False) -> None:
+        """Take the mark away where nothing was written; else it stays, and tells of the failure.
+
+        It stays, too, if a job that can be gone on with was interrupted: tasks of other threads may
+        give files their names until the process ends, and without a mark these would be all.
+        """
         run = self.run
         mark = read_mark(run.fs, run.path)
         if mark is None or mark.get("run") != run.name:
             return
         if mark.get("session", self.session) != self.session:
             return  # of another start of this job, which goes on
-        if any(map(self._is_own, data_files(run.fs, run.path))):
+        left = interrupted and run.resumes
+        if left or any(map(self._is_own, data_files(run.fs, run.path))):
             write_mark(run.fs, run.path, {**mark, "failed": True})
             return
         if run.resumes:

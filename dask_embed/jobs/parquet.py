@@ -201,8 +201,8 @@ def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:
         try:
             with encoding_told("the rows cannot be computed"):  # Dask makes strings of columns
                 return _in_one_task_each(written, **options)
-        except BaseException:
-            job.give_up()
+        except BaseException as error:
+            job.give_up(interrupted=not isinstance(error, Exception))
             raise
         finally:
             job.run.fs.invalidate_cache(job.run.path)
