@@ -292,6 +292,24 @@ def test_rows_of_other_nights_are_replaced_though_those_of_this_one_are_there(fo
     assert _read(folder)["id"].tolist() == [*range(10, 20)]
 
 
+def test_what_is_interrupted_before_it_wrote_keeps_its_mark(tmp_path: Path) -> None:
+    """Since threads that go on may still write: a folder with their files alone is not whole."""
+
+    def interrupted(rows: pd.DataFrame) -> pd.DataFrame:
+        if not (tmp_path / "again").exists():
+            raise KeyboardInterrupt
+        return rows
+
+    frame = _frame(0, 40, 8)
+    job = frame.map_partitions(interrupted, meta=frame._meta)
+    with pytest.raises(KeyboardInterrupt):
+        job.ml.to_parquet(tmp_path / "out", resume=True, compute_kwargs={"scheduler": "sync"})
+    assert (tmp_path / "out" / MARK).exists()
+    (tmp_path / "again").touch()
+    job.ml.to_parquet(tmp_path / "out", resume=True)
+    assert _read(str(tmp_path / "out"))["id"].tolist() == [*range(40)]
+
+
 def test_partitions_without_rows_are_done(folder: str) -> None:
     first, step = Failing(), Failing()
     few = _frame(0, 40, 8, first)
