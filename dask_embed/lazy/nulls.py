@@ -85,7 +85,7 @@ def inputs_by_result(operator: Any) -> Inputs:
     found: Inputs = {}
     for part in parts_of(operator):
         inner = plain(part)
-        if inner.on_error == "raise" and _follows(type(inner)):
+        if inner.on_error == "raise" and inner.nulls_follow_inputs:
             found |= dict.fromkeys(part.result_columns, part.input_columns)
     return found
 
@@ -100,16 +100,6 @@ def _through(inputs: Inputs, known: Inputs) -> Inputs:
         column: tuple(dict.fromkeys(each for name in names for each in known.get(name, (name,))))
         for column, names in inputs.items()
     }
-
-
-def _follows(operator: type) -> bool:
-    """Return whether a class says that nulls follow inputs, of the `run` that it has."""
-    for base in operator.__mro__:
-        if "nulls_follow_inputs" in vars(base):
-            return bool(base.nulls_follow_inputs)  # type: ignore[attr-defined]
-        if "run" in vars(base):
-            return False
-    return False
 
 
 def null_pattern(node: Any, source: Any, parent: Any, dependents: Any) -> Expr | None:

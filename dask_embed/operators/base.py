@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Collection, Hashable, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -46,8 +46,34 @@ class ColumnOperator(FrameOperator):
     """
 
     nulls_follow_inputs: ClassVar[bool] = False
-    """Whether the `run` of this class gives null where an input is null and for no other row that
-    it can use, so that what only asks for nulls need not run it."""
+    """Whether this gives null where an input is null and for no other row that it can use, so that
+    what only asks for nulls need not run it."""
+
+    run_encodes: ClassVar[bool] = False
+    """Whether `run` makes tokens of all rows by `encode`, so that a text is tried by it alone."""
+
+    most_columns: ClassVar[int | None] = None
+    """How many columns `encode` makes a sequence of, None for any number."""
+
+    spoken_of: ClassVar[Mapping[str, frozenset[str]]] = {
+        "tokens_key": frozenset({"apply", "read", "encode"}),
+        "forward_key": frozenset({"apply", "read", "encode", "run"}),
+        "nulls_follow_inputs": frozenset({"apply", "read", "run", "postprocess"}),
+        "run_encodes": frozenset({"run"}),
+        "most_columns": frozenset({"encode"}),
+    }
+    """What each declaration is about: a class with another of these methods makes it anew."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Take back what a class inherits of declarations about methods that it does not."""
+        super().__init_subclass__(**options)
+        for declaration, methods in cls.spoken_of.items():
+            for kind in cls.__mro__:  # a method may come from a class that is no operator
+                if declaration in vars(kind):
+                    break
+                if not methods.isdisjoint(vars(kind)):
+                    setattr(cls, declaration, getattr(ColumnOperator, declaration))
+                    break
 
     @property
     @abc.abstractmethod
@@ -97,6 +123,8 @@ class ColumnOperator(FrameOperator):
 
         These are the columns, the tokenizer, and all that decides which sequences are made of a
         row. None, which is the default, shares nothing.
+
+        An inherited key does not speak of another `encode`: see `spoken_of`.
         """
         return None
 

@@ -67,6 +67,8 @@ class CheckpointOperator(OfModel, ColumnOperator):
 
     uses_configured_cache: ClassVar[bool] = True
 
+    most_columns: ClassVar[int | None] = 2
+
     incidental: ClassVar[frozenset[str]] = frozenset(
         {"output", "padding_side", "batch_size", "tokens_per_batch"}
     )
@@ -88,7 +90,7 @@ class CheckpointOperator(OfModel, ColumnOperator):
             positive_integer(name, getattr(self, name))
         one_of("on_long", self.on_long, ("truncate", "error"))
         one_of("padding_side", self.padding_side, (None, "left", "right"))
-        if len(self.input_columns) > 2 and type(self).encode is CheckpointOperator.encode:
+        if self.most_columns is not None and len(self.input_columns) > self.most_columns:
             raise TypeError(
                 f"{type(self).__name__} reads {len(self.input_columns)} columns; encode takes one "
                 "or a pair: define an encode that makes a sequence of more"
@@ -130,7 +132,7 @@ class CheckpointOperator(OfModel, ColumnOperator):
         return encode_rows(runner, rows, limit, on_long=self.on_long)
 
     def tokens_key(self) -> Hashable:
-        """See `ColumnOperator`. An `encode` of your own shares nothing without a key of its own."""
+        """See `ColumnOperator`; of the `encode` here."""
         limit = self.limit(read_checkpoint(self.spec))
         return self._tokens_key(SequenceSettings(tokens_kept(limit, self.on_long)))
 
@@ -248,8 +250,7 @@ class CheckpointOperator(OfModel, ColumnOperator):
 
     def rehearse(self) -> None:
         require_buildable(self.spec, self.loaded_task, read_checkpoint(self.spec))
-        if type(self).run.__module__.startswith("dask_embed."):
-            # a `run` of one's own need not encode
+        if self.run_encodes:
             require_encodable(self, self.spec, read_checkpoint(self.spec))
 
     def trial(self, tokenizer: PreTrainedTokenizerBase, text: str) -> str | None:

@@ -194,15 +194,6 @@ def parts_of(operator: ColumnOperator) -> tuple[ColumnOperator, ...]:
 
 @remembered
 def tokens_key(operator: ColumnOperator) -> Hashable:
-    """Return what operators of a plan must have in common to share the tokens of a partition.
-
-    None where an operator shares none, or reads or encodes in a way of its own: a key that it
-    inherits does not speak of that.
-    """
-    for kind in type(operator).__mro__:
-        if "tokens_key" in vars(kind):
-            with looking_once():
-                return operator.tokens_key()
-        if not {"apply", "read", "encode"}.isdisjoint(vars(kind)):
-            return None
-    return None
+    """Return the `tokens_key` of an operator of a plan, whose files are pinned."""
+    with looking_once():
+        return operator.tokens_key()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
@@ -49,6 +49,8 @@ class ModelOperator(CheckpointOperator):
     on_error : {"raise", "null"}
         See `ColumnOperator`.
     """
+
+    run_encodes: ClassVar[bool] = True
 
     def load(self, runner: Runner) -> Any:
         """Return what `forward` and `postprocess` get as `model`; called once per process.

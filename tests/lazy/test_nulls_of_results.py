@@ -95,6 +95,13 @@ class Unsure(Length):
         return super().run(columns, on_device=on_device, meter=meter)
 
 
+class Hollow(de.Embedder):
+    """Reads in a way of its own, which may find nulls where the column has none."""
+
+    def read(self, series: Any) -> Any:
+        return super().read(series.where(series != ""))
+
+
 def test_which_operators_say_so(tmp_path_factory: pytest.TempPathFactory) -> None:
     """One whose `run` is another says nothing; neither does one that makes bad rows null."""
     model = shared_tiny_bert(tmp_path_factory)
@@ -102,6 +109,7 @@ def test_which_operators_say_so(tmp_path_factory: pytest.TempPathFactory) -> Non
     assert inputs_by_result(Unsure()) == {}
     assert inputs_by_result(Length(on_error="null")) == {}
     assert inputs_by_result(de.Embedder(model)) == {"embedding": ("text",)}
+    assert inputs_by_result(Hollow(model)) == {}
     assert inputs_by_result(de.Tokenizer(model)) == {}
 
 

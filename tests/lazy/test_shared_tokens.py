@@ -376,6 +376,22 @@ class OwnEncode(de.Classifier):
         return super().encode(runner, [(row[0].upper(),) for row in rows])
 
 
+class UpperCase:
+    """No operator: its `encode` comes before that of the operator that it is put before."""
+
+    def encode(self, runner: Any, rows: Any) -> Any:
+        return de.Classifier.encode(self, runner, [(row[0].upper(),) for row in rows])
+
+
+class Mixed(UpperCase, de.Classifier):
+    pass
+
+
+class OwnRun(de.Embedder):
+    def run(self, columns: Any, **options: Any) -> Any:
+        return super().run(columns, **options)
+
+
 class OwnRead(de.Tokenizer):
     def read(self, series: Any) -> Any:
         return super().read(series.str.upper())
@@ -392,8 +408,12 @@ def test_a_key_that_is_inherited_does_not_speak_of_what_is_not(models) -> None:
     assert plain is not None
     assert plain == tokens_key(de.Embedder(models["embed"]))
     assert tokens_key(OwnEncode(models["classify 0"])) is None
+    assert tokens_key(Mixed(models["classify 0"])) is None
     assert tokens_key(OwnRead(models["embed"])) is None
     assert tokens_key(OwnKey(models["classify 0"])) == "upper case"
+    assert tokens_key(OwnRun(models["embed"])) == plain
+    assert de.Embedder(models["embed"]).forward_key() is not None
+    assert OwnRun(models["embed"]).forward_key() is None
     lists = de.CandidateScorer(models["lm 0"], candidates_column="lists")
     assert tokens_key(lists) is None
     operators = [de.Classifier(models["classify 0"]), OwnEncode(models["classify 1"], output="own")]

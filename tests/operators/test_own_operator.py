@@ -167,6 +167,13 @@ def test_three_columns_need_an_encode(tiny_bert: str) -> None:
     with pytest.raises(TypeError, match="Three reads 3 columns; encode takes one or a pair"):
         Three(tiny_bert)
 
+    class Joined(Three):
+        def encode(self, runner: Any, rows: Any) -> Any:
+            return super().encode(runner, [(" ".join(row),) for row in rows])
+
+    frame = pd.DataFrame({"a": ["x"], "b": ["y"], "c": ["z"]})
+    assert Joined(tiny_bert)(frame)["count"].tolist() == [5]  # and [CLS], [SEP]
+
 
 def test_too_long_is_one_row(tiny_bert: str) -> None:
     """on_long="error" costs the row that is too long, and names the limit."""

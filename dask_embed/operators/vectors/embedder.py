@@ -114,6 +114,7 @@ class Embedder(CheckpointOperator):
     method: ClassVar[str] = "embed"
 
     nulls_follow_inputs: ClassVar[bool] = True  # a text without tokens has a vector of zeros
+    run_encodes: ClassVar[bool] = True
     takes_tables: ClassVar[bool] = True
 
     column: str = "text"
@@ -324,7 +325,7 @@ class Embedder(CheckpointOperator):
         return key if not prompt and self.max_chars is None else (key, prompt, self.max_chars)
 
     def forward_key(self) -> Hashable:
-        if self.pooling == ("none",) or type(self).run is not Embedder.run:
+        if self.pooling == ("none",):
             return None
         checkpoint = read_checkpoint(self.spec)
         prompt = self.prompt_text(checkpoint) or ""
