@@ -24,7 +24,7 @@ import pytest
 from safetensors.numpy import save_file
 from support import bad_inputs, headed, tiny
 from support.bad_inputs import Subject, arguments_of, attempt, judge
-from support.contract import needed
+from support.contract import checkpoint_of, needed
 
 import dask_embed as de
 from dask_embed import operators
@@ -32,19 +32,10 @@ from dask_embed.jobs import cluster
 from dask_embed.jobs.reading import _READER_OPTIONS
 from dask_embed.operators.filters.base import TextFilter
 
-NAMES = {
-    **dict.fromkeys(("Embedder", "Tokenizer", "Chunker", "LateChunkEmbedder", "Model"), "embed"),
-    **dict.fromkeys(("Classifier", "Reranker"), "classify"),
-    "ZeroShotClassifier": "classify",
-    "TokenClassifier": "classify-tokens",
-    "QuestionAnswerer": "answer",
-    **dict.fromkeys(("MaskFiller", "SparseEmbedder"), "fill-mask"),
-    "MultiVectorEmbedder": "multi-vector",
-    "Generator": "causal-lm",
-    "CandidateScorer": "causal-lm",
-    "NextTokenScorer": "causal-lm",
-    "PerplexityScorer": "causal-lm",
-}
+BASES = {"ColumnOperator", "ModelOperator"}
+KINDS = {name: getattr(de, name) for name in operators.__all__ if name not in BASES}
+WITH_MODEL = [name for name, kind in KINDS.items() if checkpoint_of(kind) != "none"]
+FILTERS = [name for name, kind in KINDS.items() if issubclass(kind, TextFilter)]
 FRAME = pd.DataFrame({"text": ["Return the lines of a file.", "x"], "other": ["a", "b"]})
 
 
@@ -92,9 +83,10 @@ def assert_told(subject: Subject, *, skipping: tuple[str, ...] = ()) -> None:
     assert not wrong, f"{len(wrong)} cases:\n" + "\n".join(wrong)
 
 
-@pytest.mark.parametrize("name", sorted(set(NAMES) - {"Model"}))
+@pytest.mark.parametrize("name", WITH_MODEL)
 def test_operators_with_a_model(name: str, made) -> None:
-    assert_told(operator(name, {"model": made(NAMES[name]), **needed(getattr(de, name))}, FRAME))
+    kind = KINDS[name]
+    assert_told(operator(name, {"model": made(checkpoint_of(kind)), **needed(kind)}, FRAME))
 
 
 def test_operators_on_vectors(vectors: pd.DataFrame, tmp_path: Path) -> None:
@@ -105,17 +97,13 @@ def test_operators_on_vectors(vectors: pd.DataFrame, tmp_path: Path) -> None:
     assert_told(operator("Similarity", {"prototypes": prototypes}, vectors, "prototype "))
 
 
-FILTERS = [name for name in operators.__all__ if issubclass(getattr(de, name), TextFilter)]
-
-
 @pytest.mark.parametrize("name", FILTERS)
 def test_operators_without_a_model(name: str) -> None:
     assert_told(operator(name, needed(getattr(de, name)), FRAME))
 
 
 def test_every_operator_is_tried() -> None:
-    tried = {*NAMES, *FILTERS, "LinearHead", "Similarity", "ModelOperator", "ColumnOperator"}
-    assert {*operators.__all__, "Model"} <= tried
+    assert {*KINDS} == {*WITH_MODEL, *FILTERS, "LinearHead", "Similarity"}
 
 
 def test_model(made) -> None:

@@ -34,6 +34,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import dask_embed as de
+from dask_embed.operators.filters.base import TextFilter
+from dask_embed.operators.language.base import LanguageModelOperator
+from dask_embed.operators.vectors.base import VectorOperator
 from dask_embed.runtime import registry
 
 # What an operator needs to be made, besides its model, where its class does not say what it takes.
@@ -79,6 +82,17 @@ def needed(operator: type) -> dict[str, Any]:
     required = [each.name for each in fields(operator) if each.default is MISSING]
     chosen = {name: choices(operator, name)[0] for name in required if choices(operator, name)}
     return chosen | NEEDED.get(operator.__name__, {})
+
+
+def checkpoint_of(operator: type) -> str:
+    """Return what an operator is tried with: a task of `support.headed`, or another word."""
+    if issubclass(operator, TextFilter | VectorOperator):
+        return "none"
+    if issubclass(operator, de.MultiVectorEmbedder):
+        return "multi-vector"  # the task is that of any embedder, the folder is another
+    if issubclass(operator, LanguageModelOperator):
+        return "causal-lm"  # or another, as the checkpoint says
+    return getattr(operator, "task", "embed")
 
 
 def another(operator: type, name: str) -> Any:
