@@ -18,6 +18,11 @@ class Aside:
     Parameters
     ----------
     fs : fsspec.AbstractFileSystem
+
+    Attributes
+    ----------
+    made : dict of str to int
+        What `commit` gave a name on a disk that no file had, and the numbers of these files there.
     """
 
     sep = "/"
@@ -27,6 +32,7 @@ class Aside:
         self._local = isinstance(fs, LocalFileSystem)
         self._hidden: dict[str, str] = {}
         self._contents: dict[str, _Content] = {}
+        self.made: dict[str, int] = {}
 
     def mkdirs(self, path: str, exist_ok: bool = False) -> None:
         if self._local:  # a store has none
@@ -45,7 +51,9 @@ class Aside:
             for hidden in self._hidden.values():
                 sync_file(hidden)
             for path, hidden in self._hidden.items():
+                known, number = os.path.exists(path), os.stat(hidden).st_ino
                 os.replace(hidden, path)
+                self.made |= {} if known else {path: number}
         except FileNotFoundError:
             # Another start of this job wrote all files, ended, and removed what was unfinished.
             if not all(map(os.path.exists, self._hidden)):
@@ -63,6 +71,14 @@ class Aside:
         for hidden in self._hidden.values():
             with contextlib.suppress(FileNotFoundError):
                 os.remove(hidden)
+
+
+def take_back(made: dict[str, int]) -> None:
+    """Remove what `Aside.commit` made, unless another task has written it since."""
+    for path, number in made.items():
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(path).st_ino == number:
+                os.remove(path)
 
 
 class _Content(io.BytesIO):

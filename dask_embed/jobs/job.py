@@ -251,3 +251,6 @@ class Job:
         if run.resumes:
             remove_folder(run.fs, records_path(run))
         self._unmark()
+        # a task may have given a file its name meanwhile; from here on it finds that it may not
+        if any(map(self._is_own, data_files(run.fs, run.path))):
+            write_mark(run.fs, run.path, {**mark, "failed": True})

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from dask_embed.jobs.commit import Aside
+from dask_embed.jobs.commit import Aside, take_back
 from dask_embed.jobs.failures import Counts, counts_of, together
 from dask_embed.jobs.folder import Run, read_mark
 from dask_embed.jobs.job import Job
@@ -149,6 +149,7 @@ def rewrite_part(
         sizes = aside.commit()
     finally:
         aside.discard()
+    _require_still_held(run, aside.made)
     record(run, place, partitions, sizes, {})
     return [name], [], {}
 
@@ -212,7 +213,7 @@ def write_part(
         # Dask's engine sets the index in place, and the task may run again on the same partition.
         with writing():
             told = writer(copy.copy(partition), (place,))
-        run.require_held()
+        _require_still_held(run, told[0]["made"])
     counted = together(counts)
     if partitions is not None:
         files = told[0].get("files", {})
@@ -220,6 +221,20 @@ def write_part(
         return [path.rpartition("/")[2] for path in files], [], counted
     names = [writer.name_function(place + writer.i_offset)] if len(partition) else []
     return names, told, counted
+
+
+def _require_still_held(run: Run, made: dict[str, int]) -> None:
+    """Raise unless the folder is the run's; what a task has `made` there on a disk is removed then.
+
+    The mark of a job that failed goes where it has written nothing: without one, the files of a
+    task that was not over yet would be the whole folder. It goes, too, when another start of the
+    job has ended: that has written the same files since.
+    """
+    try:
+        run.require_held()
+    except RuntimeError:
+        take_back(made)
+        raise
 
 
 def end(job: Job, summary: Any, written: list[Written], counts: list[Counts]) -> Counts:

@@ -9,7 +9,6 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._validation import shown, shown_error
 from dask_embed.columns.frames import encoding_told
@@ -23,8 +22,8 @@ from dask_embed.jobs.writing import last_schema
 class WritingEngine(VectorEngine):
     """The engine that checks what is appended against what is there."""
 
-    keeps_back: ClassVar[bool] = False
-    """Whether files in a store, too, get their names when all of a partition are there."""
+    tells_files: ClassVar[bool] = False
+    """Whether a task gives the sizes of its files instead of what Dask wants for ``_metadata``."""
 
     @classmethod
     def initialize_write(  # type: ignore[override]  # Dask names its arguments
@@ -66,11 +65,8 @@ class WritingEngine(VectorEngine):
         *rest: Any,
         **options: Any,
     ) -> Any:
-        """Write files; on a local disk they get their names when they are whole, as in a store."""
+        """Write files, which get their names when all of the partition are whole."""
         write = super().write_partition
-        if not (cls.keeps_back or isinstance(fs, LocalFileSystem)):
-            with _unwritable_text_told(df, filename):
-                return write(df, path, fs, filename, partition_on, *rest, **options)
         aside = Aside(fs)
         try:
             with _unwritable_text_told(df, filename):
@@ -78,7 +74,9 @@ class WritingEngine(VectorEngine):
             sizes = aside.commit()
         finally:
             aside.discard()
-        return [{"meta": None, "files": sizes}] if cls.keeps_back else told
+        if cls.tells_files or not told:  # Dask's tells nothing where no ``_metadata`` is wanted
+            told = [{"meta": None, "files": sizes}]
+        return [{**each, "made": aside.made} for each in told]
 
 
 class ResumingEngine(WritingEngine):
@@ -87,7 +85,7 @@ class ResumingEngine(WritingEngine):
     Two that do the same job give files the same names. In a store the first one stays.
     """
 
-    keeps_back = True
+    tells_files = True
 
 
 @contextlib.contextmanager
