@@ -143,8 +143,7 @@ def _asked(client: Any) -> dict[str, Told]:
 
 
 def _told() -> Told:
-    from dask_embed.runtime.stats import finished, records, totals
+    from dask_embed.runtime.stats import recorded, records
 
     process = (socket.gethostname(), os.getpid())
-    counts = {**totals(), "partitions": finished()}
-    return process, (counts, [dataclasses.asdict(record) for record in records()])
+    return process, (recorded(), [dataclasses.asdict(record) for record in records()])

@@ -19,7 +19,8 @@ _lock = threading.Lock()
 _totals: Counter[str] = Counter()
 # Among the totals: rows of finished partitions that are not counted as `rows`.
 _REST = "rest"
-_FINISHED = "finished"
+# Sums over all records, those that are not kept any more included, and how many `partitions`.
+_recorded: Counter[str] = Counter()
 _records: deque[PartitionStats] = deque(maxlen=_KEPT_RECORDS)
 
 
@@ -170,13 +171,13 @@ class Meter:
 
     def finish(self) -> None:
         """Keep the record, and tell a distributed worker the counts."""
-        with _lock:
-            _records.append(self.record)
-            _totals[_FINISHED] += 1
-        for name in _COUNTS:
-            context_meter.digest_metric(f"model-{name}", getattr(self.record, name), name)
         record = self.record
         amounts = {name: getattr(record, name) for name in _COUNTS}
+        with _lock:
+            _records.append(record)
+            _recorded.update({**amounts, "partitions": 1})
+        for name, amount in amounts.items():
+            context_meter.digest_metric(f"model-{name}", amount, name)
         seconds = {phase: getattr(record, f"{phase}_seconds") for phase in _PHASES}
         prometheus.count(record.operator, amounts, seconds)
 
@@ -216,10 +217,13 @@ def rows_done() -> int:
         return _totals["rows"] + _totals[_REST]
 
 
-def finished() -> int:
-    """Return how many partitions have a record, those that are not kept any more included."""
+def recorded() -> dict[str, int]:
+    """Return the counts of all records summed, those that are not kept any more included.
+
+    And how many `partitions` they are of. Rows count also where no text ran through a model.
+    """
     with _lock:
-        return _totals[_FINISHED]
+        return {name: _recorded[name] for name in (*_COUNTS, "partitions")}
 
 
 def records() -> list[PartitionStats]:
