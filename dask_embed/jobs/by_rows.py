@@ -27,6 +27,7 @@ from dask_embed.jobs.rows import Decision, Known, RowChanges, RowOptions, decide
 from dask_embed.jobs.writing import last_file, require_not_read, require_room
 from dask_embed.lazy._dask import Expr, Projection, new_collection
 from dask_embed.lazy.conditions import replaced
+from dask_embed.lazy.parts import InParts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +86,11 @@ class _Rows:
         needed = [name for name in source.columns if name in read or name == id]
         content = sorted((name for name in needed if name != id), key=str)
         self.keyed = Keyed(id, tuple(content), bool(layout["write_index"]))
-        self.source: Expr = source
-        if needed != list(source.columns):
-            self.source = Projection(source, needed)
+        # In the same partitions whatever stands above: of files that few columns are read of Dask
+        # makes fewer, and rows are told by their places in partitions.
+        self.source: Expr = InParts(
+            source if needed == list(source.columns) else Projection(source, needed)
+        )
         self.steps = steps_token(plan, source, content)
         self.plan = plan_steps(plan, source)
 

@@ -20,6 +20,7 @@ from dask_embed.columns.declared import DeclaredColumns
 from dask_embed.jobs.folder import READERS, read_origin, run_of
 from dask_embed.jobs.origin import UNKNOWN, Origin, origins_in_file, several
 from dask_embed.lazy._dask import (
+    IO,
     AddPrefix,
     Assign,
     Binop,
@@ -144,7 +145,7 @@ def below(node: Expr, column: Any) -> list[tuple[Expr, Any]]:
         return [(node.exprs[0], column)]
     if isinstance(node, FusedIO):
         return [(node.operand("_expr"), column)]
-    if isinstance(node, _COMPUTING):
+    if isinstance(node, (IO, *_COMPUTING)):  # that of delayed values has these below, no frames
         return []
     if isinstance(node, MapPartitions) and isinstance(node.func, DeclaredColumns):
         return [] if column in node.func.writes else [(node.frame, column)]
