@@ -125,7 +125,10 @@ class EachRow(SameRows):
 
     def renamed(self, names: Mapping[Any, Any]) -> ComputedRows | None:
         hit = {old: new for old, new in names.items() if old in self.made | self.reads}
-        return type(self)(self.frame, self.written.renamed(hit)) if hit else self
+        if not hit:
+            return self
+        # what it makes is asked of the frame, whose columns are to have the new names as well
+        return type(self)(RenameFrame(self.frame, _exchanged(hit)), self.written.renamed(hit))
 
     def _task(self, name: Any, index: int) -> Any:
         """Compute the whole step in one task, as a group that Dask fuses does."""

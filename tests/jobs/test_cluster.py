@@ -122,11 +122,11 @@ def test_the_cores_of_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (tmp_path / f"node{node}" / "cpulist").write_text(cores)
     monkeypatch.setattr(home, "_NODES", tmp_path)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1, 2, 4, 5, 6}, raising=False)
-    monkeypatch.setattr("dask.system.CPU_COUNT", 6)
+    monkeypatch.setattr(home, "CPU_COUNT", 6)
     assert home.cores_of_nodes() == [{0, 1, 2}, {4, 5, 6}]
-    monkeypatch.setattr("dask.system.CPU_COUNT", 2)  # a container with a limit on time
+    monkeypatch.setattr(home, "CPU_COUNT", 2)  # a container with a limit on time
     assert home.cores_of_nodes() == [{0, 1}]
-    monkeypatch.setattr("dask.system.CPU_COUNT", 7)
+    monkeypatch.setattr(home, "CPU_COUNT", 7)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 3}, raising=False)
     assert home.cores_of_nodes() == [{0, 3}]  # the lists do not name all
 
