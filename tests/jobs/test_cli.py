@@ -64,6 +64,12 @@ def _run(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 
 # ---------------------------------------------------------------------------------- options
+def test_the_package_is_the_command() -> None:
+    started = [sys.executable, "-m", "dask_embed", "--version"]
+    done = subprocess.run(started, capture_output=True, text=True, timeout=240)
+    assert (done.returncode, done.stdout) == (0, f"dask-embed, version {de.__version__}\n")
+
+
 def test_every_operator_has_a_command() -> None:
     """Not those of arrays; vectors of chunks are a vector for each row of another command."""
     kinds = [getattr(operators, name) for name in operators.__all__]
