@@ -302,9 +302,10 @@ def test_says_what_would_run_and_runs_nothing(
     plan = capsys.readouterr().out
     assert "keep rows where (id in [1, 2])" in plan
     assert "run Embedder on text -> embedding" in plan
-    assert main(["embed", *common, "--to", "out", "--dry-run"]) == 0
+    assert main(["embed", *common, "--to", "out", "--dry-run", "--log", "log.jsonl"]) == 0
     assert capsys.readouterr().out == f"{plan}Into out, a file for each partition\n"
     assert not Path("out").exists()
+    assert not Path("log.jsonl").exists()  # which would tell of a night without rows
 
 
 def test_appends_and_replaces(bert: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -469,8 +470,23 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     ),
     "a column that is not there": (
         ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--column", "txt"],
-        3,
+        2,
         "column 'txt' is not in the dataframe (did you mean 'text'?)",
+    ),
+    "a column that no line has": (
+        ["embed", "rows-0.jsonl", "--model", "BERT", "--to", "out", "--column", "txt"],
+        2,
+        "column 'txt' is not in the dataframe (did you mean 'text'?)",
+    ),
+    "columns that no line has": (
+        ["embed", "rows-0.jsonl", "--model", "BERT", "--to", "out", "--columns", "id,txt"],
+        2,
+        "column 'txt' is not in the files (did you mean 'text'?)",
+    ),
+    "a column of a condition": (
+        ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--where", "txt == 'a'"],
+        2,
+        "where names the column 'txt', which the rows have not (did you mean 'text'?)",
     ),
     "columns": (
         ["embed", "rows.parquet", "--model", "BERT", "--to", "out", "--columns", "id,embeding"],

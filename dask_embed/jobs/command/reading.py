@@ -20,6 +20,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import infer_compression, read_block
 
 from dask_embed._validation import meant, shown, shown_error
+from dask_embed.jobs.command.ending import USAGE, Ended
 from dask_embed.jobs.command.inputs import WHOLE, Inputs
 from dask_embed.jobs.engine import nested_dtype
 
@@ -60,6 +61,8 @@ def open_inputs(inputs: Inputs, size: int | None, wanted: Iterable[str] | None) 
     ------
     ValueError, OSError
         If a file cannot be read.
+    Ended
+        If the files do not have a column that is used.
     """
     if inputs.kind == "parquet":
         from dask_embed.jobs.reading import read_parquet
@@ -166,9 +169,10 @@ def _schema(inputs: Inputs, wanted: list[str] | None) -> pa.Schema:
         return pa.schema(fields)
     for name in wanted:
         if name not in schema.names:
-            raise ValueError(
+            raise Ended(
                 f"column {name!r} is not in the files{meant(name, schema.names)}; their columns "
-                f"are {shown(schema.names)}"
+                f"are {shown(schema.names)}",
+                USAGE,
             )
     return pa.schema([field for field in fields if field[0] in wanted])
 

@@ -60,8 +60,9 @@ def run(
             made = _operator(operator, given, model)
         from dask_embed.jobs.run_log import RunLog
 
-        log = RunLog(job.log, command, {**options, **given, **model})
         explains = explains or job.dry_run
+        # in the log, one that only looks would be a night without rows
+        log = RunLog(None if explains else job.log, command, {**options, **given, **model})
         last_words.append(lambda: _failed(job, log, KeyboardInterrupt()))
         try:
             with ends_with(ending.USAGE):
@@ -156,7 +157,8 @@ def _results(job: Job, operator: Any, rows: Any) -> Any:
     with ends_with(ending.MODEL):
         operator = operator.pinned()
         operator.types()
-    with ends_with(ending.INPUT):
+    known = set(getattr(operator, "input_columns", ())) <= set(rows.columns)
+    with ends_with(ending.INPUT if known else ending.USAGE):
         operator.check(rows._meta)
     with ends_with(ending.USAGE if isinstance(operator, Bound) else ending.MODEL):
         out = operator(rows)
