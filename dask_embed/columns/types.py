@@ -133,6 +133,17 @@ def is_number(dtype: pa.DataType) -> bool:
     return pa.types.is_floating(dtype) or pa.types.is_integer(dtype)
 
 
+def number_type(dtype: Any) -> pa.DataType | None:
+    """Return what numbers and truth values of a pandas dtype are in Arrow, None for others.
+
+    It is the same of the types of pandas that have nulls and those that have none.
+    """
+    plain = getattr(dtype, "numpy_dtype", dtype)
+    if not isinstance(plain, np.dtype) or plain.kind not in "biuf" or plain.itemsize > 8:
+        return None
+    return pa.from_numpy_dtype(plain)
+
+
 def wrong_dimensions(lengths: np.ndarray, present: np.ndarray, dimension: int) -> dict[int, str]:
     """Return the message of each row that holds a vector of another dimension.
 

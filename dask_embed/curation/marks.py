@@ -15,6 +15,7 @@ from dask_embed._options import known_options
 from dask_embed._validation import shown, usable_text
 from dask_embed.columns import to_host
 from dask_embed.columns.frames import require_frame
+from dask_embed.columns.types import number_type
 from dask_embed.curation.outcomes import DECIDED, Keep, Mark, with_types
 from dask_embed.curation.ranking import Ranking
 from dask_embed.curation.source import Expanding, PartitionNumbers, Source
@@ -131,7 +132,7 @@ def older_frame(frame: Any, against: Any, columns: Sequence[Any], ranking: Ranki
                 f"against has no column {name!r}; its columns are {shown(list(against.columns))}"
             )
         new, old = frame._meta[name].dtype, against._meta[name].dtype
-        if new != old:
+        if new != old and (number_type(new) is None or number_type(new) != number_type(old)):
             raise TypeError(f"column {name!r} is of {new} in the dataframe, of {old} in against")
     return against
 

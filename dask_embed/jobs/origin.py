@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -183,16 +184,29 @@ def _in_words(origin: Origin, ways: Iterable[tuple[str, ...]]) -> str:
     return ", ".join(words) or "nothing"
 
 
-def require_same_types(path: str, written: pa.Schema, frame: Any) -> None:
+def require_same_types(path: str, written: pa.Schema, frame: Any, option: str) -> None:
+    """Raise ValueError if a nested column of a frame is of another type in files."""
     for name, given in nested_types(frame).items():
         if name not in written.names:
             continue  # Dask names all columns that differ
         present = written.field(name).type
         if plainly_named(present) != plainly_named(given):
             raise ValueError(
-                f"append=True needs the types of the files in {path!r}: column {name!r} is "
+                f"{option} needs the types of the files in {path!r}: column {name!r} is "
                 f"{present} there, but {given} in the frame"
             )
+
+
+@contextlib.contextmanager
+def other_columns_told(path: str, option: str) -> Iterator[None]:
+    """Tell in a line what Dask says of a frame that has other columns than files."""
+    try:
+        yield
+    except ValueError as error:
+        said = " ".join(str(error).split())
+        raise ValueError(
+            f"{option} needs the columns and types of the files in {path!r}: {said}"
+        ) from None
 
 
 def provenance(made: dict[Any, Origin]) -> dict[str, Any]:

@@ -31,7 +31,12 @@ from dask_embed.jobs.planning import Found, checked, for_pyarrow, job_of, retrie
 from dask_embed.jobs.rows import RowChanges
 from dask_embed.jobs.unfinished import under_way
 from dask_embed.jobs.writing import file_metadata, layout, new_run, require_options, writes_index
-from dask_embed.jobs.writing_engine import ResumingEngine, WritingEngine, with_folder_names
+from dask_embed.jobs.writing_engine import (
+    ResumingEngine,
+    RowsEngine,
+    WritingEngine,
+    with_folder_names,
+)
 from dask_embed.lazy._dask import _is_local_fs, new_collection
 from dask_embed.lazy.given_text import require_utf8
 
@@ -175,7 +180,7 @@ def to_parquet(
         planned = dd.to_parquet(
             frame,
             path,
-            engine=ResumingEngine if resume else WritingEngine,
+            engine=RowsEngine if rows else ResumingEngine if resume else WritingEngine,
             append=append,
             compute=False,
             write_index=write_index,

@@ -6,16 +6,16 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
 from dask_embed._validation import shown, shown_error
 from dask_embed.columns.frames import encoding_told
+from dask_embed.columns.types import number_type
 from dask_embed.jobs.commit import Aside
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import data_files, make_folder
-from dask_embed.jobs.origin import require_same_types
+from dask_embed.jobs.origin import other_columns_told, require_same_types
 from dask_embed.jobs.writing import last_schema
 
 
@@ -24,6 +24,8 @@ class WritingEngine(VectorEngine):
 
     tells_files: ClassVar[bool] = False
     """Whether a task gives the sizes of its files instead of what Dask wants for ``_metadata``."""
+    asks: ClassVar[str] = "append=True"
+    """What asks to add rows, for messages."""
 
     @classmethod
     def initialize_write(  # type: ignore[override]  # Dask names its arguments
@@ -41,18 +43,13 @@ class WritingEngine(VectorEngine):
         if not append:
             return started
         written = last_schema(fs, path, data_files(fs, path))
-        require_same_types(path, written, df)
+        require_same_types(path, written, df, cls.asks)
         # Dask compares names of types, and that of nested columns is ``object`` in files.
         named = df.astype({**dict.fromkeys(nested_types(df), object), **_named_types(df, written)})
         # The schema is that of the frame as it is.
         schema = started[-1]["schema"]
-        try:
+        with other_columns_told(path, cls.asks):
             return super().initialize_write(named, fs, path, append=True, schema=schema, **options)
-        except ValueError as error:  # of Dask, in several lines
-            said = " ".join(str(error).split())
-            raise ValueError(
-                f"append=True needs the columns and types of the files in {path!r}: {said}"
-            ) from None
 
     @classmethod
     def write_partition(
@@ -88,6 +85,12 @@ class ResumingEngine(WritingEngine):
     tells_files = True
 
 
+class RowsEngine(ResumingEngine):
+    """The engine of a job that adds rows by their ids."""
+
+    asks = "resume='rows'"
+
+
 @contextlib.contextmanager
 def _unwritable_text_told(partition: Any, filename: str) -> Iterator[None]:
     """Raise ValueError for what cannot be written, with row and column where it is a text."""
@@ -107,8 +110,9 @@ def _unwritable_text_told(partition: Any, filename: str) -> Iterator[None]:
 def _named_types(frame: Any, written: pa.Schema) -> dict[str, str]:
     """Return the types that files name for columns which hold the same: pandas has several.
 
-    Texts of operators are ``str``, and what Dask reads from files are ``string``. Where a row of a
-    file is null, its integers were floats in pandas, and its truth values objects.
+    Texts of operators are ``str``, and what Dask reads from files are ``string``; numbers may be of
+    types that have nulls. Where a row of a file is null, its integers were floats in pandas, and
+    its truth values objects.
     """
     columns = (written.pandas_metadata or {}).get("columns", ())
     named = {each["name"]: each["numpy_type"] for each in columns}
@@ -122,8 +126,7 @@ def _named_types(frame: Any, written: pa.Schema) -> dict[str, str]:
 def _is_written_as(dtype: Any, written: pa.DataType) -> bool:
     if isinstance(dtype, pd.StringDtype):
         return pa.types.is_string(written) or pa.types.is_large_string(written)
-    plain = isinstance(dtype, np.dtype) and dtype.kind in "biu"
-    return plain and bool(pa.from_numpy_dtype(dtype) == written)
+    return number_type(dtype) == written
 
 
 def with_folder_names(partition: Any, columns: list[str]) -> Any:

@@ -214,6 +214,23 @@ def test_only_new_rows_are_judged_against_an_older_corpus() -> None:
     assert unnamed.exact_duplicate_of.tolist()[0] == -1 - 2**PLACES  # first row of partition 1
 
 
+@pytest.mark.parametrize("types", [("Int64", "int64"), ("int64", "Int64"), ("int64", "int32")])
+def test_ids_of_an_older_corpus_may_be_of_a_type_that_has_nulls(types: tuple[str, str]) -> None:
+    old = pd.DataFrame({"id": [90, 91, 92], "text": ["a", "a", "b"]}).astype({"id": types[1]})
+    new = pd.DataFrame({"id": [1, 2, 3, 4], "text": ["b", "c", "c", "a"]}).astype({"id": types[0]})
+    older, newer = (dd.from_pandas(each, npartitions=2) for each in (old, new))
+    if types[1] == "int32":
+        with pytest.raises(TypeError, match="'id' is of int64 in the dataframe, of int32 in ag"):
+            newer.ml.mark_exact_duplicates("text", id="id", against=older)
+        return
+    for mark in (newer.ml.mark_exact_duplicates, fuzzy_of(newer)):
+        marked = mark("text", id="id", against=older).compute()
+        of = next(name for name in marked.columns if name.endswith("_duplicate_of"))
+        assert marked[of].tolist() == [92, pd.NA, 2, 90]
+    dropped = newer.ml.drop_exact_duplicates("text", id="id", against=older, keep=("id", "max"))
+    assert dropped.compute()["id"].tolist() == [3]
+
+
 def test_files_are_read_for_the_hashes_alone_and_rows_find_their_partition(
     frame: pd.DataFrame, tmp_path: Path
 ) -> None:

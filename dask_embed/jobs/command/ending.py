@@ -33,8 +33,13 @@ _KINDS = (
     ("dask_embed.runtime.files", INTERRUPTED),  # a disk that is full may have room later
     ("dask_embed.runtime", MODEL),
 )
-# Modules that look at ids, and at what a folder has of them, before anything runs.
-_OF_ROWS = ("dask_embed.jobs.by_rows", "dask_embed.jobs.rows", "dask_embed.jobs.row_source")
+# Modules that look at ids and types, and at what a folder has of them, before anything runs.
+_OF_ROWS = (
+    "dask_embed.jobs.by_rows",
+    "dask_embed.jobs.origin",
+    "dask_embed.jobs.rows",
+    "dask_embed.jobs.row_source",
+)
 _NO_FAULT_OF_OURS = ("dask_embed._", "dask_embed.jobs.command.ending")
 
 
