@@ -144,18 +144,19 @@ class ComputedRows(Blockwise):
 
     def _apart(self, parent: Expr, dependents: Any) -> Expr | None:
         """Return `parent` on the node in as many partitions as it was written in."""
-        frame = self._in_written_parts(dependents)
+        frame = self.rows_in_written_parts(dependents)
         nodes = [node for node in (self, parent) if isinstance(node, ComputedRows)]
         if frame is self.frame or any(runs_anyway(node, dependents) for node in nodes):
             return None
         return replaced(parent, (self, self.on(frame)))
 
-    def _in_written_parts(self, dependents: Any) -> Expr:
+    def rows_in_written_parts(self, dependents: Any) -> Expr:
+        """Return what the node is on, in as many partitions as it was written in."""
         return in_written_parts(self.frame, dependents, ComputedRows)
 
     def _left_out(self, dependents: Any) -> Expr:
         """Return what takes the place of the node where nothing of it is wanted."""
-        return apart_from_filters(self._in_written_parts(dependents), dependents)
+        return apart_from_filters(self.rows_in_written_parts(dependents), dependents)
 
     def renamed(self, names: Mapping[Any, Any]) -> ComputedRows | None:
         """Return the node for columns under other names, None if there is no such node."""

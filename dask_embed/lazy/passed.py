@@ -20,7 +20,7 @@ def is_selected_alone(node: Any, reader: Expr, dependents: Any) -> bool:
     return (
         getattr(type(node), "one_row_each", False)
         and dependents_of(node, dependents) == {reader._name}
-        and node._in_written_parts(dependents) is node.frame
+        and node.rows_in_written_parts(dependents) is node.frame
     )
 
 
@@ -28,7 +28,7 @@ def lowest_without(node: Any, wanted: set[Any], dependents: Any) -> Any:
     """Return the lowest of a node and those right below it of which nobody needs a result."""
     while (
         is_selected_alone(node.frame, node, dependents)
-        and node._in_written_parts(dependents) is node.frame
+        and node.rows_in_written_parts(dependents) is node.frame
         and node.frame.made.isdisjoint(wanted)
     ):
         node = node.frame

@@ -93,10 +93,21 @@ def _of_plan(plan: Expr) -> Surroundings:
     tasks = {_name_of(key) for node in opaque for key in node.operand("layer")}
     counted = (
         _stays_apart(plan)
-        or any(isinstance(node, _COUNTING) for node in nodes)
+        or any(isinstance(node, _COUNTING) or _looks_for_divisions(node) for node in nodes)
         or bool(opaque and any(map(_is_beside_an_array, nodes)))
     )
     return Surroundings(frozenset(tasks), counted)
+
+
+def _looks_for_divisions(node: Any) -> bool:
+    """Return whether Dask reads a column to find where the partitions of a frame are to begin.
+
+    It reads the column alone, of joined files, and takes rows that are sorted in these for sorted
+    in the partitions of the frame, which has more of them: then rows are on the wrong side of a
+    division, where `loc`, joins and `repartition` do not find them.
+    """
+    by_values = isinstance(node, SetIndex | SortValues)
+    return by_values and ("user_divisions" not in node._parameters or node.user_divisions is None)
 
 
 def _stays_apart(plan: Expr) -> bool:

@@ -83,7 +83,9 @@ def risen(passage: Passage, dependents: Any) -> tuple[Any, bool] | None:
         others = _read_beside(below, node, dependents)
         levels.append(_Level(found, others or frozenset()))
         node = below
-    return _rebuilt(lowest.frame, steps, operators) if operators else None
+    if not operators:
+        return None
+    return _rebuilt(lowest.rows_in_written_parts(dependents), steps, operators)
 
 
 def _read_beside(node: Expr, reader: Expr, dependents: Any) -> frozenset[Any] | None:

@@ -493,6 +493,50 @@ def test_merges_that_add_rows_where_nulls_may_have_results(frames: dict[str, Any
     assert sorted(given[0].length.dropna()) == sorted(expected.length.dropna())
 
 
+# Files of which Dask joins those of one column: it would look for divisions in one partition
+
+LABELLED: dict[str, Callable[[Any], Any]] = {
+    "loc": lambda f: f.loc[22:28],
+    "loc, unused": lambda f: f.loc[22:28][["id", "num"]],
+    **{
+        f"{how} join": lambda f, how=how: f.loc[5:35].join(scores(f), how=how)
+        for how in ("left", "right", "inner", "outer")
+    },
+    "merge": lambda f: f.loc[5:35].merge(
+        scores(f), left_index=True, right_index=True, how="outer", indicator=True
+    ),
+    "joined to": lambda f: scores(f).join(f[["num", "length"]].loc[5:35], how="outer"),
+}
+
+
+def scores(like: Any) -> Any:
+    pdf = pd.DataFrame({"score": [1, 2, 3]}, index=pd.Index([9, 24, 50], name="number"))
+    return pdf if isinstance(like, pd.DataFrame) else dd.from_pandas(pdf, npartitions=1)
+
+
+@pytest.mark.parametrize("operators", [1, 2])
+@pytest.mark.parametrize("name", LABELLED)
+def test_sorted_files_keep_their_rows(tmp_path: Any, name: str, operators: int) -> None:
+    """The ids are sorted in the files, of 30 and 10 rows: half of them would begin at 20."""
+    pdf = table()
+    for number, part in enumerate((pdf[:30], pdf[30:])):
+        part.to_parquet(tmp_path / f"part.{number}.parquet")
+
+    def steps(frame: Any) -> Any:
+        frame = LengthVector()(Length()(frame)) if operators > 1 else Length()(frame)
+        frame = frame.set_index("id", drop=False)
+        return LABELLED[name](frame.rename_axis(index="number"))
+
+    result, expected = steps(dd.read_parquet(tmp_path)).compute(), steps(pdf)
+    assert len(expected)
+    labels = [each.index.astype(int).tolist() for each in (result.sort_index(), expected)]
+    assert labels[0] == sorted(labels[1])
+    columns = ["num"] if "unused" in name else ["num", "length"]
+    for column in columns:
+        given, wanted = (each.sort_index()[column] for each in (result, expected))
+        assert given.astype("Float64").tolist() == wanted.astype("Float64").tolist()
+
+
 # Formulas of `query` and `eval`
 
 COLUMNS = ["a", "b", "c"]
