@@ -26,6 +26,7 @@ from dask_embed.jobs.job import Job
 from dask_embed.jobs.lineage import origins
 from dask_embed.jobs.manifest import resuming_run
 from dask_embed.jobs.origin import provenance
+from dask_embed.jobs.overlap import Folder, require_apart_from_caches
 from dask_embed.jobs.places import folder_path, place, require_folder
 from dask_embed.jobs.planning import Found, checked, for_pyarrow, job_of, retries
 from dask_embed.jobs.rows import RowChanges
@@ -119,7 +120,8 @@ def to_parquet(
         If `append` is given and the last file has other columns or types, or says that another
         operator, model, revision or setting made a column or what it was computed from, or knows
         it where the frame does not; if the folder holds the rows of this frame already; if the
-        frame reads what it would overwrite.
+        frame reads what it would overwrite; if the folder is the `cache` of an operator, or one
+        lies in the other.
 
     Notes
     -----
@@ -149,6 +151,7 @@ def to_parquet(
     made = origins(frame)
     fs, folder = place(path, options.get("filesystem"), options.get("storage_options"))
     require_folder(fs, folder)
+    require_apart_from_caches(frame, Folder.on(type(fs), folder))
     identity: Identity | None = None
     changes: RowChanges | None = None
     if rows is not None:

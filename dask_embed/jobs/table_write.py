@@ -23,6 +23,7 @@ from dask_embed.jobs.folder import METADATA_KEY
 from dask_embed.jobs.identity import Identity
 from dask_embed.jobs.lineage import origins
 from dask_embed.jobs.origin import Origin, provenance
+from dask_embed.jobs.overlap import Folder, require_apart_from_caches
 from dask_embed.jobs.table import MODES, Table
 from dask_embed.jobs.table_expr import WriteTable
 from dask_embed.lazy._dask import new_collection
@@ -216,6 +217,7 @@ def write(
     """Write a frame to the table that `make` gives for it, its run, and what made its columns."""
     boolean("compute", compute)
     require_utf8(frame)
+    require_apart_from_caches(frame, Folder.of(given.uri))
     made = origins(frame)
     run = given.run or Identity.of(frame, made, {"write_index": given.index}).token
     table = make(frame, run, made)

@@ -600,6 +600,51 @@ def test_a_mistake_has_its_exit_code_and_one_line(
     assert "hush" not in "".join(error)
 
 
+@pytest.mark.parametrize(
+    ("given", "to"),
+    [
+        ("inn", "inn/out"),
+        ("inn", "inn/"),
+        ("inn", "link/out.delta"),
+        ("file:inn", "inn/out"),
+        ("inn/*", "inn/out"),
+        ("inn/**/*.parquet", "inn/out"),
+        ("*/*.parquet", "out"),
+        ("memory://inn", "memory://inn/out"),
+    ],
+)
+def test_a_folder_that_would_be_read_again_is_refused(
+    given: str, to: str, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("inn").mkdir()
+    Path("link").symlink_to("inn")
+    ROWS.to_parquet("inn/rows.parquet")
+    given = given.replace("file:", f"file://{folder}/")
+    assert main(["text-statistics", given, "--to", to, "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert f"to={to!r} would be read with the input {given!r}" in error
+    assert [each.name for each in Path("inn").iterdir()] == ["rows.parquet"]
+
+
+@pytest.mark.parametrize(("given", "to"), [("inn/*.parquet", "inn/out"), ("inn", "inn-out")])
+def test_a_folder_beside_what_is_read(given: str, to: str, folder: Path) -> None:
+    Path("inn").mkdir()
+    ROWS.to_parquet("inn/rows.parquet")
+    for _ in range(2):
+        assert main(["text-statistics", given, "--to", to, "--quiet"]) == 0
+    assert len(de.read_parquet(to)) == len(ROWS)
+
+
+@pytest.mark.parametrize("more", [[], ["--dry-run"], ["--resume", "rows", "--id", "id"]])
+def test_a_cache_in_the_folder_is_refused(
+    more: list[str], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["text-statistics", "rows.parquet", "--quiet", "--cache", "same", "--to", "same"]
+    assert main([*arguments, *more]) == 2
+    assert "must not be one" in capsys.readouterr().err
+    assert not Path("same").exists()
+
+
 def test_an_error_of_a_row_ends_the_job_with_that_of_input(
     bert: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

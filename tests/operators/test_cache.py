@@ -192,6 +192,8 @@ def test_the_configuration_names_a_cache(tmp_path: Path, cache: str) -> None:
         out = frame.ml.embed("text", model=model)
         ROWS.clear()
         Length()(frame).compute()
+    with pytest.raises(ValueError, match="must not be one, nor one in the other"):
+        out.ml.to_parquet(cache)
     out.compute()  # workers need not know of it
     kinds = [path.name for path in Path(cache).iterdir()]
     assert len(kinds) == 1
@@ -375,3 +377,39 @@ def test_a_file_is_no_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(NotADirectoryError, match="cache must be a folder"):
         Length(cache=tmp_path / "file")
+
+
+@pytest.mark.parametrize(
+    ("cache", "to"),
+    [
+        ("out", "out"),
+        ("out/", "out"),
+        ("link", "out"),
+        ("out/cache", "link/"),
+        ("out", "out/rows"),
+        ("file://{}/out", "out"),
+        ("memory://one", "memory://one/out"),
+    ],
+)
+def test_a_cache_is_in_no_folder_that_is_written(
+    cache: str, to: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "link").symlink_to("out")
+    frame = dd.from_pandas(_texts(0, 4), npartitions=1)
+    out = Length(cache=cache.format(tmp_path))(frame)
+    named = out.rename(columns={"text": "words"})[["id", "length"]]
+    writers = [out.ml.to_parquet, named.ml.to_parquet]
+    if not to.startswith("memory"):
+        writers += [out.ml.to_delta, out.ml.to_lance]
+    for write in writers:
+        with pytest.raises(ValueError, match="must not be one, nor one in the other"):
+            write(to)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_cache_beside_the_folder_that_is_written(tmp_path: Path) -> None:
+    frame = dd.from_pandas(_texts(0, 4), npartitions=1)
+    Length(cache=tmp_path / "out-cache")(frame).ml.to_parquet(tmp_path / "out")
+    assert len(de.read_parquet(tmp_path / "out")) == 4

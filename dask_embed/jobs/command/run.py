@@ -57,6 +57,7 @@ def run(
             job = Job(**options)
             if not explains:
                 job.folder()
+                _require_other_files(job)
             made = _operator(operator, given, model)
         from dask_embed.jobs.run_log import RunLog
 
@@ -113,12 +114,17 @@ def _usage(places: Mapping[str, str]) -> Iterator[None]:
 
 def _run(job: Job, operator: Any, log: Any, client: Any, *, explains: bool) -> dict[str, Any]:
     """Run, and return what the last line of json tells."""
+    from dask_embed.jobs.overlap import Folder, require_apart_from_caches
+
     with ends_with(ending.INPUT):
         rows, bad = _rows(job, operator)
     for file, problem in bad.items():
         click.echo(f"dask-embed: left out {file}: {problem}", err=True)
         log.add("bad file", file=file, problem=problem)
     out = _results(job, operator, rows)
+    if job.to:
+        with ends_with(ending.USAGE):
+            require_apart_from_caches(out, Folder.of(job.to))
     told: dict[str, Any] = {"partitions": out.npartitions, "bad_files": [*bad]}
     if explains:
         _explain(job, out)
@@ -130,6 +136,14 @@ def _run(job: Job, operator: Any, log: Any, client: Any, *, explains: bool) -> d
     if isinstance(operator, Bound):  # counts are of operators, and none took its rows
         del counts["rows"]
     return {**told, "to": folder, **counts}
+
+
+def _require_other_files(job: Job) -> None:
+    """Raise ValueError if the job would read its own rows, started again."""
+    from dask_embed.jobs.overlap import require_not_read_again
+
+    name = "data/0.lance" if job.table == "lance" else "part.0.parquet"
+    require_not_read_again(job.input, job.to or "", name)
 
 
 def _rows(job: Job, operator: Any) -> tuple[Any, dict[str, str]]:
