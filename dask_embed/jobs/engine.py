@@ -18,6 +18,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 
 from dask_embed._validation import shown, shown_error
 from dask_embed.columns.transfer import readable_metadata
+from dask_embed.jobs.folder_types import partitioning, values_of
 from dask_embed.lazy._dask import ArrowDatasetEngine
 
 
@@ -34,6 +35,24 @@ class VectorEngine(ArrowDatasetEngine):
     ) -> pa.Table:
         table = super()._pandas_to_arrow_table(df, preserve_index=preserve_index, schema=schema)
         return table.replace_schema_metadata(readable_metadata(table.schema))
+
+    @classmethod
+    def _collect_dataset_info(cls, *args: Any) -> dict[str, Any]:
+        """Find files; values that name folders get the types that the first file says."""
+        *others, options = args
+        given = options.get("dataset", {})
+        as_given = {**options, "dataset": {**given}}  # Dask takes it out
+        found = super()._collect_dataset_info(*[*others, as_given])
+        if "partitioning" in given:
+            return found
+        by_type = partitioning(found["ds"], found["physical_schema"])
+        if by_type is None:
+            return found
+        named = {**options, "dataset": {**given, "partitioning": by_type}}
+        found = super()._collect_dataset_info(*[*others, named])
+        for each in found["partitions"]:  # Dask makes categories of them
+            each.keys = values_of(found["ds"], each.name)
+        return found
 
     @classmethod
     def read_partition(  # type: ignore[override]  # all it takes but three goes on

@@ -21,6 +21,7 @@ from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.arguments import require_arguments, row_options
 from dask_embed.jobs.by_rows import plan_rows
 from dask_embed.jobs.failures import Counts, warn_of_failures
+from dask_embed.jobs.folder_types import FOLDERS, folder_types
 from dask_embed.jobs.identity import Identity
 from dask_embed.jobs.job import Job
 from dask_embed.jobs.lineage import origins
@@ -173,12 +174,17 @@ def to_parquet(
     append = append and bool(found.before)
     if write_index is None:
         write_index = writes_index(frame, run, found.before if append else set())
-    custom = file_metadata(run, provenance(made), options.pop("custom_metadata", None), identity)
+    about, folders = provenance(made), folder_types(frame, options.get("partition_on") or [])
+    if folders:
+        about[FOLDERS] = folders
+    custom = file_metadata(run, about, options.pop("custom_metadata", None), identity)
     if type(frame._meta).__module__.split(".")[0] == "cudf":
         frame = frame.map_partitions(to_host, meta=to_host(frame._meta))
     if options.get("partition_on"):
         # here, and not where files are written: there rows have lost their index
-        frame = frame.map_partitions(with_folder_names, options["partition_on"], meta=frame._meta)
+        frame = frame.map_partitions(
+            with_folder_names, options["partition_on"], list(folders), meta=frame._meta
+        )
     with readable_files():
         planned = dd.to_parquet(
             frame,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
@@ -15,8 +16,14 @@ from dask_embed.columns.types import number_type
 from dask_embed.jobs.commit import Aside
 from dask_embed.jobs.engine import VectorEngine, nested_types
 from dask_embed.jobs.folder import data_files, make_folder
+from dask_embed.jobs.folder_types import folder_types, types_told
 from dask_embed.jobs.origin import other_columns_told, require_same_types
 from dask_embed.jobs.writing import last_schema
+
+# The name of folders of rows without a value.
+_NULL_FOLDER = "__HIVE_DEFAULT_PARTITION__"
+# What Arrow takes for one in a name of a folder.
+_INTEGER = re.compile("-?[0-9]+")
 
 
 class WritingEngine(VectorEngine):
@@ -44,6 +51,7 @@ class WritingEngine(VectorEngine):
             return started
         written = last_schema(fs, path, data_files(fs, path))
         require_same_types(path, written, df, cls.asks)
+        _require_same_folders(path, written, df, list(options.get("partition_on") or ()))
         # Dask compares names of types, and that of nested columns is ``object`` in files.
         named = df.astype({**dict.fromkeys(nested_types(df), object), **_named_types(df, written)})
         # The schema is that of the frame as it is.
@@ -129,8 +137,26 @@ def _is_written_as(dtype: Any, written: pa.DataType) -> bool:
     return number_type(dtype) == written
 
 
-def with_folder_names(partition: Any, columns: list[str]) -> Any:
+def _require_same_folders(path: str, written: pa.Schema, frame: Any, columns: list[str]) -> None:
+    """Raise ValueError where names of folders would be read as another type than is appended."""
+    there, here = types_told(written), folder_types(frame, columns)
+    for name in columns:
+        if there and there.get(name) != here.get(name):
+            raise ValueError(
+                f"append=True needs the types of the files in {path!r}: column {name!r}, which "
+                f"names folders, is {there.get(name)} there, but {here.get(name)} in the frame"
+            )
+
+
+def with_folder_names(partition: Any, columns: list[str], typed: list[str]) -> Any:
     """Return a partition whose `columns` name folders, if readers get their values back from these.
+
+    Parameters
+    ----------
+    partition : DataFrame
+    columns : list of str
+    typed : list of str
+        Those of `columns` whose type files say.
 
     Raises
     ------
@@ -148,9 +174,20 @@ def with_folder_names(partition: Any, columns: list[str]) -> Any:
                 "column back; give these rows a value (.fillna), or drop them"
             )
         for value in values.unique():
-            if "/" in str(value) or "%" in str(value):
+            _require_name(column, value)
+            if column not in typed and isinstance(value, str) and _INTEGER.fullmatch(value):
                 raise ValueError(
-                    f"partition_on names folders by the values of {column!r}, where a value must "
-                    f"not hold '/' or '%': readers would get another; got {shown(value)}"
+                    f"partition_on names folders by the values of {column!r}, whose categories are "
+                    f"not known: readers would take the text {shown(value)} for a number; know "
+                    "them (.cat.as_known()), or make them texts (.astype(str))"
                 )
     return partition
+
+
+def _require_name(column: str, value: Any) -> None:
+    """Raise ValueError for a value whose folder readers would take for that of another."""
+    told = f"partition_on names folders by the values of {column!r}, where a value must not"
+    if str(value) == _NULL_FOLDER:
+        raise ValueError(f"{told} be {_NULL_FOLDER!r}: readers would take it for none")
+    if "/" in str(value) or "%" in str(value):
+        raise ValueError(f"{told} hold '/' or '%': readers would get another; got {shown(value)}")

@@ -399,6 +399,69 @@ def test_names_of_folders_are_read_back_as_they_were(tmp_path: Path, value: str)
     assert list(tmp_path.rglob("*.parquet")) == []
 
 
+@pytest.mark.parametrize("options", [{}, {"write_metadata_file": True}], ids=str)
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["01", "02", "01", "10"],
+        ["01", "1", "001", "x"],
+        ["True", "", "None", "1.50"],
+        [1, 2, -1, 2**40],
+        pd.array([1, 2, 2, 1], "uint8"),
+        [True, False, True, True],
+        [1.0, 2.5, 1e-7, float("inf")],
+        pd.Categorical(["01", "1", "01", "x"]),
+        pd.Categorical([10, 2, 10, 2]),
+        pd.to_datetime(["2020-01-01", "2021-01-01 12:30:00.000001"] * 2, format="ISO8601"),
+    ],
+    ids=lambda values: f"{list(values)[:2]}",
+)
+def test_values_of_folders_are_read_as_they_were(
+    folder: str, values: Any, options: dict[str, Any]
+) -> None:
+    """Arrow guesses from names: "01" would be 1, and True a text."""
+    pdf = pd.DataFrame({"id": range(4), "key": values})
+    dd.from_pandas(pdf, npartitions=2).ml.to_parquet(folder, partition_on="key", **options)
+    back = de.read_parquet(folder)
+    got = back.compute().sort_values("id")
+    assert got["key"].tolist() == list(values)
+    assert got["key"].cat.categories.dtype.kind == back._meta["key"].cat.categories.dtype.kind
+    one = pdf["key"].iloc[0]
+    for found in (
+        back[back["key"] == one],
+        de.read_parquet(folder, filters=[("key", "==", one)]),
+        de.read_parquet(folder, filters=[("key", "==", one), ("id", ">=", 0)]),
+    ):
+        rows = found.compute().sort_values("id")
+        assert rows["id"].tolist() == pdf["id"][pdf["key"] == one].tolist()
+        assert set(rows["key"]) == {one}
+
+
+def test_rows_of_folders_of_another_type_are_not_appended(folder: str) -> None:
+    numbers = dd.from_pandas(pd.DataFrame({"id": range(2), "key": [1, 2]}), npartitions=1)
+    numbers.ml.to_parquet(folder, partition_on="key")
+    texts = dd.from_pandas(pd.DataFrame({"id": range(2), "key": ["01", "2"]}), npartitions=1)
+    with pytest.raises(ValueError, match="'key', which names folders, is int64 there, but string"):
+        texts.ml.to_parquet(folder, partition_on="key", append=True)
+    assert de.read_parquet(folder)["key"].compute().tolist() == [1, 2]
+
+
+def test_texts_of_unknown_categories_are_no_numbers(folder: str) -> None:
+    lazy = dd.from_pandas(pd.DataFrame({"id": range(2), "key": ["01", "x"]}), npartitions=1)
+    unknown = lazy.assign(key=lazy["key"].astype("category"))
+    with pytest.raises(ValueError, match=r"categories are not known: .* the text '01'"):
+        unknown.ml.to_parquet(folder, partition_on="key")
+    known = unknown.assign(key=unknown["key"].cat.as_known())
+    known.ml.to_parquet(f"{folder}2", partition_on="key")
+    assert de.read_parquet(f"{folder}2")["key"].compute().tolist() == ["01", "x"]
+
+
+def test_the_name_of_folders_without_a_value_is_none(folder: str) -> None:
+    pdf = pd.DataFrame({"id": range(2), "key": ["__HIVE_DEFAULT_PARTITION__", "b"]})
+    with pytest.raises(ValueError, match="must not be '__HIVE_DEFAULT_PARTITION__'"):
+        dd.from_pandas(pdf, npartitions=1).ml.to_parquet(folder, partition_on="key")
+
+
 def test_a_folder_of_others_is_read(folder: str) -> None:
     """Nothing there says that a job of ours began."""
     plain = _rows(0, 6).drop(columns="v")
