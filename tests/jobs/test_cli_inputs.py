@@ -14,10 +14,12 @@ from typing import Any
 import click
 import dask.dataframe as dd
 import pandas as pd
+import pyarrow.csv
 import pytest
 
 import dask_embed as de
 from dask_embed.jobs.cli import main
+from dask_embed.jobs.command import reading
 from dask_embed.jobs.command.inputs import find_inputs
 from dask_embed.jobs.command.operators import OperatorCommand
 from dask_embed.jobs.command.reading import bad_files, open_inputs
@@ -64,6 +66,41 @@ def test_wrong_options_are_a_usage_error(
 
 
 # --------------------------------------------------------------------------------- reading
+@pytest.mark.parametrize("size", [None, 10])
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("a.txt", "first\nsecond\n"),
+        ("a.jsonl", '{"text": "first"}\n{"text": "second"}\n'),
+        ("a.csv", "text\nfirst\nsecond\n"),
+    ],
+)
+def test_utf_8_marks_are_no_text(name: str, lines: str, size: int | None, tmp_path: Path) -> None:
+    """Editors write U+FEFF first."""
+    (tmp_path / name).write_text(lines, encoding="utf-8-sig")
+    found = _opened(str(tmp_path / name), size=size).compute()
+    assert found.to_dict("list") == {"text": ["first", "second"]}
+    assert bad_files(find_inputs([str(tmp_path / name)], "auto")) == {}
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.csv"])
+def test_more_than_arrow_reads_at_a_time(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its blocks are counted by 32 bits."""
+    with pytest.raises(OverflowError):
+        pyarrow.csv.ReadOptions(block_size=reading._LARGEST_BLOCK + 1)
+    monkeypatch.setattr(reading, "_LARGEST_BLOCK", 64)
+    rows = pd.DataFrame({"id": range(100), "text": [f"text\n{n}" for n in range(100)]})
+    if name == "a.csv":
+        rows.to_csv(tmp_path / name, index=False)
+    else:
+        rows.to_json(tmp_path / name, orient="records", lines=True)
+    found = _opened(str(tmp_path / name)).compute()
+    assert found.to_dict("list") == rows.to_dict("list")
+    assert bad_files(find_inputs([str(tmp_path / name)], "auto")) == {}
+
+
 @pytest.mark.parametrize("size", [None, 30, 70, 4000])
 def test_lines_of_json_keep_every_value(size: int | None, tmp_path: Path) -> None:
     """In blocks of any size, of which most begin within a line; the last line has no end."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import functools
 import io
@@ -28,6 +29,8 @@ _SAMPLE = 2**20
 _SAMPLED_FILES = 20
 # Of lines, by default: some ten thousand texts.
 _PARTITION = 16 * 2**20
+# Bytes that Arrow reads at a time: a number of 32 bits.
+_LARGEST_BLOCK = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,8 +148,10 @@ def _parts(inputs: Inputs, size: int | None) -> list[Part]:
 def _bytes(part: Part) -> bytes:
     with fsspec.open(part.file, "rb", compression="infer") as file:
         if part.length is None:
-            return bytes(file.read())
-        return bytes(read_block(file, part.start, part.length, b"\n"))
+            content = bytes(file.read())
+        else:
+            content = bytes(read_block(file, part.start, part.length, b"\n"))
+    return content if part.start else content.removeprefix(codecs.BOM_UTF8)
 
 
 def _schema(inputs: Inputs, wanted: list[str] | None) -> pa.Schema:
@@ -202,7 +207,7 @@ def _sample_of_json(file: str) -> pa.Schema:
         content = opened.read(_SAMPLE)
         if len(content) == _SAMPLE:
             content = content[: content.rfind(b"\n") + 1] or content + opened.readline()
-    return _read_json(content, None, True).schema
+    return _read_json(content.removeprefix(codecs.BOM_UTF8), None, True).schema
 
 
 def _sample_of_csv(file: str, delimiter: str = ",") -> pa.Schema:
@@ -211,12 +216,16 @@ def _sample_of_csv(file: str, delimiter: str = ",") -> pa.Schema:
         return pa_csv.open_csv(opened, parse_options=options).schema
 
 
+def _block(content: bytes) -> int:
+    return min(max(len(content), 1), _LARGEST_BLOCK)
+
+
 def _read_json(content: bytes, schema: pa.Schema | None, strict: bool) -> pa.Table:
     if not content.strip():
         return (schema or pa.schema([])).empty_table()
     table = pa_json.read_json(
         io.BytesIO(content),
-        read_options=pa_json.ReadOptions(block_size=max(len(content), 1)),
+        read_options=pa_json.ReadOptions(block_size=_block(content)),
         parse_options=pa_json.ParseOptions(
             explicit_schema=schema,
             unexpected_field_behavior="infer" if strict else "ignore",
@@ -243,7 +252,7 @@ def _read_csv(
     types = None if schema is None else dict(zip(schema.names, schema.types, strict=True))
     return pa_csv.read_csv(
         io.BytesIO(content),
-        read_options=pa_csv.ReadOptions(block_size=max(len(content), 1)),
+        read_options=pa_csv.ReadOptions(block_size=_block(content)),
         parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
         convert_options=pa_csv.ConvertOptions(column_types=types),
     )
