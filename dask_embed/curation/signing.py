@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
+import types
 from typing import Any
 
 import numpy as np
@@ -134,7 +137,32 @@ def require_made(column: pd.Series, made: str) -> None:
 
 
 def _name_of(function: Any) -> str:
-    return f"{function.__module__}.{getattr(function, '__qualname__', repr(function))}"
+    """Return the name of a function, with a digest of its code where others may have that name."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    # methods of built-in types are in no module
+    name = f"{getattr(named, '__module__', None) or 'builtins'}.{named.__qualname__}"
+    if isinstance(function, types.FunctionType) and "<" not in function.__qualname__:
+        return name
+    return f"{name} {hashlib.blake2b(repr(_content(function)).encode(), digest_size=8).hexdigest()}"
+
+
+def _content(value: Any) -> Any:
+    """Return what a function does, the same in each process, whatever file and line it is in."""
+    if isinstance(value, types.FunctionType):
+        cells = [_content(cell.cell_contents) for cell in value.__closure__ or ()]
+        kept = _content([value.__defaults__, value.__kwdefaults__])
+        return _content(value.__code__), cells, kept
+    if isinstance(value, types.CodeType):
+        return value.co_code, value.co_names, [_content(each) for each in value.co_consts]
+    if isinstance(value, functools.partial):
+        return _content([value.func, value.args, value.keywords])
+    if isinstance(value, list | tuple):
+        return [_content(each) for each in value]
+    if isinstance(value, dict):
+        return [(name, _content(each)) for name, each in value.items()]
+    if isinstance(value, types.MethodType | types.BuiltinMethodType):
+        return value.__qualname__, repr(value.__self__)
+    return getattr(value, "__qualname__", None) or repr(value)
 
 
 def lists_of(series: pd.Series) -> Lists:

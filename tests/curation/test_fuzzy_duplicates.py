@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
+import cloudpickle
 import dask
 import dask.dataframe as dd
 import datasketch
@@ -23,6 +26,7 @@ import dask_embed as de
 from dask_embed.curation.candidates import FIRST, NEAR, candidate_pairs
 from dask_embed.curation.minhash import Banding, band_hashes, banding, signatures
 from dask_embed.curation.ngrams import Lists, jaccard, ngrams, offsets_of, sets, token_ngrams
+from dask_embed.curation.signing import _name_of
 
 TEXTS = [
     "one two three four five six",
@@ -285,6 +289,24 @@ def test_stored_signatures_stand_for_an_older_corpus(frame: pd.DataFrame, tmp_pa
         newer.ml.drop_fuzzy_duplicates("text", id="id", ngram=4, against=signed).compute()
     with pytest.raises(ValueError, match="verify=False does not go with stored signatures"):
         newer.ml.drop_fuzzy_duplicates("text", id="id", verify=False, against=signed)
+
+
+def test_signatures_tell_functions_of_one_name_apart() -> None:
+    """And know them again in another process, which gets them pickled."""
+
+    def without(mark: str) -> Any:
+        return lambda text: text.replace(mark, "")
+
+    functions: list[Any] = [
+        *(lambda text: text.lower(), lambda text: text.upper(), without("a"), without("b")),
+        *(functools.partial(re.sub, "a", "b"), functools.partial(re.sub, "a", "c")),
+        *(str.lower, str.upper, "a".join, "b".join, re.escape),
+    ]
+    names = [_name_of(each) for each in functions]
+    assert len(set(names)) == len(names)
+    assert [_name_of(cloudpickle.loads(cloudpickle.dumps(each))) for each in functions] == names
+    assert _name_of(without("a")) == _name_of(without("a"))
+    assert names[-1] == "re.escape"
 
 
 def test_tokens_that_a_plan_has_are_compared(frame: pd.DataFrame) -> None:
