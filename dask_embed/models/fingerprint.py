@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -45,7 +46,8 @@ def fingerprint(folder: Path, paths: Sequence[Path] | None = None) -> str:
     digest = hashlib.blake2b(digest_size=8)
     share = max(1, sum(map(_holds_weights, paths)))
     for path in paths:
-        digest.update(f"{path.relative_to(folder).as_posix()}:{path.stat().st_size};".encode())
+        name = os.fsencode(path.relative_to(folder).as_posix())  # not all are UTF-8
+        digest.update(name + f":{path.stat().st_size};".encode())
         digest.update(_digest(path, share if _holds_weights(path) else 1))
     return f"local-{digest.hexdigest()}"
 

@@ -184,6 +184,11 @@ def test_the_fingerprint_is_that_of_the_content(bert: Path, copied: Path) -> Non
     assert revision == fingerprint(bert)
 
 
+def test_names_of_files_need_not_be_utf_8(bert: Path, copied: Path) -> None:
+    (copied / os.fsdecode(b"caf\xe9.json")).write_text("{}")
+    assert fingerprint(copied) != fingerprint(bert)
+
+
 def test_one_changed_weight_changes_the_fingerprint(bert: Path, copied: Path) -> None:
     change_weight(copied / "model.safetensors", by=1e-6)
     assert (copied / "model.safetensors").stat().st_size == (
