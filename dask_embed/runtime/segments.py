@@ -304,7 +304,10 @@ def trim(fs: Any, root: str, most_bytes: int) -> None:
 
 def _last_used(fs: Any, path: str, found: Iterable[str]) -> float:
     noted = f"{path}{_USED}"
-    moment = fs.modified(noted if noted in found else path)
+    try:
+        moment = fs.modified(noted if noted in found else path)
+    except (NotImplementedError, OSError):  # of a store that knows no times, or gone meanwhile
+        return 0.0
     return float(moment.timestamp())
 
 

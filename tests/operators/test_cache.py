@@ -321,6 +321,29 @@ def test_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
     assert _found(_segments(str(tmp_path)), 0, 300) == [*range(100), *range(200, 300)]
 
 
+def test_files_of_a_store_without_times_go_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = _segments(str(tmp_path))
+    for start in (0, 100, 200):
+        store.add(_keys(start, start + 100), _table(start, start + 100))
+    fs = fsspec.filesystem("file")
+    monkeypatch.setattr(fs, "modified", fsspec.AbstractFileSystem("other").modified)
+    segments.trim(fs, str(tmp_path), 0)
+    assert [*tmp_path.rglob("*.parquet")] == []
+
+
+def test_chunks_may_have_any_name(cache: str, tmp_path: Path) -> None:
+    folder = str(tiny.save("bert", tmp_path / "model"))
+    frame = pd.DataFrame({"text": ["one text", "another", None]})
+    for output in ("error", "index", "text_error"):
+        options: dict[str, Any] = {"output": output, "on_error": "null"}
+        want = de.Chunker(folder, **options)(frame)
+        for _ in range(2):
+            got = de.Chunker(folder, cache=cache, **options)(frame)
+            pd.testing.assert_frame_equal(got, want)
+
+
 def test_several_writers_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(segments, "_TIDY", -1.0)
     monkeypatch.setattr(segments, "_MANY", 8)

@@ -50,7 +50,7 @@ class _Lists:
 
     @property
     def error_column(self) -> str:
-        return f"{self.chunker.column} error"
+        return self._name(f"{self.chunker.output}_error")
 
     def types(self) -> dict[str, pa.DataType]:
         types = self.chunker.types()
