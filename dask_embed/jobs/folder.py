@@ -40,6 +40,10 @@ _SHARE = re.compile(r"(\d+)-of-(\d+)")
 _PART = re.compile(r"part\.(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.parquet")
 
 
+class NotHeldError(RuntimeError):
+    """A folder is a job's no more: another start has ended it, or another job took it over."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One write into a folder, as its tasks know it.
@@ -78,15 +82,15 @@ class Run:
         return mark is not None and mark.get("run") == self.name
 
     def require_held(self) -> None:
-        """Raise RuntimeError unless the folder's mark is this run's."""
+        """Raise NotHeldError unless the folder's mark is this run's."""
         mark = read_mark(self.fs, self.path)
         if mark is None:
-            raise RuntimeError(
+            raise NotHeldError(
                 f"the mark {MARK!r} of this job is not in {self.path!r}: the job has ended, the "
                 "mark was removed, or this worker sees another disk than the client"
             )
         if mark.get("run") != self.name:
-            raise RuntimeError(
+            raise NotHeldError(
                 f"{self.path!r} was taken over by {told(mark)}; this job writes no more"
             )
 

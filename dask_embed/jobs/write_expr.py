@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from dask_embed.jobs.commit import Aside, take_back
 from dask_embed.jobs.failures import Counts, counts_of, together
-from dask_embed.jobs.folder import Run, read_mark
+from dask_embed.jobs.folder import NotHeldError, Run, read_mark
 from dask_embed.jobs.job import Job
 from dask_embed.jobs.manifest import record, require_complete
 from dask_embed.jobs.row_expr import unpacked
@@ -232,7 +232,7 @@ def _require_still_held(run: Run, made: dict[str, int]) -> None:
     """
     try:
         run.require_held()
-    except RuntimeError:
+    except NotHeldError:
         take_back(made)
         raise
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import threading
 import uuid
@@ -620,6 +621,35 @@ def test_the_command_says_what_is_wrong_with_rows(
     )
     assert code == 2, told
     assert said in told
+
+
+@pytest.mark.parametrize("options", [[], ["--resume", "rows", "--id", "id"]], ids=str)
+def test_the_slower_of_two_starts_of_a_command_may_be_started_again(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    options: list[str],
+) -> None:
+    from dask_embed.jobs import write_expr
+
+    _rows(0, 20).to_parquet(tmp_path / "in.parquet")
+    start = ["text-statistics", str(tmp_path / "in.parquet"), "--to", str(tmp_path / "out")]
+    start += ["--quiet", *options]
+    write, others = write_expr.write_part, []
+
+    def after_another(*arguments: Any) -> Any:
+        if not others:
+            others.append(-1)
+            others[0] = main(start)
+        return write(*arguments)
+
+    monkeypatch.setattr(write_expr, "write_part", after_another)
+    code, said = _command(capsys, *start)
+    assert (code, others) == (5, [0]), said
+    assert re.search(r"dask-embed: the mark .* of this job is not in .*: the job has ended", said)
+    assert _command(capsys, *start)[0] == 0
+    found = de.read_parquet(tmp_path / "out").compute()
+    assert sorted(found["id"]) == [*range(20)]
 
 
 def test_a_command_may_still_not_resume(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

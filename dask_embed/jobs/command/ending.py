@@ -94,14 +94,25 @@ def _code(error: BaseException) -> int:
 
 
 def _is_lost(error: BaseException) -> bool:
-    """Return whether the cluster is to blame: its scheduler is gone, or workers die."""
+    """Return whether the job can go on: its scheduler is gone, workers die, another start ended it.
+
+    Whether that one did all is told by the next.
+    """
     import concurrent.futures
 
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
     from distributed.comm import CommClosedError
 
-    lost = (KilledWorker, FutureCancelledError, CommClosedError, concurrent.futures.CancelledError)
+    from dask_embed.jobs.folder import NotHeldError
+
+    lost = (
+        NotHeldError,
+        KilledWorker,
+        FutureCancelledError,
+        CommClosedError,
+        concurrent.futures.CancelledError,
+    )
     return isinstance(error, lost)
 
 
