@@ -17,6 +17,8 @@ from dask_embed._secrets import (
     HIDDEN,
     decoded,
     names_a_secret,
+    refuse_password,
+    refuse_secrets,
     sets_a_secret,
     without_named,
     without_secrets,
@@ -279,6 +281,13 @@ def require_effect(options: Any, names: Iterable[str], needed: str) -> None:
         value = getattr(options, name)
         if value != defaults[name]:
             raise ValueError(f"{name}={shown(value)} has no effect without {needed}")
+
+
+def require_url(option: str, url: str) -> None:
+    """Raise ValueError for a path or URL that no file can have, or that would keep a secret."""
+    usable_text(option, url)
+    refuse_password(option, url)
+    refuse_secrets(option, url)
 
 
 def local_path(name: str, value: str | os.PathLike[str]) -> Path:

@@ -10,8 +10,8 @@ from typing import Any
 
 from fsspec.implementations.local import LocalFileSystem
 
-from dask_embed._secrets import refuse_password, refuse_secrets, texts_in
-from dask_embed._validation import local_path, shown, shown_error, usable_text
+from dask_embed._secrets import refuse_password, texts_in
+from dask_embed._validation import local_path, require_url, shown, shown_error
 from dask_embed.jobs.engine import VectorEngine
 
 
@@ -26,9 +26,7 @@ def folder_path(path: Any) -> str:
     folder = os.fspath(path) if isinstance(path, os.PathLike) else path
     if not isinstance(folder, str):
         raise TypeError(f"path must be the path of one folder, got {shown(path)}")
-    usable_text("path", folder)
-    refuse_password("path", folder)
-    refuse_secrets("path", folder)
+    require_url("path", folder)
     if not folder.strip() or has_magic(folder) or "\0" in folder:
         raise ValueError(
             "path must name one folder, and hold none of *, ? and [, which readers take for a "

@@ -14,8 +14,16 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 from dask.dataframe.dispatch import pyarrow_schema_dispatch
 
-from dask_embed._secrets import HIDDEN, Unshown, refuse_password, refuse_secrets, texts_in
-from dask_embed._validation import boolean, local_path, one_of, shown, shown_error, usable_text
+from dask_embed._secrets import HIDDEN, Unshown, refuse_secrets, texts_in
+from dask_embed._validation import (
+    boolean,
+    local_path,
+    one_of,
+    require_url,
+    shown,
+    shown_error,
+    usable_text,
+)
 from dask_embed.columns import to_host
 from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.failures import Counts, warn_of_failures
@@ -109,9 +117,7 @@ def _place(given: Any, schemes: tuple[str, ...]) -> str:
     uri = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(uri, str):
         raise TypeError(f"uri must be the path or URL of a table, got {shown(given)}")
-    usable_text("uri", uri)
-    refuse_password("uri", uri)
-    refuse_secrets("uri", uri)
+    require_url("uri", uri)
     if not uri.strip() or "*" in uri or "\0" in uri:
         raise ValueError(f"uri must name one table, and hold no '*'; got {shown(uri)}")
     parts = urlsplit(uri)

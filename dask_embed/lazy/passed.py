@@ -26,12 +26,11 @@ def is_selected_alone(node: Any, reader: Expr, dependents: Any) -> bool:
 
 def lowest_without(node: Any, wanted: set[Any], dependents: Any) -> Any:
     """Return the lowest of a node and those right below it of which nobody needs a result."""
-    while (
-        is_selected_alone(node.frame, node, dependents)
-        and node.rows_in_written_parts(dependents) is node.frame
-        and node.frame.made.isdisjoint(wanted)
-    ):
-        node = node.frame
+    below = node.frame
+    if node.rows_in_written_parts(dependents) is not below:
+        return node
+    while is_selected_alone(below, node, dependents) and below.made.isdisjoint(wanted):
+        node, below = below, below.frame
     return node
 
 

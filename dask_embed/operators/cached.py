@@ -20,8 +20,7 @@ import pyarrow as pa
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed import config
-from dask_embed._secrets import refuse_password, refuse_secrets
-from dask_embed._validation import local_path, shown, shown_error, usable_text
+from dask_embed._validation import local_path, require_url, shown, shown_error
 from dask_embed._version import __version__
 from dask_embed.columns import append_columns
 from dask_embed.columns.digests import row_digests, value_bytes
@@ -76,9 +75,7 @@ def cache_path(given: Any) -> str | None:
     path = os.fspath(given) if isinstance(given, os.PathLike) else given
     if not isinstance(path, str):
         raise TypeError(f"cache must be the path or URL of a folder, or None; got {shown(given)}")
-    usable_text("cache", path)
-    refuse_password("cache", path)
-    refuse_secrets("cache", path)
+    require_url("cache", path)
     if not path.strip() or "\0" in path:
         raise ValueError(f"cache must be the path or URL of a folder, or None; got {shown(given)}")
     path = path if urlsplit(path).scheme else os.path.abspath(os.path.expanduser(path))

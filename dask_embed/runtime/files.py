@@ -19,7 +19,6 @@ T = TypeVar("T")
 
 # In the hidden name of a file on a local disk that is not whole.
 UNFINISHED = ".unfinished-"
-# What a disk says that has no hard links.
 # Seconds between tries of a store.
 _WAITS = (0.05, 0.1, 0.2, 0.4)
 # What another try would not change.
@@ -30,6 +29,7 @@ _CERTAIN = (
     IsADirectoryError,
     PermissionError,
 )
+# What a disk says that has no hard links.
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.EACCES, errno.EMLINK, errno.ENOSYS)
 
 
