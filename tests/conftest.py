@@ -20,6 +20,7 @@ import pandas as pd
 import pytest
 
 import dask_embed as de
+from dask_embed.accessor import FrameAccessor
 from dask_embed.runtime import stats as runtime_stats
 from dask_embed.runtime.stats import totals
 
@@ -48,6 +49,15 @@ def _quick_collections() -> None:
     """Let the collections of garbage that the package asks for pass over all that was imported."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _no_methods_of_others() -> Iterator[None]:
+    """Take operators that a test registers off ``.ml``, whose methods other tests list."""
+    before = {*vars(FrameAccessor)}
+    yield
+    for name in {*vars(FrameAccessor)} - before:
+        delattr(FrameAccessor, name)
 
 
 @pytest.fixture(autouse=True)
