@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from dask_embed.inference.attention import LayerSettings, NotPackableError
 from dask_embed.inference.sequences import window_mask
+from dask_embed.inference.varlen import fused, fuses
 from dask_embed.tokens.lists import TokenLists
 
 T = TypeVar("T")
@@ -101,9 +102,9 @@ class BranchedTokens(TokenLists):
         """
         if not settings.causal:
             raise NotPackableError("only causal attention can share the beginning of sequences")
+        if fuses(query, value):
+            return self._fused(query, key, value, settings)
         options = {"scale": settings.scaling, "enable_gqa": query.shape[1] != key.shape[1]}
-        if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-            return self._fused(query, key, value, settings.window, options)
         output = query.new_empty(1, query.shape[2], query.shape[1], value.shape[-1])
         for run in self._runs:
             rows = slice(run.start, run.start + run.count * run.length)
@@ -149,24 +150,18 @@ class BranchedTokens(TokenLists):
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        window: int | None,
-        options: dict[str, Any],
+        settings: LayerSettings,
     ) -> torch.Tensor:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - on GPUs alone
-
         segments = self._once("segments", lambda: _segments(self._runs, query.device))
-        output: Any = varlen_attn(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1)[segments.taken],
-            value[0].transpose(0, 1)[segments.taken],
-            segments.queries,
-            segments.keys,
-            segments.longest,
-            segments.longest,
-            window_size=(-1 if window is None else window - 1, 0),
-            **options,
-        )
-        return output.unsqueeze(0)
+        queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
+        return fused(
+            queries,
+            keys[segments.taken],
+            values[segments.taken],
+            (segments.queries, segments.keys),
+            (segments.longest,) * 2,
+            settings,
+        )[None]
 
     @cached_property
     def _runs(self) -> list[_Run]:

@@ -20,6 +20,7 @@ from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.sequences import Sequences
 from dask_embed.inference.state import ModelState
+from dask_embed.inference.upload import upload
 from dask_embed.loading.load import LoadedModel, compiled
 from dask_embed.tokens.lists import TokenLists
 
@@ -135,8 +136,7 @@ class Forward:
         if isinstance(tokens, BranchedTokens):
             layout, positions = tokens, tokens.positions + self.positions.first
         else:
-            offsets = self._on_device(tokens.offsets.astype(np.int32))
-            layout = Sequences(offsets, int(tokens.lengths.max()))
+            layout = Sequences(tokens.lengths, self._loaded.device)
             positions = self.positions.of(tokens)
         ids = self._on_device(tokens.values.astype(np.int64)[None])
         # a size of one would be compiled for itself
@@ -170,7 +170,8 @@ class Forward:
         types = self._types(tokens, mask)
         with self.beside_others():
             output = model(**{name: self._on_device(a) for name, a in arguments.items()}, **types)
-        return output.last_hidden_state[self._on_device(mask)]
+        places = self._on_device(np.flatnonzero(mask))  # a mask would have the GPU count first
+        return output.last_hidden_state.flatten(0, 1)[places]
 
     def equal_lengths(self, tokens: TokenLists) -> torch.Tensor:
         """Run only texts of one length together, so that there is no padding to mind."""
@@ -270,10 +271,7 @@ class Forward:
             state.restore()
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
-        host = torch.from_numpy(np.ascontiguousarray(array))
-        if self._loaded.device.type == "cuda":
-            host = host.pin_memory()  # the copy does not wait for the passes before it
-        return host.to(self._loaded.device, non_blocking=True)
+        return upload(array, self._loaded.device)
 
 
 def padding_mask(lengths: np.ndarray, longest: int, side: str) -> np.ndarray:

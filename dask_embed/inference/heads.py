@@ -150,7 +150,9 @@ def _kept(
     tokens: torch.Tensor, lengths: torch.Tensor, skipped: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Return the token vectors that count, the text of each, and how many each text has."""
-    text = torch.repeat_interleave(torch.arange(len(lengths), device=tokens.device), lengths)
+    texts = torch.arange(len(lengths), device=tokens.device)
+    # told how many there are, a GPU is not asked
+    text = torch.repeat_interleave(texts, lengths, output_size=len(tokens))
     if not skipped:
         return tokens, text, lengths
     starts = (lengths.cumsum(0) - lengths)[text]

@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from dataclasses import dataclass, replace
+from functools import cached_property
 
+import numpy as np
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from dask_embed.inference.attention import LayerSettings
+from dask_embed.inference.upload import upload
+from dask_embed.inference.varlen import fused, fuses
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sequences:
     """Sequences one after the other, none of which sees another.
 
     Attributes
     ----------
-    offsets : torch.Tensor
-        Where each begins and the last ends, int32, on the device of the batch.
-    longest : int
-        Tokens of the longest.
+    lengths : numpy.ndarray
+        Tokens of each, int64; on the host, so that no layer asks a GPU for them.
+    device : torch.device
+        Where the batch is.
     """
 
-    offsets: torch.Tensor
-    longest: int
+    lengths: np.ndarray
+    device: torch.device
+
+    @cached_property
+    def longest(self) -> int:
+        """Tokens of the longest."""
+        return int(self.lengths.max())
+
+    @cached_property
+    def offsets(self) -> torch.Tensor:
+        """Where each begins and the last ends, int32, on the device."""
+        ends = np.cumsum(self.lengths)
+        return upload(np.concatenate([[0], ends]).astype(np.int32), self.device)
 
     def attend(
         self,
@@ -38,34 +51,12 @@ class Sequences:
         window = settings.window
         if window is not None and self.longest <= window:
             window = None
-        if query.is_cuda and query.dtype in (torch.float16, torch.bfloat16):
-            return self._fused(query, key, value, settings, window)
-        return self._by_length(query, key, value, settings, window)
-
-    def _fused(
-        self,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        settings: LayerSettings,
-        window: int | None,
-    ) -> torch.Tensor:
-        from torch.nn.attention.varlen import varlen_attn  # noqa: PLC0415 - on GPUs alone
-
-        reach = -1 if window is None else window - 1
-        output: Any = varlen_attn(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            self.offsets,
-            self.offsets,
-            self.longest,
-            self.longest,
-            scale=settings.scaling,
-            window_size=(reach, 0 if settings.causal else reach),
-            enable_gqa=query.shape[1] != key.shape[1],
-        )
-        return output.unsqueeze(0)
+        if not fuses(query, value):
+            return self._by_length(query, key, value, settings, window)
+        queries, keys, values = (part[0].transpose(0, 1) for part in (query, key, value))
+        offsets, longest = (self.offsets, self.offsets), (self.longest, self.longest)
+        seen = replace(settings, window=window)
+        return fused(queries, keys, values, offsets, longest, seen)[None]
 
     def _by_length(
         self,
@@ -78,7 +69,7 @@ class Sequences:
         """Run runs of equally long sequences together, as a batch that needs no padding."""
         heads, tokens = query.shape[1:3]
         output = query.new_empty(1, tokens, heads, value.shape[-1])
-        for start, rows, length in _equal_runs(self.offsets.tolist()):
+        for start, rows, length in self._equal_runs:
             stop = start + rows * length
             q, k, v = (
                 part[0, :, start:stop].unflatten(1, (rows, length)).transpose(0, 1)
@@ -99,18 +90,15 @@ class Sequences:
             output[0, start:stop].view(rows, length, heads, -1).copy_(attended.transpose(1, 2))
         return output
 
-
-def _equal_runs(offsets: list[int]) -> list[tuple[int, int, int]]:
-    """Return (first token, sequences, length) for each run of neighbours of one length."""
-    runs: list[tuple[int, int, int]] = []
-    for start, stop in pairwise(offsets):
-        length = stop - start
-        if runs and runs[-1][2] == length:
-            first, rows, _ = runs[-1]
-            runs[-1] = (first, rows + 1, length)
-        elif length:
-            runs.append((start, 1, length))
-    return runs
+    @cached_property
+    def _equal_runs(self) -> list[tuple[int, int, int]]:
+        """First token, sequences and length of each run of neighbours of one length."""
+        changes = np.flatnonzero(np.diff(self.lengths)) + 1
+        firsts = np.concatenate([[0], changes])
+        counts = np.diff(np.append(firsts, len(self.lengths)))
+        starts = (np.cumsum(self.lengths) - self.lengths)[firsts]
+        runs = zip(starts.tolist(), counts.tolist(), self.lengths[firsts].tolist(), strict=True)
+        return [run for run in runs if run[2]]
 
 
 def window_mask(length: int, window: int, causal: bool, device: torch.device) -> torch.Tensor:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from dask_embed.inference.sink import Sink
+from dask_embed.inference.upload import upload
 
 # Rows that are copied at a time: a bounded temporary.
 _COPIED_ROWS = 65_536
@@ -61,7 +62,7 @@ class VectorSink(Sink):
         self, rows: np.ndarray, hidden: torch.Tensor, lengths: np.ndarray
     ) -> torch.Tensor | None:
         """Return which vectors are finite numbers, whatever they are stored as."""
-        counts = torch.from_numpy(lengths).to(hidden.device)
+        counts = upload(lengths, hidden.device)
         finite = None
         for out, reduction, downloads in self._parts:
             vectors = reduction.reduce(hidden, counts)

@@ -57,7 +57,7 @@ def by_hand(
 def attend(tensors: list[torch.Tensor], **arguments: Any) -> torch.Tensor:
     layer = SimpleNamespace(is_causal=False)
     settings = {"attention_mask": None, **arguments}
-    with laid_out(Sequences(offsets().to(tensors[0].device), max(LENGTHS))):
+    with laid_out(Sequences(np.array(LENGTHS), tensors[0].device)):
         output, weights = attention(layer, *tensors, **settings)
     assert weights is None
     return output
@@ -99,7 +99,7 @@ def test_the_layer_says_whether_it_is_causal(
 ) -> None:
     """As the attention functions of transformers take it; causal unless said otherwise."""
     tensors = inputs()
-    with laid_out(Sequences(offsets(), max(LENGTHS))):
+    with laid_out(Sequences(np.array(LENGTHS), tensors[0].device)):
         output, _ = attention(module, *tensors, None, is_causal=argument)
     expected = by_hand(tensors, causal=causal, window=None, scaling=SIZE**-0.5)
     np.testing.assert_allclose(output[0].numpy(), expected, rtol=0, atol=1e-5)

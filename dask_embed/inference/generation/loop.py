@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from dask_embed.inference.attention import laid_out, laid_out_copy
@@ -14,6 +15,7 @@ from dask_embed.inference.generation.layouts import NewestTokens, Prompts
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.memory import Budget, is_out_of_memory, release
 from dask_embed.inference.sequences import Sequences
+from dask_embed.inference.upload import upload
 from dask_embed.runtime.computations import require_wanted
 
 # Prompt tokens of one pass: more would leave the caches of a CPU.
@@ -166,14 +168,13 @@ class Decoder:
         self, cohort: Cohort, *, hidden: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the prompts of a cohort; logits and hidden states of the last token of each."""
-        lengths = torch.tensor([row.length for row in cohort.rows])
-        ends = lengths.cumsum(0)
-        ids = torch.cat([row.ids[: row.length] for row in cohort.rows])
-        positions = torch.arange(len(ids)) - torch.repeat_interleave(ends - lengths, lengths)
-        offsets = torch.nn.functional.pad(ends, (1, 0)).to(torch.int32).to(self._device)
-        last = (ends - 1).to(self._device)
+        lengths = np.array([row.length for row in cohort.rows])
+        ends = np.cumsum(lengths)
+        ids = torch.cat([row.ids[: row.length] for row in cohort.rows]).numpy()
+        positions = np.arange(len(ids)) - np.repeat(ends - lengths, lengths)
+        last = upload(ends - 1, self._device)
         cohort.begin(self._model.dtype, self._device)
-        with laid_out(Prompts(cohort, Sequences(offsets, int(lengths.max())))):
+        with laid_out(Prompts(cohort, Sequences(lengths, self._device))):
             return self._run(ids, positions, last, hidden)
 
     def step(
@@ -181,23 +182,23 @@ class Decoder:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Run the newest token of every row of `cohorts`; logits and hidden states."""
         rows = [row for cohort in cohorts for row in cohort.rows]
-        ids = torch.tensor([row.newest for row in rows])
-        positions = torch.tensor([row.length - 1 for row in rows])
+        ids = np.array([row.newest for row in rows])
+        positions = np.array([row.length - 1 for row in rows])
         with laid_out(NewestTokens(cohorts)):
             return self._run(ids, positions, 0, hidden)
 
     def _run(
         self,
-        ids: torch.Tensor,
-        positions: torch.Tensor,
+        ids: np.ndarray,
+        positions: np.ndarray,
         kept: torch.Tensor | int,
         hidden: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        tokens = ids[None].to(self._device)
+        tokens = upload(ids[None], self._device)
         more = {"token_type_ids": torch.zeros_like(tokens)} if self._types else {}
         output = self._model(
             input_ids=tokens,
-            position_ids=positions[None].to(self._device),
+            position_ids=upload(positions[None], self._device),
             use_cache=False,
             logits_to_keep=kept,
             output_hidden_states=hidden,
