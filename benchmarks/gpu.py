@@ -1,7 +1,7 @@
 """Measure dask_embed beside sentence-transformers on a GPU, with models of real shapes.
 
 Weights are random, so that nothing is downloaded: speed does not depend on them. Documents have
-128 tokens each. The two take turns in one process.
+128 tokens each, then lengths as documentation has them. The two take turns in one process.
 
     python benchmarks/gpu.py
     python benchmarks/gpu.py --device cpu --tiny   # small shapes: only tries the code
@@ -22,10 +22,17 @@ from typing import Any
 import numpy as np
 from machine import Work, describe, matmul_rate, synchronize
 from peers import PROJECT
-from random_models import NAMES, documents, is_causal, save_model
+from random_models import (
+    NAMES,
+    documents,
+    is_causal,
+    mixed_lengths,
+    save_model,
+    uniform_lengths,
+)
 from report import REFERENCE, spread
 
-TOKENS = 128
+CORPORA = {"uniform": uniform_lengths, "mixed": mixed_lengths}
 FIRST_BATCH = 64
 _TINY_DOCUMENTS = 32
 _TINY_MATMUL = 256
@@ -43,7 +50,6 @@ def main() -> None:
         "dtype": options.dtype,
         "rounds": options.rounds,
         "documents": options.documents,
-        "tokens per document": TOKENS,
         "sentence-transformers batch_size": options.batch_size,
         "models": {},
     }
@@ -77,28 +83,36 @@ def _options() -> argparse.Namespace:
 
 def _measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, Any]:
     shape = save_model(name, folder, device=options.device, dtype=options.dtype, tiny=options.tiny)
-    texts = documents(options.documents, TOKENS)
     work = Work.of(str(folder), causal=is_causal(name))
     size = _TINY_MATMUL if options.tiny else None
     start = matmul_rate(options.device, options.dtype, size)
+    lengths = {corpus: drawn(options.documents) for corpus, drawn in CORPORA.items()}
+    texts = {corpus: documents(drawn) for corpus, drawn in lengths.items()}
     loaded = {
-        contender: _Loaded(load, str(folder), texts, options)
+        contender: _Loaded(load, str(folder), texts["uniform"], options)
         for contender, load in _CONTENDERS.items()
     }
-    for _ in range(options.rounds):
+    rates = {"start": start}
+    results = {}
+    for corpus, some in texts.items():
         for contender in loaded.values():
-            contender.run(texts)
-    end = matmul_rate(options.device, options.dtype, size)
-    flops = work.flops(np.full(options.documents, TOKENS))
-    reference = loaded[REFERENCE]
+            contender.begin()
+        for _ in range(options.rounds):
+            for contender in loaded.values():
+                contender.run(some)
+        rates[corpus] = matmul_rate(options.device, options.dtype, size)
+        seconds = work.flops(lengths[corpus]) / float(np.mean([*rates.values()]))
+        reference, tokens = loaded[REFERENCE], int(lengths[corpus].sum())
+        results[corpus] = {
+            "tokens": tokens,
+            "longest": int(lengths[corpus].max()),
+            **{each: own.summary(reference, tokens, seconds) for each, own in loaded.items()},
+        }
     return {
         **shape,
         "useful_flops": work.explained(),
-        "matmul_tflops": {"start": round(start / 1e12, 3), "end": round(end / 1e12, 3)},
-        "results": {
-            name: contender.summary(reference, flops * 2 / (start + end))
-            for name, contender in loaded.items()
-        },
+        "matmul_tflops": {when: round(rate / 1e12, 3) for when, rate in rates.items()},
+        "results": results,
     }
 
 
@@ -144,6 +158,10 @@ class _Loaded:
         self._embed(texts[:FIRST_BATCH])
         self.first_batch_seconds = time.perf_counter() - start
         self._held = self._allocated() - before
+        self.begin()
+
+    def begin(self) -> None:
+        """Forget the runs of another corpus."""
         self.seconds: list[float] = []
         self.peak_bytes = 0
         self.vectors = np.empty((0, 0), np.float32)
@@ -163,17 +181,16 @@ class _Loaded:
         if self._device == "cuda":
             self.peak_bytes = max(self.peak_bytes, torch.cuda.max_memory_allocated() - others)
 
-    def summary(self, reference: _Loaded, seconds_at_peak: float) -> dict[str, Any]:
+    def summary(self, reference: _Loaded, tokens: int, seconds_at_peak: float) -> dict[str, Any]:
         """Return the figures for the result."""
         median = float(np.median(self.seconds))
-        documents = len(self.vectors)
         pairs = zip(reference.seconds, self.seconds, strict=True)
         lengths = [np.linalg.norm(vectors, axis=1) for vectors in (self.vectors, reference.vectors)]
         cosines = (self.vectors * reference.vectors).sum(axis=1) / (lengths[0] * lengths[1])
         return {
             "seconds": [round(value, 4) for value in self.seconds],
-            "documents_per_second": round(documents / median, 1),
-            "tokens_per_second": round(documents * TOKENS / median),
+            "documents_per_second": round(len(self.vectors) / median, 1),
+            "tokens_per_second": round(tokens / median),
             "times_sentence_transformers": spread([theirs / own for theirs, own in pairs], 3),
             "share_of_matmul_peak": round(seconds_at_peak / median, 4),
             "first_batch_seconds": round(self.first_batch_seconds, 3),
@@ -190,21 +207,23 @@ class _Loaded:
 def _table(measured: dict[str, Any]) -> str:
     rates = measured["matmul_tflops"]
     lines = [
-        f"{measured['parameters']:,} parameters; matrix product {rates['start']} TFLOP/s at the "
-        f"start, {rates['end']} at the end",
+        f"{measured['parameters']:,} parameters; matrix product "
+        + ", ".join(f"{rate} TFLOP/s ({when})" for when, rate in rates.items()),
         "",
-        "| | tokens/s | times sentence-transformers (min to max) | share of matmul peak "
+        "| | | tokens/s | times sentence-transformers (min to max) | share of matmul peak "
         "| first batch s | peak MiB | lowest cosine |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in measured["results"].items():
-        ratio = row["times_sentence_transformers"]
-        lines.append(
-            f"| {name} | {row['tokens_per_second']:,} | {ratio['median']:.2f} "
-            f"({ratio['min']:.2f} to {ratio['max']:.2f}) | {row['share_of_matmul_peak']:.1%} "
-            f"| {row['first_batch_seconds']} | {row['max_memory_allocated_mib']:,} "
-            f"| {row['lowest_cosine']} |"
-        )
+    for corpus, results in measured["results"].items():
+        for name in _CONTENDERS:
+            row = results[name]
+            ratio = row["times_sentence_transformers"]
+            lines.append(
+                f"| {corpus} | {name} | {row['tokens_per_second']:,} | {ratio['median']:.2f} "
+                f"({ratio['min']:.2f} to {ratio['max']:.2f}) | {row['share_of_matmul_peak']:.1%} "
+                f"| {row['first_batch_seconds']} | {row['max_memory_allocated_mib']:,} "
+                f"| {row['lowest_cosine']} |"
+            )
     return "\n".join(lines)
 
 

@@ -16,6 +16,7 @@ _POSITIONS = 512
 _CAUSAL = "llama"
 # hidden size, layers, heads, values between; key-value heads where they are fewer
 _SHAPES = {
+    "minilm": (384, 6, 12, 1536, 12),
     "bert-base": (768, 12, 12, 3072, 12),
     "bert-large": (1024, 24, 16, 4096, 16),
     "llama-1b": (2048, 16, 32, 8192, 8),
@@ -110,12 +111,22 @@ def _save_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
-def documents(count: int, tokens: int) -> list[str]:
-    """Return texts of random words, `tokens` tokens each, the two special ones included."""
-    numbers = np.random.default_rng(0).integers(
-        _VOCABULARY - len(_SPECIAL), size=(count, tokens - 2)
-    )
-    return [" ".join(_word(number) for number in row) for row in numbers]
+def uniform_lengths(count: int) -> np.ndarray:
+    """Return 128 for each document: there is no padding to save."""
+    return np.full(count, 128)
+
+
+def mixed_lengths(count: int) -> np.ndarray:
+    """Return lengths as documentation has them: many short, a long tail up to what models take."""
+    drawn = np.random.default_rng(1).lognormal(mean=4.3, sigma=1.0, size=count)
+    return drawn.astype(int).clip(4, _POSITIONS)
+
+
+def documents(lengths: np.ndarray) -> list[str]:
+    """Return texts of random words, of so many tokens, the two special ones included."""
+    random = np.random.default_rng(0)
+    words = np.array([_word(number) for number in range(_VOCABULARY - len(_SPECIAL))])
+    return [" ".join(words[random.integers(len(words), size=length - 2)]) for length in lengths]
 
 
 def _word(number: int) -> str:

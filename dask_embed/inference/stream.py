@@ -24,8 +24,10 @@ from dask_embed.tokens.encoded import Encoded
 from dask_embed.tokens.sharing import tokenizing_for
 from dask_embed.tokens.slices import in_halves, slices
 
-# A chunk holds the tokens of about so many batches: enough to sort by length, little memory.
-_BATCHES_PER_CHUNK = 32
+# A chunk holds the tokens of about so many batches: enough to sort by length, little memory. Those
+# of a GPU are large, and it waits for the first chunk.
+_BATCHES_PER_CHUNK = {"cpu": 32}
+_BATCHES_PER_CHUNK_OTHERWISE = 4
 _CHARACTERS_PER_TOKEN = 4
 
 
@@ -161,7 +163,8 @@ class Stream:
 
     def _rows(self, lanes: int) -> Iterator[np.ndarray]:
         """Yield the row numbers of each chunk."""
-        batches = max(_BATCHES_PER_CHUNK, 4 * lanes)
+        kind = self.runner.device.type
+        batches = max(_BATCHES_PER_CHUNK.get(kind, _BATCHES_PER_CHUNK_OTHERWISE), 4 * lanes)
         most = batches * self.tokens_per_batch * _CHARACTERS_PER_TOKEN
         longest = (self.longest or most) * _CHARACTERS_PER_TOKEN
         sizes = (

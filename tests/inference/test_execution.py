@@ -209,7 +209,7 @@ def test_what_did_not_fit_is_not_tried_again(
     calls = scarce(MEMORY_ERRORS[0], first_of_several)
     monkeypatch.setattr(memory, "_FITS_BEFORE_GROWING", 10_000)
     if later == "chunks":
-        monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", 0.5)
+        monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", {"cpu": 0.5})
     wanted = [f"{text} {number}" for number in range(8) for text in texts() if text]
     embedder(pd.DataFrame({"text": wanted}))
     start = calls.index(failed) + 1

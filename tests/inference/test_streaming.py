@@ -58,7 +58,7 @@ def test_results_do_not_depend_on_chunks(
 ) -> None:
     """Repeats, nulls and empty texts stand in other chunks than each other."""
     per_chunk, tokens_per_batch = cut
-    monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", per_chunk)
+    monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", {"cpu": per_chunk})
     wanted = [None, "", *texts(), None, None, "", *reversed(texts()), "the last"]
     embedder = make(folders, model, pooling=pooling)
     embedder = dataclasses.replace(embedder, tokens_per_batch=tokens_per_batch)
@@ -77,7 +77,7 @@ def test_texts_without_tokens_are_in_no_batch(
     folders: Folders, monkeypatch: pytest.MonkeyPatch, wanted: list[str | None]
 ) -> None:
     """GPT-2 puts no token around a text; a chunk may have nothing to run."""
-    monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", 0.01)
+    monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", {"cpu": 0.01})
     spec = de.Model(str(folders["gpt2"]), device="cpu")
     result, counts = run(de.Embedder(spec, tokens_per_batch=9), wanted)
     assert result["embedding"].isna().tolist() == [text is None for text in wanted]
@@ -111,7 +111,7 @@ def test_a_chunk_holds_few_tokens(
 def test_a_text_that_is_not_tokenized_is_null(
     folders: Folders, monkeypatch: Any, chunks: Any, places: list[int], per_chunk: Any, pooling: str
 ) -> None:
-    monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", per_chunk)
+    monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", {"cpu": per_chunk})
     wanted = texts()
     for place in places:
         wanted[place] = f"poison {place % 2}"
@@ -186,7 +186,7 @@ def test_tokenizing_beside_the_model(
     folders: Folders, monkeypatch: pytest.MonkeyPatch, chunks: list[int]
 ) -> None:
     """As on a GPU: in a thread of its own, that ends with the partition, also by an error."""
-    monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", 0.5)
+    monkeypatch.setattr(stream, "_BATCHES_PER_CHUNK", {"cpu": 0.5})
     embedder = make(folders, on_error="null")
     result, _ = run(embedder, [*texts(), "poison", *texts()])
     assert_right(result["embedding"], embedder, [*texts(), None, *texts()])
