@@ -5,142 +5,37 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import dask.dataframe as dd
-import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
-from support import headed, tiny
+from support import methods
 from support.clusters import cluster
+from support.methods import CALLS, VECTORS
 
-import dask_embed as de
 from dask_embed.accessor import DaskAccessor
-
-ROWS = 16
-TEXTS = pd.DataFrame(
-    {"id": range(ROWS), "text": [f"text {row % 11} of many" for row in range(ROWS)]}
-)
-_NUMBERS = np.random.default_rng(0).normal(size=(ROWS, 8)).astype("float32")
-_VECTORS = pa.FixedSizeListArray.from_arrays(pa.array(_NUMBERS.ravel()), 8)
-VECTORS = TEXTS.assign(vector=pd.arrays.ArrowExtensionArray(_VECTORS))
-WEIGHTS = np.arange(24.0).reshape(3, 8)
-
-# Method and what tells it from another of its name: which model, and the call.
-Call = Callable[[Any, str, str], Any]
-FIRST: dict[str, tuple[str, Call]] = {
-    "embed": ("embed", lambda f, model, to: f.ml.embed("text", model=model)),
-    "tokenize": ("embed", lambda f, model, to: f.ml.tokenize("text", model=model)),
-    "chunk": ("embed", lambda f, model, to: f.ml.chunk("text", model=model, max_tokens=8)),
-    "chunk late": (
-        "embed",
-        lambda f, model, to: f.ml.chunk("text", model=model, max_tokens=8, late=True),
-    ),
-    "classify": ("classify", lambda f, model, to: f.ml.classify("text", model=model)),
-    "rerank": ("rerank", lambda f, model, to: f.ml.rerank("text", model=model, query="x")),
-    "classify_zero_shot": (
-        "classify",
-        lambda f, model, to: f.ml.classify_zero_shot(
-            "text", model=model, labels=["a", "b"], entailment_id=1
-        ),
-    ),
-    "classify_tokens": (
-        "classify-tokens",
-        lambda f, model, to: f.ml.classify_tokens("text", model=model),
-    ),
-    "answer": ("answer", lambda f, model, to: f.ml.answer("text", model=model, question="who?")),
-    "fill_mask": (
-        "fill-mask",
-        lambda f, model, to: f.assign(masked="a [MASK]").ml.fill_mask("masked", model=model),
-    ),
-    "embed_sparse": ("fill-mask", lambda f, model, to: f.ml.embed_sparse("text", model=model)),
-    "embed_multi_vector": (
-        "multi-vector",
-        lambda f, model, to: f.ml.embed_multi_vector("text", model=model),
-    ),
-    "score": (
-        "causal-lm",
-        lambda f, model, to: f.ml.score("text", model=model, candidates=["a", "b"]),
-    ),
-    "score perplexity": ("causal-lm", lambda f, model, to: f.ml.score("text", model=model)),
-    "score next": ("causal-lm", lambda f, model, to: f.ml.score("text", model=model, top_k_next=2)),
-    "generate": (
-        "causal-lm",
-        lambda f, model, to: f.ml.generate("{text}", model=model, max_new_tokens=2),
-    ),
-    "linear_head": ("", lambda f, model, to: f.ml.linear_head("vector", weights=WEIGHTS)),
-    "similarity": (
-        "",
-        lambda f, model, to: f.ml.similarity("vector", prototypes={"a": WEIGHTS[0]}),
-    ),
-    "text_statistics": ("", lambda f, model, to: f.ml.text_statistics("text")),
-    "text_quality": ("", lambda f, model, to: f.ml.text_quality("text", preset="gopher")),
-    "detect_language": ("", lambda f, model, to: f.ml.detect_language("text")),
-    "replace_personal_data": ("", lambda f, model, to: f.ml.replace_personal_data("text")),
-    "mark_exact_duplicates": ("", lambda f, model, to: f.ml.mark_exact_duplicates("text")),
-    "drop_exact_duplicates": ("", lambda f, model, to: f.ml.drop_exact_duplicates("text")),
-    "mark_fuzzy_duplicates": ("", lambda f, model, to: f.ml.mark_fuzzy_duplicates("text")),
-    "drop_fuzzy_duplicates": ("", lambda f, model, to: f.ml.drop_fuzzy_duplicates("text")),
-    "fuzzy_signatures": ("", lambda f, model, to: f.ml.fuzzy_signatures("text")),
-    "mark_semantic_duplicates": ("", lambda f, model, to: f.ml.mark_semantic_duplicates("vector")),
-    "drop_semantic_duplicates": ("", lambda f, model, to: f.ml.drop_semantic_duplicates("vector")),
-    "cluster": ("", lambda f, model, to: f.ml.cluster("vector", n_clusters=2)),
-    "nearest": ("", lambda f, model, to: f.ml.nearest(f, k=2, column="vector")),
-    "nearest by texts": (
-        "embed",
-        lambda f, model, to: (
-            f[["id", "text"]].ml.embed("text", model=model).ml.nearest(["a text"], k=2)
-        ),
-    ),
-    "to_parquet": (
-        "embed",
-        lambda f, model, to: _read(f.ml.embed("text", model=model).ml.to_parquet(to), to),
-    ),
-    "to_lance": ("embed", lambda f, model, to: f.ml.embed("text", model=model).ml.to_lance(to)),
-    "to_delta": ("embed", lambda f, model, to: f.ml.embed("text", model=model).ml.to_delta(to)),
-}
-
-
-def _read(written: None, to: str) -> Any:
-    return de.read_parquet(to)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     root = tmp_path_factory.mktemp("fresh-clusters")
-
-    @functools.cache
-    def folder(task: str) -> str:
-        place = root / task
-        if task == "embed":
-            tiny.save("bert", place)
-        elif task == "multi-vector":
-            tiny.add_mask(tiny.save("bert", place))
-        elif task:
-            labels = {"rerank": 1, "answer": 2}.get(task, 3)
-            name = "llama" if task == "causal-lm" else "bert"
-            headed.save(name, "classify" if task == "rerank" else task, place, num_labels=labels)
-        return str(place)
-
-    return folder
+    return functools.cache(lambda task: methods.save(task, root / task))
 
 
 def test_every_method_is_tried() -> None:
     methods = {name for name in dir(DaskAccessor) if not name.startswith("_")}
-    assert methods == {name.partition(" ")[0] for name in FIRST}
+    assert methods == {name.partition(" ")[0] for name in CALLS}
 
 
 @pytest.mark.slow
 @pytest.mark.alone
 @pytest.mark.parametrize("threads", [2, 4])
-@pytest.mark.parametrize("name", FIRST)
+@pytest.mark.parametrize("name", CALLS)
 def test_the_first_job_of_a_worker(
     name: str, threads: int, saved: Callable[[str], str], tmp_path: Path
 ) -> None:
     if name.startswith(("to_lance", "to_delta")):
         pytest.importorskip("lance" if "lance" in name else "deltalake")
-    task, call = FIRST[name]
+    task, call = CALLS[name]
     frame = dd.from_pandas(VECTORS, npartitions=8)
     with cluster(1, threads, processes=True):
         found = call(frame, saved(task), str(tmp_path / "out"))
