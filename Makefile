@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
+# Tests start many interpreters: none of them compiles what another one has.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test test-alone test-slow lint audit notebooks benchmark newest oldest bare docs gpu clean
 
 demo: $(VENV)/demo.installed

@@ -44,6 +44,10 @@ def _synchronous() -> Iterator[None]:
         yield
 
 
+# Tests make more objects than garbage: one collection in a hundred of those that Python makes.
+gc.set_threshold(50_000, 20, 50)
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _quick_collections() -> None:
     """Let the collections of garbage that the package asks for pass over all that was imported."""

@@ -79,7 +79,7 @@ def assert_told(subject: Subject, *, skipping: tuple[str, ...] = ()) -> None:
         found = attempt(subject, argument, value)
         if found.problem:
             told = f"{type(found.error).__name__}: {found.error!s:.200}"
-            wrong.append(f"{argument}={name}: {found.problem}: {told} at {found.trace[-1]}")
+            wrong.append(f"{argument}={name}: {found.problem}: {told} at {found.place}")
     assert not wrong, f"{len(wrong)} cases:\n" + "\n".join(wrong)
 
 
@@ -373,7 +373,7 @@ def test_damaged_json(checkpoint: Path, tmp_path: Path, file: str) -> None:
         except Exception as error:
             found = judge(error)
             if found.problem:
-                wrong.append(f"{name}: {found.problem}: {error!r:.200} at {found.trace[-1]}")
+                wrong.append(f"{name}: {found.problem}: {error!r:.200} at {found.place}")
     assert not wrong, f"{len(wrong)} cases:\n" + "\n".join(wrong)
 
 

@@ -283,7 +283,7 @@ def test_memory_that_really_runs_out(folders: Folders) -> None:
 
 @pytest.fixture(scope="module")
 def documents() -> list[str]:
-    return [text[:300] for text in de.datasets.docstrings(["dask"], rows=150)["text"].compute()]
+    return [text[:300] for text in de.datasets.docstrings(["dask"], rows=40)["text"].compute()]
 
 
 @pytest.fixture(scope="module")

@@ -121,14 +121,14 @@ def brute_force(folder, question, context, *, first=True, longest=15, align=True
         else:
             here = math.exp(start[null]) / start_sum * math.exp(end[null]) / end_sum
             nothing = min(nothing, here)
+        edges = {
+            i: _word(context, words, offsets, inside, i) if align else offsets[i] for i in inside
+        }
         for i in inside:
             for j in inside:
                 if not i <= j < i + longest:
                     continue
-                a, b = offsets[i][0], offsets[j][1]
-                if align:
-                    a = _word(context, words, offsets, inside, i)[0]
-                    b = _word(context, words, offsets, inside, j)[1]
+                a, b = edges[i][0], edges[j][1]
                 while a < b and context[a].isspace():
                     a += 1
                 while a < b and context[b - 1].isspace():

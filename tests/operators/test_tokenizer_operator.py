@@ -46,12 +46,12 @@ def folders(tmp_path_factory) -> dict[str, Path]:
 
 
 def _python_tokenizer(root: Path) -> Path:
-    """The tokenizer of CANINE: characters, in Python, with a class of its own."""
-    from transformers import CanineConfig, CanineTokenizer
+    """The tokenizer of ByT5: bytes, in Python, with a class of its own."""
+    from transformers import ByT5Tokenizer, T5Config
 
     folder = root / "python"
-    CanineTokenizer(model_max_length=64).save_pretrained(folder)
-    CanineConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=4).save_pretrained(folder)
+    ByT5Tokenizer(model_max_length=64).save_pretrained(folder)
+    T5Config(d_model=32, num_layers=1, num_heads=4).save_pretrained(folder)
     return folder
 
 

@@ -10,7 +10,7 @@ import inspect
 import io
 import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ class Found:
 
     problem: str = ""
     error: BaseException | None = None
-    trace: list[str] = field(default_factory=list)
+    place: str = ""  # where it was raised
 
 
 def arguments_of(call: Callable[..., Any]) -> tuple[str, ...]:
@@ -179,10 +179,11 @@ def _words(value: Any) -> tuple[str, ...]:
 
 def judge(error: Exception, *words: str) -> Found:
     """Say what is wrong with an error: whose it is, its kind, its length, what it names."""
-    trace = [f"{f.filename}:{f.lineno}" for f in traceback.extract_tb(error.__traceback__)]
+    *_, (frame, line) = traceback.walk_tb(error.__traceback__)
+    place = f"{frame.f_code.co_filename}:{line}"
     text = str(error)
     problem = ""
-    if not trace[-1].startswith(_HOME):
+    if not place.startswith(_HOME):
         problem = "foreign"
     elif not isinstance(error, _KINDS):
         problem = f"is a {type(error).__name__}"
@@ -194,4 +195,4 @@ def judge(error: Exception, *words: str) -> Found:
         problem = "tells a secret"
     elif words and not any(word in text for word in words):
         problem = f"does not name {' or '.join(words)}"
-    return Found(problem, error, trace)
+    return Found(problem, error, place)
