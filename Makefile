@@ -64,7 +64,7 @@ gpu:
 	@$(PYTHON) -c "import sys, torch; torch.cuda.is_available() or sys.exit('torch sees no GPU here')"
 	timeout 120 $(PYTHON) -m pytest -q -m cuda -p no:cacheprovider \
 	  $$(grep -lrs --include='test_*.py' 'mark\.cuda' tests) $(ARGS); tests=$$?; \
-	timeout 170 $(PYTHON) benchmarks/gpu.py --documents 4096; speed=$$?; \
+	timeout 170 $(PYTHON) benchmarks/gpu.py --documents 8192; speed=$$?; \
 	echo "gpu: tests $$([ $$tests = 0 ] && echo passed || echo failed), benchmark" \
 	  "$$([ $$speed = 0 ] && echo ran || echo failed)"; \
 	[ $$tests = 0 ] && [ $$speed = 0 ]

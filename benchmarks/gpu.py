@@ -33,6 +33,8 @@ from random_models import (
 from report import REFERENCE, spread
 
 CORPORA = {"uniform": uniform_lengths, "mixed": mixed_lengths}
+# Large models get fewer documents.
+SHARES = {"bert-large": 2, "llama-1b": 8}
 FIRST_BATCH = 64
 _TINY_DOCUMENTS = 32
 _TINY_MATMUL = 256
@@ -49,7 +51,6 @@ def main() -> None:
         "versions": PROJECT.versions(),
         "dtype": options.dtype,
         "rounds": options.rounds,
-        "documents": options.documents,
         "sentence-transformers batch_size": options.batch_size,
         "models": {},
     }
@@ -86,7 +87,8 @@ def _measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, 
     work = Work.of(str(folder), causal=is_causal(name))
     size = _TINY_MATMUL if options.tiny else None
     start = matmul_rate(options.device, options.dtype, size)
-    lengths = {corpus: drawn(options.documents) for corpus, drawn in CORPORA.items()}
+    count = options.documents // SHARES.get(name, 1)
+    lengths = {corpus: drawn(count) for corpus, drawn in CORPORA.items()}
     texts = {corpus: documents(drawn) for corpus, drawn in lengths.items()}
     loaded = {
         contender: _Loaded(load, str(folder), texts["uniform"], options)
@@ -104,6 +106,7 @@ def _measure(name: str, folder: Path, options: argparse.Namespace) -> dict[str, 
         seconds = work.flops(lengths[corpus]) / float(np.mean([*rates.values()]))
         reference, tokens = loaded[REFERENCE], int(lengths[corpus].sum())
         results[corpus] = {
+            "documents": count,
             "tokens": tokens,
             "longest": int(lengths[corpus].max()),
             **{each: own.summary(reference, tokens, seconds) for each, own in loaded.items()},

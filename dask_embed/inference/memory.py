@@ -133,9 +133,12 @@ def batch_cost(lengths: np.ndarray, *, padded: bool, quadratic: float) -> float:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Return the bytes of GPU memory that are free, or held by torch without being used."""
-    free, _ = torch.cuda.mem_get_info(device)
+    """Return the bytes of GPU memory that torch may still fill in this process."""
+    free, total = torch.cuda.mem_get_info(device)
     try:
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        held = torch.cuda.memory_allocated(device)
+        free += torch.cuda.memory_reserved(device) - held  # without being used
     except RuntimeError:  # another allocator, such as RMM's, keeps no such books
         return free
+    share = torch.cuda.get_per_process_memory_fraction(device)
+    return max(0, min(free, int(share * total) - held))

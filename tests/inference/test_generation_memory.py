@@ -296,9 +296,13 @@ def test_errors_that_smaller_batches_do_not_mend(
 
 @pytest.mark.cuda
 def test_states_fill_no_more_than_free_memory() -> None:
-    """On a GPU whose memory is nearly taken, fewer rows are under way and all texts are made."""
+    """On a GPU of which the process may take little, fewer rows are under way, all texts made."""
     config = transformers.LlamaConfig(
-        vocab_size=500, hidden_size=512, num_hidden_layers=8, num_attention_heads=8
+        vocab_size=500,
+        hidden_size=256,
+        num_hidden_layers=32,
+        num_attention_heads=4,
+        intermediate_size=512,
     )
     torch.manual_seed(0)
     model: Any = transformers.LlamaForCausalLM(config).eval().to("cuda", torch.bfloat16)
@@ -309,9 +313,13 @@ def test_states_fill_no_more_than_free_memory() -> None:
     generate(prompts.take([0]), settings)
     wanted = sum(generate.cost(int(length), settings) for length in prompts.lengths)
     room = wanted * 2 * state_values(config) // 3
-    taken = torch.empty(max(0, memory.free_bytes(model.device) - room), dtype=torch.uint8).cuda()
-    assert generate.budget.tokens(wanted) < wanted
-    given = generate(prompts, settings)
+    torch.cuda.empty_cache()
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_allocated() + room) / total)
+    try:
+        assert generate.budget.tokens(wanted) < wanted
+        given = generate(prompts, settings)
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
     assert {len(ids) for ids in lists(given)} == {40}
     assert generate.budget.learned is None
-    del taken

@@ -197,10 +197,16 @@ def test_a_budget_minds_free_memory(
 
 
 @pytest.mark.parametrize(
-    ("reserved", "expected"), [(300, 1000 + 300 - 200), (RuntimeError("RMM keeps no books"), 1000)]
+    ("reserved", "share", "expected"),
+    [
+        (300, 1.0, 1000 + 300 - 200),
+        (300, 0.1, 500 - 200),
+        (300, 0.02, 0),
+        (RuntimeError("RMM keeps no books"), 1.0, 1000),
+    ],
 )
-def test_memory_that_torch_holds_unused_is_free(
-    monkeypatch: pytest.MonkeyPatch, reserved: int | Exception, expected: int
+def test_memory_that_torch_may_still_fill(
+    monkeypatch: pytest.MonkeyPatch, reserved: int | Exception, share: float, expected: int
 ) -> None:
     def memory_reserved(device: torch.device) -> int:
         if isinstance(reserved, Exception):
@@ -210,6 +216,7 @@ def test_memory_that_torch_holds_unused_is_free(
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (1000, 5000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", memory_reserved)
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
     assert memory.free_bytes(CUDA) == expected
 
 
