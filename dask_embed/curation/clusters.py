@@ -24,7 +24,8 @@ from dask_embed.curation.kmeans import METRICS, Centres, Hashes
 from dask_embed.curation.vectors import scattered, vectors_of
 from dask_embed.lazy._dask import Expr, List, new_collection
 from dask_embed.lazy.arrays import lazy_dimension
-from dask_embed.lazy.computed import ComputedRows, OfAllRows, SameRows
+from dask_embed.lazy.computed import ComputedRows
+from dask_embed.lazy.same_rows import OfAllRows, SameRows
 
 _SAMPLE = 50_000
 _ROWS_PER_CLUSTER = 20

@@ -20,8 +20,8 @@ from dask_embed.curation.outcomes import DECIDED, Keep, Mark, with_types
 from dask_embed.curation.ranking import Ranking
 from dask_embed.curation.source import Expanding, PartitionNumbers, Source
 from dask_embed.lazy._dask import Expr, Index, Len, Lengths, Projection, new_collection
-from dask_embed.lazy.computed import wanted_columns
 from dask_embed.lazy.parts import InParts
+from dask_embed.lazy.readers import wanted_columns
 
 _UNSEEN = "of dropped rows: "
 

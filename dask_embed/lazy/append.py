@@ -9,11 +9,12 @@ from typing import Any
 
 from dask_embed.columns import empty_columns
 from dask_embed.lazy._dask import Expr, new_collection, tokenize_deterministic
-from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult, dependents_of
+from dask_embed.lazy.computed import ComputedRows, SelectResult
 from dask_embed.lazy.given_text import as_given
 from dask_embed.lazy.held import columns_of
 from dask_embed.lazy.nulls import inputs_by_result, null_pattern
-from dask_embed.lazy.readers import with_meta_of
+from dask_embed.lazy.readers import dependents_of, with_meta_of
+from dask_embed.lazy.same_rows import SameRows
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.frame import FrameOperator

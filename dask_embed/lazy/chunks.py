@@ -16,17 +16,13 @@ from dask_embed.lazy._dask import (
     new_collection,
 )
 from dask_embed.lazy.append import OperatorRows
-from dask_embed.lazy.computed import (
-    ComputedRows,
-    SameRows,
-    dependents_of,
-    readers_of,
-    select_result,
-    wanted_columns,
-)
+from dask_embed.lazy.computed import ComputedRows, select_result
 from dask_embed.lazy.conditions import is_rowwise
 from dask_embed.lazy.given_text import as_given
+from dask_embed.lazy.passed import can_split
+from dask_embed.lazy.readers import dependents_of, readers_of, wanted_columns
 from dask_embed.lazy.rising import raised
+from dask_embed.lazy.same_rows import SameRows
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.tokens.chunker import Chunker
 
@@ -112,7 +108,7 @@ class ChunkIndex(Index):
         readers = {self._name, *(node._name for node in parent.predicate.walk())}
         return (
             isinstance(self.frame, ChunkRows)
-            and self.frame.can_split(parent.predicate, self.frame)
+            and can_split(self.frame, parent.predicate, self.frame)
             and dependents_of(self.frame, dependents) <= readers
         )
 

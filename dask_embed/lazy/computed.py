@@ -1,4 +1,4 @@
-"""Lazy nodes that compute columns from partitions: what may run before them, what not at all."""
+"""Lazy nodes that compute columns from partitions, and selections of these columns."""
 
 from __future__ import annotations
 
@@ -9,41 +9,19 @@ from typing import Any
 from dask_embed.lazy._dask import (
     AsType,
     Blockwise,
-    Count,
-    Elemwise,
     Expr,
     Filter,
     Index,
-    IsNa,
-    Len,
-    Lengths,
-    NotNull,
     Projection,
-    SetIndexBlockwise,
     _check_dependents_are_predicates,
     is_filter_pushdown_available,
 )
-from dask_embed.lazy.aligned import are_aligned
-from dask_embed.lazy.conditions import (
-    all_of,
-    conditions_of,
-    is_rowwise,
-    of_same_rows,
-    reads_any,
-    reads_index,
-    replaced,
-)
+from dask_embed.lazy.conditions import replaced
 from dask_embed.lazy.fusion import Unfuse
 from dask_embed.lazy.kept import Kept, apart_from_filters
 from dask_embed.lazy.parts import in_equal_parts
-from dask_embed.lazy.passed import is_selected_alone, lowest_without, passed_at_once, read_below
-from dask_embed.lazy.readers import (
-    answered_once,
-    dependents_of,
-    readers_of,
-    wanted_columns,
-    with_meta_of,
-)
+from dask_embed.lazy.passed import can_split, filtered_below, is_plain, is_selected_alone, split
+from dask_embed.lazy.readers import answered_once, dependents_of, with_meta_of
 from dask_embed.lazy.rising import raised
 from dask_embed.lazy.steps import step_of
 from dask_embed.lazy.surroundings import in_written_parts, runs_anyway
@@ -180,7 +158,7 @@ class ComputedRows(Blockwise):
         Without this, Dask pushes column selections first, and the filter stays above.
         """
         return (
-            self.can_split(parent.predicate, self)
+            can_split(self, parent.predicate, self)
             and is_filter_pushdown_available(self, parent, dependents)
             and not runs_anyway(self, dependents)
         )
@@ -189,177 +167,20 @@ class ComputedRows(Blockwise):
         self, parent: Filter, predicate: Expr | None = None, dependents: Any = None
     ) -> Expr | None:
         """Filter before the node by what does not read a result, after it by the rest."""
-        before, after = self.split(parent.predicate, self)
-        kind = Filter if all(self._is_plain(part, (self,)) for part in before) else Kept
-        passed: list[Any] = [self]
-        moved: list[tuple[Expr, Expr]] = [(part, self) for part in before]
-        if kind is Filter and dependents is not None:
-            passed, moved = passed_at_once(self, before, dependents)
-        frame = passed[-1].frame
-        conditions = [replaced(part, (source, frame)) for part, source in moved]
-        predicate = read_below(all_of(conditions), frame)
-        filtered: Any = with_meta_of(kind(frame, predicate), frame)
-        for node in reversed(passed):
-            filtered = with_meta_of(node.on(filtered), node)
-        if not after:
-            return filtered
-        return Filter(filtered, replaced(all_of(after), (self, filtered)))
-
-    def can_split(self, predicate: Expr, *sources: Expr) -> bool:
-        """Return whether part of `predicate` may run before the node, the rest after it.
-
-        The rest must compute each row from results alone: a mean, say, has to see all rows.
-        """
-        before, after = self.split(predicate, *sources)
-        aligned = bool(before) and are_aligned(self.frame, before, sources)
-        return (
-            aligned
-            and all(is_rowwise(part, sources) for part in after)
-            and all(self._may_go_before(part, sources) for part in before)
-        )
+        return filtered_below(self, parent.predicate, dependents)
 
     def _may_go_before(self, condition: Expr, sources: tuple[Expr, ...]) -> bool:
         """Return whether a condition that reads no result may run before the node."""
-        return self.one_row_each or self._is_plain(condition, sources)
-
-    def _is_plain(self, condition: Expr, sources: tuple[Expr, ...]) -> bool:
-        """Return whether a condition that reads no result may move further down, as a filter.
-
-        Dask joins filters that meet, and takes the index of filtered rows for a filtered index.
-        What cumulates, or reads the index, would then be of rows that the lower filter takes away.
-        And it takes filters below a cast as they are.
-        """
-        rows = list(of_same_rows(self.frame))
-        if any(isinstance(node, Filter) for node in rows) and reads_index(condition, sources):
-            return False
-        if any(reads_any(condition, source, self._cast) for source in sources):
-            return False
-        return is_rowwise(condition, [*sources, *rows], scalars=True)
+        return self.one_row_each or is_plain(self, condition, sources)
 
     @functools.cached_property
-    def _cast(self) -> set[Any]:
+    def cast(self) -> set[Any]:
         """The columns that are cast somewhere below."""
         cast: set[Any] = set()
         for node in self.frame.find_operations(AsType):
             dtypes = node.operand("dtypes")
             cast.update(dtypes if isinstance(dtypes, Mapping) else self.frame.columns)
         return cast
-
-    def split(self, predicate: Expr, *sources: Expr) -> tuple[list[Expr], list[Expr]]:
-        """Part the conditions of `predicate` into those that read no result and the others."""
-        before: list[Expr] = []
-        after: list[Expr] = []
-        for part in conditions_of(predicate):
-            reads = reads_any(part, sources[0], self.made, *sources[1:])
-            (after if reads else before).append(part)
-        return before, after
-
-
-class SameRows(ComputedRows, Elemwise):
-    """One row for each of the frame, computed from it alone.
-
-    Being element-wise already lets Dask push ``head``, ``tail``, ``partitions`` and ``len``
-    below it. The rules here do the same for column selections, filters and the index.
-    """
-
-    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
-        if (apart := self._apart(parent, dependents)) is not None:
-            return apart
-        if isinstance(parent, Projection):
-            return self._project(parent, dependents)
-        if isinstance(parent, Index):
-            return Index(self._left_out(dependents))
-        if isinstance(parent, SetIndexBlockwise) and self._gives_an_index(parent, dependents):
-            only = Projection(self, [parent.operand("other")])
-            return type(parent)(only, *parent.operands[1:])
-        if isinstance(parent, ComputedRows) and step_of(parent) is None:
-            return parent.joined(dependents)
-        if isinstance(parent, Kept):
-            return self._kept_below(parent, dependents)
-        if (above := raised(self, parent, dependents)) is not None:
-            return above
-        if isinstance(parent, Filter) and self._filter_passthrough_available(parent, dependents):
-            return self._filter_simplification(parent, None, dependents)
-        return super()._simplify_up(parent, dependents)
-
-    one_row_each = True
-
-    def _kept_below(self, parent: Kept, dependents: Any) -> Expr | None:
-        """Return a filter that no other may join below the node, where it reads no result."""
-        known = parent._name in dependents_of(self, dependents)  # a node of this pass is not
-        if not known or self.split(parent.predicate, self)[1]:
-            return None
-        if not only_filtered(self, parent, dependents):
-            return None
-        return self.on(Kept(self.frame, replaced(parent.predicate, (self, self.frame))))
-
-    @property
-    def computing(self) -> ComputedRows | None:
-        return self
-
-    @property
-    def index(self) -> Expr:
-        """Read the index below: Dask computes that of a frame beside an array as it is written."""
-        return apart_from_filters(self.frame).index
-
-    def _project(self, parent: Projection, dependents: Any) -> Expr | None:
-        """Drop the node when no result is wanted, else the columns that it does not need."""
-        return self.selected_from(parent, wanted_columns(self, parent, dependents), dependents)
-
-    def selected_from(self, parent: Projection, wanted: set[Any], dependents: Any) -> Expr | None:
-        """Return the selection `parent` of it, of which all readers need the columns `wanted`."""
-        if not wanted.intersection(self.made):
-            lowest = lowest_without(self, wanted, dependents)
-            return type(parent)(lowest._left_out(dependents), *parent.operands[1:])
-        narrowed = self._needed(wanted, dependents)
-        if narrowed is self and parent.ndim == 1 and not _is_told(parent, dependents):
-            return None  # under another name, what was computed of it would be computed again
-        return select_result(narrowed, self, parent)
-
-    def _gives_an_index(self, parent: SetIndexBlockwise, dependents: Any) -> bool:
-        """Return whether nothing is wanted but one column of the frame, as an index.
-
-        Dask looks so for divisions, where a column is said to be sorted.
-        """
-        column = parent.operand("other")
-        readers = list(readers_of(parent, dependents))
-        return (
-            not isinstance(column, Expr)
-            and column in self.frame.columns
-            and column not in self.made
-            and bool(readers)
-            and all(isinstance(reader, Index) for reader in readers)
-        )
-
-
-class OfAllRows(ComputedRows):
-    """One row for each of the frame, computed from all of them: no filter may pass below.
-
-    Not element-wise, but what needs none of the results needs no other rows.
-    """
-
-    @property
-    def index(self) -> Expr:
-        return apart_from_filters(self.frame).index  # as for `SameRows`
-
-    def _filter_passthrough_available(self, parent: Filter, dependents: Any) -> bool:
-        return False  # else Dask waits for it, and keeps column selections above the filter
-
-    def _simplify_up(self, parent: Expr, dependents: Any) -> Expr | None:
-        if (apart := self._apart(parent, dependents)) is not None:
-            return apart
-        if isinstance(parent, Index):
-            return Index(self._left_out(dependents))
-        if isinstance(parent, Len | Lengths):
-            return type(parent)(self.frame, *parent.operands[1:])
-        if not isinstance(parent, Projection):
-            return None
-        wanted = wanted_columns(self, parent, dependents)
-        if not wanted & self.made:
-            frame = self._left_out(dependents)
-            return type(parent)(frame, *parent.operands[1:])
-        narrowed = self._needed(wanted, dependents)
-        return None if narrowed is self else type(parent)(narrowed, *parent.operands[1:])
 
 
 class SelectResult(Projection):
@@ -409,7 +230,7 @@ class SelectResult(Projection):
     def _lets_through(self, parent: Filter, dependents: Any) -> bool:
         return (
             isinstance(self.frame, ComputedRows)
-            and self.frame.can_split(parent.predicate, self, self.frame)
+            and can_split(self.frame, parent.predicate, self, self.frame)
             and is_filter_pushdown_available(self, parent, dependents)
             and self._is_all_that_reads(parent, dependents)
             and not runs_anyway(self.frame, dependents)
@@ -420,16 +241,20 @@ class SelectResult(Projection):
         return (
             self.ndim == 2
             and parent.frame._name == self._name
-            and isinstance(self.frame, SameRows)
+            and self._has_one_row_each
             and self._filter_passthrough_available(parent, dependents)
-            and not self.frame.split(parent.predicate, self, self.frame)[1]
+            and not split(self.frame, parent.predicate, self, self.frame)[1]
         )
+
+    @property
+    def _has_one_row_each(self) -> bool:
+        return isinstance(self.frame, ComputedRows) and self.frame.one_row_each
 
     def _passes_kept(self, parent: Kept, dependents: Any) -> bool:
         return (
-            isinstance(self.frame, SameRows)
+            self._has_one_row_each
             and parent._name in dependents_of(self, dependents)
-            and not self.frame.split(parent.predicate, self, self.frame)[1]
+            and not split(self.frame, parent.predicate, self, self.frame)[1]
             and only_filtered(self, parent, dependents)
             and only_filtered(self.frame, parent, dependents, self._name)
         )
@@ -446,15 +271,6 @@ def only_filtered(node: Expr, parent: Expr, dependents: Any, *known: str) -> boo
     """Return whether nothing but a filter, what it filters by, and `known` nodes read a node."""
     others = dependents_of(node, dependents) - {parent._name, *known}
     return not others or _check_dependents_are_predicates(node, others, parent, dependents)
-
-
-def _is_told(selection: Projection, dependents: Any) -> bool:
-    """Return whether what reads a selection may go on below it: a filter, or who asks for nulls."""
-    return any(
-        isinstance(reader, Count | IsNa | NotNull)
-        or (isinstance(reader, Filter) and reader.frame._name == selection._name)
-        for reader in readers_of(selection, dependents)
-    )
 
 
 def select_result(narrowed: ComputedRows, node: ComputedRows, parent: Projection) -> Expr | None:

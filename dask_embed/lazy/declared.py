@@ -7,8 +7,8 @@ from typing import Any
 
 from dask_embed.columns.declared import DeclaredColumns
 from dask_embed.lazy._dask import Expr, MapPartitions
-from dask_embed.lazy.computed import OfAllRows
 from dask_embed.lazy.rewrites import rewriting
+from dask_embed.lazy.same_rows import OfAllRows
 from dask_embed.lazy.steps import Rows, Step, describe, step_of
 
 

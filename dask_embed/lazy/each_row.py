@@ -23,10 +23,11 @@ from dask_embed.lazy._dask import (
     Task,
     Where,
 )
-from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult
+from dask_embed.lazy.computed import ComputedRows, SelectResult
 from dask_embed.lazy.conditions import keeps_rows, replaced, walk
 from dask_embed.lazy.held import Held
 from dask_embed.lazy.rewrites import reads_made, rewriting
+from dask_embed.lazy.same_rows import SameRows
 from dask_embed.lazy.steps import Rows, Step, step_of
 from dask_embed.lazy.worth import is_worth_it
 

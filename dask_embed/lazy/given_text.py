@@ -41,8 +41,9 @@ from dask_embed.lazy._dask import (
     are_co_aligned,
     to_pyarrow_string,
 )
-from dask_embed.lazy.computed import SameRows, wanted_columns
 from dask_embed.lazy.conditions import replaced
+from dask_embed.lazy.readers import wanted_columns
+from dask_embed.lazy.same_rows import SameRows
 
 # Columns of pandas frames that were looked at and hold nothing but text.
 _passed: deque[tuple[Any, Any]] = deque(maxlen=256)

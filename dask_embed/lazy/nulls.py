@@ -6,8 +6,9 @@ import functools
 from typing import Any
 
 from dask_embed.lazy._dask import Count, Expr, IsNa, NotNull, Projection
-from dask_embed.lazy.computed import ComputedRows, SameRows, SelectResult
+from dask_embed.lazy.computed import ComputedRows, SelectResult
 from dask_embed.lazy.readers import readers_of
+from dask_embed.lazy.same_rows import SameRows
 from dask_embed.operators.fused import parts_of
 from dask_embed.operators.renamed import plain
 

@@ -1,4 +1,4 @@
-"""Nodes on each other that a filter or a column selection passes, in one go.
+"""How far a filter or a column selection goes down: past a node, and those below it in one go.
 
 The optimizer takes a step past one node in each of its passes, which look at the whole plan.
 """
@@ -8,8 +8,19 @@ from __future__ import annotations
 from typing import Any
 
 from dask_embed.lazy._dask import Assign, Expr, Filter, Index, Projection
-from dask_embed.lazy.conditions import is_rowwise, replaced, walk
-from dask_embed.lazy.readers import dependents_of
+from dask_embed.lazy.aligned import are_aligned
+from dask_embed.lazy.conditions import (
+    all_of,
+    conditions_of,
+    is_rowwise,
+    of_same_rows,
+    reads_any,
+    reads_index,
+    replaced,
+    walk,
+)
+from dask_embed.lazy.kept import Kept
+from dask_embed.lazy.readers import dependents_of, with_meta_of
 
 
 def is_selected_alone(node: Any, reader: Expr, dependents: Any) -> bool:
@@ -32,6 +43,67 @@ def lowest_without(node: Any, wanted: set[Any], dependents: Any) -> Any:
     while is_selected_alone(below, node, dependents) and below.made.isdisjoint(wanted):
         node, below = below, below.frame
     return node
+
+
+def split(node: Any, predicate: Expr, *sources: Expr) -> tuple[list[Expr], list[Expr]]:
+    """Part the conditions of `predicate` into those that read no result and the others.
+
+    Those are of the node, or of `sources` above it whose columns are the same.
+    """
+    before: list[Expr] = []
+    after: list[Expr] = []
+    for part in conditions_of(predicate):
+        reads = reads_any(part, sources[0], node.made, *sources[1:])
+        (after if reads else before).append(part)
+    return before, after
+
+
+def can_split(node: Any, predicate: Expr, *sources: Expr) -> bool:
+    """Return whether part of `predicate` may run before a node, the rest after it.
+
+    The rest must compute each row from results alone: a mean, say, has to see all rows.
+    """
+    before, after = split(node, predicate, *sources)
+    aligned = bool(before) and are_aligned(node.frame, before, sources)
+    return (
+        aligned
+        and all(is_rowwise(part, sources) for part in after)
+        and all(node._may_go_before(part, sources) for part in before)
+    )
+
+
+def is_plain(node: Any, condition: Expr, sources: tuple[Expr, ...]) -> bool:
+    """Return whether a condition that reads no result may move further down, as a filter.
+
+    Dask joins filters that meet, and takes the index of filtered rows for a filtered index.
+    What cumulates, or reads the index, would then be of rows that the lower filter takes away.
+    And it takes filters below a cast as they are.
+    """
+    rows = list(of_same_rows(node.frame))
+    if any(isinstance(each, Filter) for each in rows) and reads_index(condition, sources):
+        return False
+    if any(reads_any(condition, source, node.cast) for source in sources):
+        return False
+    return is_rowwise(condition, [*sources, *rows], scalars=True)
+
+
+def filtered_below(node: Any, predicate: Expr, dependents: Any = None) -> Expr:
+    """Return a node filtered before it by what reads no result, after it by the rest."""
+    before, after = split(node, predicate, node)
+    kind = Filter if all(is_plain(node, part, (node,)) for part in before) else Kept
+    passed: list[Any] = [node]
+    moved: list[tuple[Expr, Expr]] = [(part, node) for part in before]
+    if kind is Filter and dependents is not None:
+        passed, moved = passed_at_once(node, before, dependents)
+    frame = passed[-1].frame
+    conditions = [replaced(part, (source, frame)) for part, source in moved]
+    filtered: Any = kind(frame, _read_below(all_of(conditions), frame))
+    filtered = with_meta_of(filtered, frame)
+    for each in reversed(passed):
+        filtered = with_meta_of(each.on(filtered), each)
+    if not after:
+        return filtered
+    return Filter(filtered, replaced(all_of(after), (node, filtered)))
 
 
 def passed_at_once(
@@ -97,11 +169,11 @@ def _that_go_along(lower: Filter, moved: list[tuple[Expr, Expr]], dependents: An
         return []
     if not node._filter_passthrough_available(lower, dependents):
         return []
-    before, after = node.split(lower.predicate, node)
-    return [] if after or not all(node._is_plain(part, (node,)) for part in before) else before
+    before, after = split(node, lower.predicate, node)
+    return [] if after or not all(is_plain(node, part, (node,)) for part in before) else before
 
 
-def read_below(predicate: Expr, frame: Expr) -> Expr:
+def _read_below(predicate: Expr, frame: Expr) -> Expr:
     """Return a predicate on a frame that reads columns which `assign` leaves from below it.
 
     Dask finds the same in further passes, for which it computes what the frame looks like.

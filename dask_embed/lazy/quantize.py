@@ -23,8 +23,9 @@ from dask_embed.inference.calibration import (
 from dask_embed.lazy._dask import Blockwise, Expr, Projection, TreeReduce, new_collection
 from dask_embed.lazy.append import append_lazily
 from dask_embed.lazy.arrays import lazy_dimension, to_array
-from dask_embed.lazy.computed import ComputedRows, OfAllRows, SameRows
+from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.nulls import asks_for_nulls
+from dask_embed.lazy.same_rows import OfAllRows, SameRows
 from dask_embed.operators.dispatch import lazily
 from dask_embed.operators.vectors.embedder import Embedder
 
