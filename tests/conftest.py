@@ -95,8 +95,31 @@ def rows_through_model() -> Callable[[Callable[[], Any]], int]:
     return count
 
 
+# What the contract is parametrized by, of operators that are of one class and differ in settings.
+_IN_TURN = {"operator", "kind"}
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what this machine has no hardware for: thousands that would each be set up."""
+    """Leave out what this machine has no hardware for, and of products what pairs stand for."""
+    _leave_out_what_needs_more(config, items)
+    _let_operators_take_turns(items)
+
+
+def _let_operators_take_turns(items: list[pytest.Item]) -> None:
+    """Try each kind of texts or labels on one of a class's operators; on all in the slow lane."""
+    places = [(item, item.callspec.indices) for item in items if hasattr(item, "callspec")]
+    both = [(item, at["operator"], at["kind"]) for item, at in places if at.keys() >= _IN_TURN]
+    operators: dict[Any, int] = {}
+    for item, operator, _ in both:
+        operators[item.parent] = max(operators.get(item.parent, 0), operator + 1)
+    for item, operator, kind in both:
+        if (operator + kind) % operators[item.parent]:
+            item.add_marker(pytest.mark.slow)
+
+
+def _leave_out_what_needs_more(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of what needs hardware there are thousands that would each be set up."""
     import torch
 
     gpu = torch.cuda.is_available()

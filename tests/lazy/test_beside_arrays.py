@@ -6,6 +6,7 @@ Expected values are pandas' own; expected numbers of rows those of `map_partitio
 from __future__ import annotations
 
 import io
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -111,12 +112,17 @@ def assert_same(given: Any, expected: Any) -> None:
         )
 
 
-@pytest.mark.parametrize("filtered", FILTERED)
-@pytest.mark.parametrize(
-    ("source", "use"),
-    [(source, use) for source in ("pandas", "parquet", "arrow") for use in USES]
-    + [("pandas", use) for use in OF_DIVISIONS],
-)
+def _cases() -> list[Any]:
+    """Every use of every frame, of pandas and by each reader in turn; by both in the slow lane."""
+    cases = [("pandas", use, filtered) for use in USES | OF_DIVISIONS for filtered in FILTERED]
+    for place, (use, filtered) in enumerate(itertools.product(USES, FILTERED)):
+        first, second = ("parquet", "arrow") if place % 2 else ("arrow", "parquet")
+        cases.append((first, use, filtered))
+        cases.append(pytest.param(second, use, filtered, marks=pytest.mark.slow))
+    return cases
+
+
+@pytest.mark.parametrize(("source", "use", "filtered"), _cases())
 def test_as_often_as_map_partitions(sources, pdf, source, use, filtered):
     number = list(USES | OF_DIVISIONS).index(use) + list(FILTERED).index(filtered)
     end = list(ENDS)[number % len(ENDS)]

@@ -580,7 +580,7 @@ def head(frame, n):
     return frame.head(n, npartitions=-1, compute=False)
 
 
-@settings(QUICK, max_examples=60)
+@settings(QUICK, max_examples=40)
 @given(
     steps=st.lists(st.tuples(st.sampled_from(list(STEPS)), st.integers(0, 20)), max_size=5),
     kept=st.lists(st.sampled_from(COLUMNS), unique=True, min_size=1),
