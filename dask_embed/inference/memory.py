@@ -140,5 +140,5 @@ def free_bytes(device: torch.device) -> int:
         free += torch.cuda.memory_reserved(device) - held  # without being used
     except RuntimeError:  # another allocator, such as RMM's, keeps no such books
         return free
-    share = torch.cuda.get_per_process_memory_fraction(device)
+    share = torch.cuda.get_per_process_memory_fraction(device.index)
     return max(0, min(free, int(share * total) - held))

@@ -187,15 +187,24 @@ class TextTokenizer:
     def _of_beginnings(self, texts: Sequence[str]) -> tuple[list[list[int]], list[bool]]:
         """Tokenize what truncation is expected to keep, and more of a text where it keeps more."""
         assert self.max_length is not None
-        characters = self.max_length * _CHARACTERS_PER_TOKEN
-        beginnings = [cut_after(text, characters) for text in texts]
+        wanted = self.max_length * _CHARACTERS_PER_TOKEN
+        beginnings = [cut_after(text, wanted) for text in texts]
         lists, longer = self._encode(beginnings)
+        short = list(range(len(texts)))
+        while True:
+            short = [
+                row
+                for row in short
+                if len(lists[row]) < self.max_length and len(beginnings[row]) < len(texts[row])
+            ]
+            if not short:
+                break
+            wanted *= 4
+            more = [cut_after(texts[row], wanted) for row in short]
+            ids, cut = self._encode(more)
+            for place, row in enumerate(short):
+                beginnings[row], lists[row], longer[row] = more[place], ids[place], cut[place]
         for row, text in enumerate(texts):
-            wanted = characters
-            while len(lists[row]) < self.max_length and len(beginnings[row]) < len(text):
-                wanted *= 4
-                beginnings[row] = cut_after(text, wanted)
-                (lists[row],), (longer[row],) = self._encode([beginnings[row]])
             longer[row] = longer[row] or bool(text[len(beginnings[row]) :].strip())
         return lists, longer
 
