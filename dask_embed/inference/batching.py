@@ -1,8 +1,30 @@
-"""Token lists to batches under a token budget, and back to row order."""
+"""Samples to batches under a budget, and on which side padded ones are filled up."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
 import numpy as np
+
+# Where the batch that runs is filled up if it is padded; None where its tokenizer says.
+_side: ContextVar[str | None] = ContextVar("side", default=None)
+
+
+@contextlib.contextmanager
+def padded_on(side: str | None) -> Iterator[None]:
+    """Fill padded batches up on a side, within the block; no result depends on it."""
+    token = _side.set(side)
+    try:
+        yield
+    finally:
+        _side.reset(token)
+
+
+def side_of_batch() -> str | None:
+    """Return where the batch that runs is to be filled up, None where its tokenizer says."""
+    return _side.get()
 
 
 def plan_batches(

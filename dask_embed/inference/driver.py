@@ -16,9 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from dask_embed.inference.batching import plan_batches
+from dask_embed.inference.batching import padded_on, plan_batches
 from dask_embed.inference.execution import Execution
-from dask_embed.inference.forward import padded_on
 from dask_embed.inference.repeats import Claims, Repeats
 from dask_embed.inference.sink import Sink
 from dask_embed.inference.stream import Stream
@@ -26,8 +25,6 @@ from dask_embed.runtime.lanes import Jobs
 from dask_embed.tokens.encoded import Encoded
 
 _CHUNKS_UNDER_WAY = 2
-# A few samples are parted among the lanes, but not into batches of less than this.
-_SMALLEST_SHARE = 256
 
 
 @dataclass
@@ -102,7 +99,10 @@ class Driver:
 
     def _scope(self) -> _Scope:
         runner, meter = self._stream.runner, self._stream.meter
-        return _Scope(Execution(runner, self._compute, self._sink, meter), Repeats(self._claims))
+        execution = Execution(
+            runner, self._compute, self._sink, meter, counts_rows=self._stream.counts_rows
+        )
+        return _Scope(execution, Repeats(self._claims))
 
     def _begin(self, jobs: Jobs, encoded: Encoded) -> _Chunk:
         names = self._sink.begin(encoded)
@@ -134,7 +134,7 @@ class Driver:
 
     def _complete(self, scope: _Scope) -> dict[int, str]:
         """Give repeats their results, and return what failed, by name."""
-        failures = scope.execution.failures
+        failures = {**scope.execution.failures, **self._sink.failures}
         with self._stream.meter.seconds("convert"):
             self._sink.flush()
             scope.repeats.copy_all(self._sink, failures)
@@ -146,7 +146,7 @@ class Driver:
         if self._claims is not None:
             with self._stream.meter.seconds("convert"):
                 self._sink.flush()
-            self._claims.publish(execution.failures)
+            self._claims.publish({**execution.failures, **self._sink.failures})
             self._claims.release()
             lost = self._claims.collect()
             if len(lost):
@@ -184,7 +184,7 @@ class Driver:
         if runner.shares and lanes > 1:
             total = int(costs.sum())
             rounds = -(-total // (lanes * budget))
-            parts = max(1, min(lanes * rounds, total // _SMALLEST_SHARE))
+            parts = max(1, min(lanes * rounds, total // runner.smallest_share))
         return plan_batches(
             costs,
             max_tokens=budget,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,6 +19,17 @@ NOT_FINITE = (
 )
 
 
+class RefusedError(Exception):
+    """A sample of a batch cannot be run, whatever else is in it: what `compute` may raise."""
+
+
+class _Problem(NamedTuple):
+    """Why a batch did not run: memory, or a sample in it that was refused."""
+
+    text: str
+    refused: bool = False
+
+
 class Execution:
     """Run batches, from any thread.
 
@@ -29,12 +40,14 @@ class Execution:
         ``(samples) -> results`` of a batch.
     sink : Sink
     meter : Meter
+    counts_rows : bool
+        Nobody else counts the rows that are run.
 
     Attributes
     ----------
     failures : dict
-        Name to message, for samples that do not fit in memory even alone, or whose result is no
-        finite number.
+        Name to message, for samples that do not fit in memory even alone, that are refused, or
+        whose result is no finite number.
     """
 
     def __init__(
@@ -43,6 +56,8 @@ class Execution:
         compute: Callable[[Any], Any],
         sink: Sink,
         meter: Meter,
+        *,
+        counts_rows: bool = True,
     ) -> None:
         self._failures: dict[int, str] = {}
         self._doubts: list[tuple[np.ndarray, torch.Tensor]] = []
@@ -50,6 +65,7 @@ class Execution:
         self._compute = compute
         self._sink = sink
         self._meter = meter
+        self._counts_rows = counts_rows
 
     @property
     def failures(self) -> dict[int, str]:
@@ -69,7 +85,7 @@ class Execution:
             self._doubts.append((owners, finite))
 
     def run(self, names: np.ndarray, samples: Samples, costs: np.ndarray, rows: int) -> None:
-        """Run one batch, in halves where it does not fit in memory.
+        """Run one batch, in halves where it does not fit in memory or one of it is refused.
 
         Parameters
         ----------
@@ -94,6 +110,12 @@ class Execution:
             if problem is None:
                 self._runner.budget.did_fit(cost)
                 continue
+            if problem.refused:
+                if len(part) > 1:
+                    pending += halves
+                else:
+                    self._give_up(int(names[part[0]]), problem.text, rows)
+                continue
             # here, not where it was caught: an error's traceback keeps activations alive
             release(self._runner.device)
             if len(part) > 1:
@@ -103,27 +125,26 @@ class Execution:
             else:
                 self._retry_alone(int(names[part[0]]), samples.take(part), rows)
 
-    def _attempt(self, names: np.ndarray, samples: Samples, rows: int) -> str | None:
-        """Run a batch and return None, or why it does not fit in memory."""
+    def _attempt(self, names: np.ndarray, samples: Samples, rows: int) -> _Problem | None:
+        """Run a batch and return None, or why it does not run."""
         lengths = samples.lengths
         try:
-            with self._meter.busy("forward"), self._runner.session():
+            with self._meter.busy(self._runner.phase), self._runner.session():
                 results = self._compute(samples)
                 finite = self._sink.put(names, results, lengths)
                 self._doubt(names, results, lengths)
                 if finite is not None:
                     self._doubts.append((names, finite))
+        except RefusedError as error:
+            return _Problem(str(error), refused=True)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            return str(error) or type(error).__name__
-        total = int(lengths.sum())
+            return _Problem(str(error) or type(error).__name__)
         self._meter.count(
             rows=rows * len(names),
-            unique_rows=len(names),
-            tokens=total,
-            padding=self._runner.computed(lengths) - total,
-            batches=1,
+            unique_rows=self._counts_rows * len(names),
+            **self._runner.amounts(lengths),
         )
         return None
 
@@ -131,12 +152,18 @@ class Execution:
         """Try a single sample once more, now that memory was released; else give it up."""
         problem = self._attempt(np.array([name]), sample, rows)
         if problem is not None:
-            self._meter.count(rows=rows)
             release(self._runner.device)
-            self._failures[name] = (
-                f"its {int(sample.lengths.sum())} {sample.unit} do not fit in the memory of "
-                f"{self._runner.device}, even alone: {problem:.200}"
-            )
+            why = problem.text
+            if not problem.refused:
+                why = (
+                    f"its {int(sample.lengths.sum())} {sample.unit} do not fit in the memory of "
+                    f"{self._runner.device}, even alone: {why:.200}"
+                )
+            self._give_up(name, why, rows)
+
+    def _give_up(self, name: int, why: str, rows: int) -> None:
+        self._meter.count(rows=rows)
+        self._failures[name] = why
 
     def _cost(self, costs: np.ndarray) -> float:
         packed = self._runner.runs_packed(int(costs.max()))

@@ -7,7 +7,6 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -26,25 +25,6 @@ from dask_embed.tokens.lists import TokenLists
 
 # Rows of a compiled padded batch have a multiple of this length.
 _COMPILED_LENGTHS = 64
-
-
-# Where the batch that runs is filled up if it is padded; None where its tokenizer says.
-_side: ContextVar[str | None] = ContextVar("side", default=None)
-
-
-@contextlib.contextmanager
-def padded_on(side: str | None) -> Iterator[None]:
-    """Fill padded batches up on a side, within the block; no result depends on it."""
-    token = _side.set(side)
-    try:
-        yield
-    finally:
-        _side.reset(token)
-
-
-def side_of_batch() -> str | None:
-    """Return where the batch that runs is to be filled up, None where its tokenizer says."""
-    return _side.get()
 
 
 class Forward:

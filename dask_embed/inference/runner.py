@@ -13,7 +13,8 @@ import numpy as np
 import torch
 
 from dask_embed import config
-from dask_embed.inference.forward import Forward, side_of_batch
+from dask_embed.inference.batching import side_of_batch
+from dask_embed.inference.forward import Forward
 from dask_embed.inference.measured import measure
 from dask_embed.inference.memory import Budget, is_out_of_memory
 from dask_embed.inference.probe import judge
@@ -69,6 +70,9 @@ class Runner:
     -----
     All methods may be called from several threads, forward passes at a time where `shares`.
     """
+
+    phase = "forward"
+    smallest_share = 256
 
     def __init__(self, loaded: LoadedModel) -> None:
         self.loaded = loaded
@@ -193,12 +197,13 @@ class Runner:
             hidden = self.token_vectors(tokens)
             return self.head(hidden, tokens).float()
 
-    def computed(self, lengths: np.ndarray) -> int:
-        """Return how many tokens a batch of such texts computes, padding included."""
-        longest = int(lengths.max())
-        if self.verdict.packed or self._runs_alone(longest) or not self.verdict.pads:
-            return int(lengths.sum())
-        return len(lengths) * self._forward.padded_length(longest)
+    def amounts(self, lengths: np.ndarray) -> dict[str, int]:
+        """Return tokens, and padding, of a batch of texts of so many tokens."""
+        total, longest = int(lengths.sum()), int(lengths.max())
+        computed = total
+        if not self.verdict.packed and not self._runs_alone(longest) and self.verdict.pads:
+            computed = len(lengths) * self._forward.padded_length(longest)
+        return {"tokens": total, "padding": computed - total, "batches": 1}
 
     @contextlib.contextmanager
     def session(self) -> Iterator[None]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,6 +21,9 @@ class Sink(abc.ABC):
     keeps: ClassVar[bool] = False
     """Results stay until the partition has run, by the number of their row, of which each has one
     sample; else they are used up with their chunk."""
+
+    failures: Mapping[int, str] = MappingProxyType({})
+    """Name to message, where a result says that a sample cannot be used."""
 
     _begun = 0
 

@@ -15,19 +15,18 @@ from torch.nn.functional import embedding_bag
 from dask_embed.columns import TextColumn, Vectors
 from dask_embed.columns.types import vector_type
 from dask_embed.inference.embedding import EmbeddingRequest, Outcome
-from dask_embed.inference.execution import NOT_FINITE
 from dask_embed.inference.heads import apply_modules
 from dask_embed.inference.precision import DTYPES, to_precision
+from dask_embed.inference.sink import Sink
+from dask_embed.inference.texts import run_texts
 from dask_embed.loading.layers import load_layer
 from dask_embed.models.checkpoint import Checkpoint
 from dask_embed.models.modules import Dense, LayerNorm, Pooling
 from dask_embed.models.static import WEIGHTS, StaticTable, static_tokenizer
-from dask_embed.models.tokenizers import tokenized
 from dask_embed.runtime.registry import get_or_build
 from dask_embed.runtime.stats import Meter
 from dask_embed.tokens.encoded import Encoded
 from dask_embed.tokens.lists import TokenLists
-from dask_embed.tokens.sharing import tokenizing_for
 
 
 class StaticTokenizer:
@@ -80,32 +79,21 @@ def embed_static(
 
     Notes
     -----
-    It runs on the CPU in the task's own thread, as fast as texts are tokenized.
+    It runs on the CPU, batch by batch as texts are tokenized; its time counts as that.
     """
     model = get_or_build(
         ("static", checkpoint.root, checkpoint.revision), lambda: _load(checkpoint)
     )
     runner: Any = StaticRunner(checkpoint)
+    outs = [_allocate(request, len(column.values)) for request in requests]
+    failures = run_texts(
+        [column],
+        lambda texts: requests[0].encode(runner, list(texts.rows)),
+        _Means(requests, model, outs, meter),
+        meter,
+        requests[0].limit,
+    )
     valid = column.valid
-    places = np.flatnonzero(valid)
-    rows = [(column.values[place] or "",) for place in places.tolist()]
-    outs = [_allocate(request, len(valid)) for request in requests]
-    failed: dict[int, str] = {}
-    meter.record.max_length = requests[0].limit
-
-    def encode(some: np.ndarray) -> Encoded:
-        with meter.seconds("tokenize"), tokenizing_for(meter):
-            return requests[0].encode(runner, [rows[row] for row in some]).at(some)
-
-    for _, encoded in tokenized(encode, [len(text) for (text,) in rows], failed):
-        failed |= encoded.failures
-        kept = encoded.rows
-        with meter.seconds("forward"), torch.inference_mode():
-            finite = _embed(requests, model, encoded, outs, places[kept])
-        failed |= dict.fromkeys(kept[~finite].tolist(), NOT_FINITE)
-        meter.count(rows=len(kept), unique_rows=len(kept), tokens=len(encoded.samples.values))
-        meter.count(batches=1)
-    failures = {int(places[place]): message for place, message in failed.items()}
     valid[list(failures)] = False
     return {
         request.output: Vectors(out.cuda() if on_device else out, valid)
@@ -113,27 +101,46 @@ def embed_static(
     }, failures
 
 
-def _embed(
-    requests: Sequence[EmbeddingRequest],
-    model: StaticModel,
-    encoded: Encoded,
-    outs: Sequence[torch.Tensor],
-    places: np.ndarray,
-) -> np.ndarray:
-    """Put the vectors of texts into their places, and return which are finite numbers."""
-    ids = torch.from_numpy(encoded.samples.values)
-    means = embedding_bag(
-        ids, model.vectors, torch.from_numpy(encoded.samples.offsets[:-1].astype(np.int32))
-    )
-    finite = np.ones(len(places), bool)
-    for request, out in zip(requests, outs, strict=True):
-        after = [module for module in request.modules if not isinstance(module, Pooling)]
-        vectors = apply_modules(after, model.layers, means, torch.empty(0))
-        ranges = None if request.ranges is None else torch.tensor(request.ranges)
-        stored = to_precision(vectors, request.precision, ranges)
-        out[torch.from_numpy(places)] = stored.to(out.dtype)
-        finite &= vectors.isfinite().all(1).numpy()
-    return finite
+class _Means(Sink):
+    """Put the vectors of texts into their places."""
+
+    keeps = True
+
+    def __init__(
+        self,
+        requests: Sequence[EmbeddingRequest],
+        model: StaticModel,
+        outs: Sequence[torch.Tensor],
+        meter: Meter,
+    ) -> None:
+        self.failures: dict[int, str] = {}
+        self._requests = requests
+        self._model = model
+        self._outs = outs
+        self._meter = meter
+
+    def put(self, names: np.ndarray, results: Encoded, lengths: np.ndarray) -> torch.Tensor:
+        """Return which vectors are finite numbers."""
+        self.failures.update(results.at(names).failures)
+        samples, kept = results.samples, torch.from_numpy(results.rows)
+        places = torch.from_numpy(names)[kept]
+        offsets = torch.from_numpy(samples.offsets[:-1].astype(np.int32))
+        finite = torch.ones(len(names), dtype=torch.bool)
+        with torch.inference_mode():
+            means = embedding_bag(torch.from_numpy(samples.values), self._model.vectors, offsets)
+            for request, out in zip(self._requests, self._outs, strict=True):
+                after = [module for module in request.modules if not isinstance(module, Pooling)]
+                vectors = apply_modules(after, self._model.layers, means, torch.empty(0))
+                ranges = None if request.ranges is None else torch.tensor(request.ranges)
+                stored = to_precision(vectors, request.precision, ranges)
+                out[places] = stored.to(out.dtype)
+                finite[kept] &= vectors.isfinite().all(1)
+        self._meter.count(tokens=len(samples.values), batches=1)
+        return finite
+
+    def copy(self, names: np.ndarray, sources: np.ndarray) -> None:
+        for out in self._outs:
+            out[torch.from_numpy(names)] = out[torch.from_numpy(sources)]
 
 
 def _load(checkpoint: Checkpoint) -> StaticModel:

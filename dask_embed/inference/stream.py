@@ -66,9 +66,15 @@ class Running(Protocol):
     ----------
     budget : Budget
         What its batches may take.
+    phase : str
+        What statistics call the time of its batches.
+    smallest_share : int
+        A few samples are parted among the lanes, but not into batches of less than this.
     """
 
     budget: Budget
+    phase: str
+    smallest_share: int
 
     @property
     def device(self) -> torch.device: ...
@@ -83,8 +89,8 @@ class Running(Protocol):
     def runs_packed(self, longest: int) -> bool:
         """Return whether a batch with a sample of this length takes no more than its samples."""
 
-    def computed(self, lengths: np.ndarray) -> int:
-        """Return what a batch of samples of these lengths computes, padding included."""
+    def amounts(self, lengths: np.ndarray) -> dict[str, int]:
+        """Return what statistics count of a batch of samples of these lengths."""
 
     def session(self) -> contextlib.AbstractContextManager[None]:
         """Give the context to compute in."""

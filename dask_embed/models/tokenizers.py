@@ -1,32 +1,24 @@
-"""Tokenizers of checkpoints without their weights, and texts for them."""
+"""Tokenizers of checkpoints without their weights."""
 
 from __future__ import annotations
 
 import copy
 import functools
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
-
-import numpy as np
 
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.pin import pinned
 from dask_embed.models.sources import load_tokenizer
 from dask_embed.models.spec import Model
-from dask_embed.runtime.computations import require_wanted
 from dask_embed.runtime.registry import parts
-from dask_embed.tokens.slices import in_halves, slices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 T = TypeVar("T")
-E = TypeVar("E")
-
-# Characters that are tokenized at a time: what a tokenizer gives back is large.
-_CHARACTERS_AT_A_TIME = 1_000_000
 
 _loading = threading.Lock()
 
@@ -124,17 +116,3 @@ def own_tokenizer(model: Model, key: Hashable, build: Callable[[Any], T]) -> T:
 @functools.lru_cache(maxsize=8)
 def _loaded(model: Model, root: Path, revision: str) -> PreTrainedTokenizerBase:
     return tokenizer_for(tokenizer_checkpoint(model), model)
-
-
-def tokenized(
-    encode: Callable[[np.ndarray], E], sizes: Sequence[int], failed: dict[int, str]
-) -> Iterator[tuple[np.ndarray, E]]:
-    """Yield what `encode` gives for texts of so many characters, each time with their places.
-
-    Those that it cannot do are told in `failed`, place to message.
-    """
-    for places in slices(sizes, _CHARACTERS_AT_A_TIME):
-        require_wanted()
-        parts, problems = in_halves(lambda some: (some, encode(some)), places)
-        failed.update({place: f"it cannot be tokenized: {why}" for place, why in problems.items()})
-        yield from parts

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import torch
 
 from dask_embed.runtime.computations import belongs_to, current
 from dask_embed.runtime.malloc import give_back_freed_memory
-from dask_embed.runtime.process import claim_process, math_threads, set_math_threads
+from dask_embed.runtime.process import math_threads, set_math_threads
 
 T = TypeVar("T")
 _lock = threading.Lock()
@@ -22,14 +23,7 @@ _lanes: dict[tuple[str, int], Lanes] = {}
 
 
 def lanes_of(device: torch.device) -> Lanes:
-    """Return this process's lanes of `device`: on a CPU as many as torch, or the worker, has.
-
-    Raises
-    ------
-    RuntimeError
-        In a process that was forked from one in which models ran.
-    """
-    claim_process()
+    """Return this process's lanes of `device`: on a CPU as many as torch, or the worker, has."""
     count = math_threads() if device.type == "cpu" else 1
     with _lock:
         key = (str(device), count)
@@ -191,3 +185,13 @@ class Jobs:
         self._futures.append(work.future)
         turns.add(self, work, self.queues[turns])
         return work.future
+
+
+def _begin_anew() -> None:
+    """Forget in a forked process the lanes of its parent, whose threads are not in it."""
+    global _lock, _lanes
+    _lock, _lanes = threading.Lock(), {}
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)

@@ -49,6 +49,8 @@ class Model:
     """Runs pictures on the CPU, at most `most` of them at a time."""
 
     shares = True
+    phase = "forward"
+    smallest_share = 256
     device = torch.device("cpu")
 
     def __init__(self, most: int = 1000) -> None:
@@ -62,8 +64,8 @@ class Model:
     def runs_packed(self, longest: int) -> bool:
         return True
 
-    def computed(self, lengths: np.ndarray) -> int:
-        return int(lengths.sum())
+    def amounts(self, lengths: np.ndarray) -> dict[str, int]:
+        return {"tokens": int(lengths.sum())}
 
     def session(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()

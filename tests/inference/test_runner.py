@@ -26,7 +26,7 @@ from transformers import (
 import dask_embed as de
 from dask_embed.inference.attention import ATTENTION, NotPackableError
 from dask_embed.inference.attention import attention as dask_embed_attention
-from dask_embed.inference.forward import padded_on
+from dask_embed.inference.batching import padded_on
 from dask_embed.inference.runner import Runner, runner_for
 from dask_embed.loading.load import load
 from dask_embed.tokens.lists import TokenLists

@@ -323,6 +323,9 @@ def embedded():
 def nearest():
     return near(pd.DataFrame({"embedding": vector}))["nearest"].tolist()
 
+def tokenized():
+    return frame.head(2).ml.tokenize(model=sys.argv[1])["tokens_count"].tolist()
+
 def in_a_fork(work):
     def child():
         try:
@@ -338,11 +341,12 @@ def in_a_fork(work):
     finally:
         process.kill()
 
-unused = in_a_fork(embedded)
+unused, counts = in_a_fork(embedded), tokenized()
 torch.ones(1000, 1000) @ torch.ones(1000, 1000)  # by a team of threads
 expected = embedded()
 print(np.abs(unused - expected).max() < 1e-6)
 print(in_a_fork(embedded))
+print(in_a_fork(tokenized) == counts == tokenized())
 held, done = threading.Event(), threading.Event()
 
 def hold():
@@ -363,10 +367,11 @@ def test_forked_processes(model: str) -> None:
     """Before a model ran they work, afterwards they say why not; what needs none works always."""
     command = [sys.executable, "-c", FORKS, model]
     done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=150)
-    same, refused, others, unloaded = done.stdout.splitlines()[-4:]
+    same, refused, counted, others, unloaded = done.stdout.splitlines()[-5:]
     assert same == "True"
     assert refused.startswith("RuntimeError: this process was forked after a model ran in its pare")
     assert refused.endswith("start workers with spawn or forkserver")
+    assert counted == "True"
     assert others == "['a'] 0"
     assert unloaded == "True"
 

@@ -23,12 +23,14 @@ from dask_embed.models.prepared import prepared
 from dask_embed.models.spec import Model
 from dask_embed.models.tokenizers import tokenizer_for
 from dask_embed.models.vocabulary import Tables
+from dask_embed.runtime.process import claim_process
 from dask_embed.runtime.registry import Registry, get_or_build
 from dask_embed.tokens.lists import TokenLists
 
 
 def vllm_runner(spec: Model, options: Mapping[str, Any]) -> VllmRunner:
     """Return this process's vLLM of `spec`, loading it on first use."""
+    claim_process()
     key = ("vllm", spec, tuple(options.items()))
     return get_or_build(key, lambda: VllmRunner(spec, options))
 

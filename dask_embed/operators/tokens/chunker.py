@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow as pa
 from dask_embed._validation import integer_from_zero, one_of, positive_integer
 from dask_embed.columns import (
     Result,
+    TextColumn,
     append_columns,
     empty_columns,
     keeps_on_device,
@@ -21,16 +22,16 @@ from dask_embed.columns import (
 from dask_embed.models.tokenizers import (
     own_tokenizer,
     require_rust,
-    tokenized,
     tokenizer_checkpoint,
     tokenizer_of,
 )
 from dask_embed.operators.frame import Frame
 from dask_embed.operators.of_model import OfTokenizer
 from dask_embed.operators.rehearsal import EXAMPLES, nothing_passes
-from dask_embed.operators.tokens.chunks import Chunks, Cut, Cutter
+from dask_embed.operators.tokens.chunks import PIECES, Chunks, Cutter
 from dask_embed.text.chunking import BOUNDARIES, Rules
 from dask_embed.tokens.sequences import encoding_problem
+from dask_embed.tokens.texts import Texts
 
 if TYPE_CHECKING:
     from dask_embed.runtime.stats import Meter
@@ -164,10 +165,10 @@ class Chunker(OfTokenizer):
     def trial(self, tokenizer: Any, text: str) -> str | None:
         """Return why no row with this text can be cut, None if one can."""
         try:
-            (cut,) = Cutter.of(tokenizer).cut([text], self.rules())
+            made = Cutter.of(tokenizer).cut(Texts([(text,)]), self.rules())
         except BaseException as error:
             return encoding_problem(error)
-        return cut if isinstance(cut, str) else None
+        return made.failures.get(0)
 
     def keeping(self, wanted: set[str]) -> Chunker:
         """Return the operator that gives the same rows where only columns `wanted` are read."""
@@ -215,49 +216,38 @@ class Chunker(OfTokenizer):
     def chunked(self, partition: Any, meter: Meter) -> tuple[np.ndarray, dict[str, Result]]:
         """Return for each chunk of a partition the row that it is of, and the columns of chunks."""
         column = read_text(partition[self.column])
-        texts = column.values
         errors = {row: f"column {self.column!r}: {m}" for row, m in column.errors.items()}
-        cuts = self.cut(texts, meter)
-        for row, text in enumerate(texts):
-            if text is not None and isinstance(cut := cuts[text], str):
-                errors[row] = cut
+        pieces, failed = self.cut(column, meter)
+        errors |= failed
         meter.count(failed=len(errors))
         self._raise_if_wanted(errors, partition)
-        if cuts and all(isinstance(cut, str) for cut in cuts.values()):
+        if failed and len(failed) == column.valid.sum():
             self._require_some_cut()
-        chunks = Chunks.of(texts, cuts, errors)
+        chunks = Chunks.of(column.values, pieces, errors)
         return chunks.rows, self.results(chunks, meter, partition)
 
     def results(self, chunks: Chunks, meter: Meter, partition: Any) -> dict[str, Result]:
         """Return the columns to append to the rows of `chunks`."""
         return dict(zip(self.output_columns, chunks.columns(), strict=False))
 
-    def cut(self, texts: Sequence[str | None], meter: Meter) -> dict[str, Cut]:
-        """Return the pieces of each distinct text, or why it cannot be cut."""
-        distinct = list(dict.fromkeys(text for text in texts if text is not None))
+    def cut(self, column: TextColumn, meter: Meter) -> tuple[pa.Array, dict[int, str]]:
+        """Return the pieces of each text, and why others cannot be cut."""
+        from dask_embed.inference.texts import ColumnSink, run_texts
+
         rules = self.rules()
         cutter = own_tokenizer(self.spec, "chunks", Cutter.of)
-        cuts: dict[str, Cut] = {}
-        failed: dict[int, str] = {}
-
-        def cut(places: np.ndarray) -> list[Cut]:
-            return cutter.cut([distinct[place] for place in places], rules)
-
-        with meter.seconds("tokenize"):
-            for places, found in tokenized(cut, list(map(len, distinct)), failed):
-                cuts.update(zip((distinct[place] for place in places), found, strict=True))
-        cuts.update({distinct[place]: message for place, message in failed.items()})
-        valid = sum(text is not None for text in texts)
-        meter.count(rows=valid)
-        return cuts
+        sink = ColumnSink(len(column.values), [PIECES])
+        failures = run_texts([column], lambda texts: cutter.cut(texts, rules), sink, meter)
+        return sink.columns()[0], failures
 
     def _require_some_cut(self) -> None:
         """Raise ValueError if no text could be cut, whatever it is."""
         from dask_embed.runtime.stats import Meter
 
-        cuts = list(self.cut(EXAMPLES, Meter(type(self).__name__, self.spec.name)).values())
-        if all(isinstance(cut, str) for cut in cuts):
-            raise ValueError(nothing_passes(type(self).__name__, self.spec.name, str(cuts[0])))
+        meter = Meter(type(self).__name__, self.spec.name)
+        _, failed = self.cut(TextColumn(list(EXAMPLES)), meter)
+        if len(failed) == len(EXAMPLES):
+            raise ValueError(nothing_passes(type(self).__name__, self.spec.name, failed[0]))
 
     def kept(self, frame: Any) -> Any:
         return frame if self.keep_text else frame.drop(columns=[self.column])

@@ -12,6 +12,7 @@ import pyarrow as pa
 from dask_embed.tokens.encoded import Row
 from dask_embed.tokens.sequences import too_long
 from dask_embed.tokens.sharing import tokenize_once
+from dask_embed.tokens.texts import Made
 
 if TYPE_CHECKING:
     from dask_embed.tokens.lists import TextTokenizer, TokenLists
@@ -33,15 +34,6 @@ class OneList:
 
 
 @dataclasses.dataclass(frozen=True)
-class TokenColumns:
-    """Result columns of the `rows` that did not fail."""
-
-    rows: np.ndarray
-    columns: list[pa.Array]
-    failures: dict[int, str]
-
-
-@dataclasses.dataclass(frozen=True)
 class RowEncoder:
     """Turn rows of texts into result columns."""
 
@@ -49,7 +41,7 @@ class RowEncoder:
     limit: int | None
     windows: bool = False
 
-    def __call__(self, rows: Sequence[Row]) -> TokenColumns:
+    def __call__(self, rows: Sequence[Row]) -> Made:
         pairs = [row[1] for row in rows] if rows and len(rows[0]) == 2 else None
         owners, tokens, origins = self.sequences([row[0] for row in rows], pairs)
         failures = too_long(tokens, self.limit)
@@ -65,7 +57,7 @@ class RowEncoder:
             columns.append(_offsets(origins))
         for place in range(0, len(columns), 2):
             columns[place] = self._nested(columns[place], tokens.offsets, starts)
-        return TokenColumns(kept, columns, failures)
+        return Made(kept, columns, failures)
 
     def _nested(self, values: pa.Array, ends: np.ndarray, starts: np.ndarray) -> pa.Array:
         lists = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)

@@ -149,8 +149,7 @@ class LateChunkEmbedder(Chunker):
         vectors, failed = _Late(self, runner, chunks).run(meter)
         chunks.errors.update(failed)
         self._raise_if_wanted(chunks.errors, partition)
-        valid = np.array([piece is not None for piece in chunks.pieces], bool)
-        valid &= ~np.isin(chunks.rows, list(failed))
+        valid = chunks.valid & ~np.isin(chunks.rows, list(failed))
         columns = super().results(chunks, meter, partition)
         return {**columns, self.embedding: Vectors(vectors, valid)}
 
@@ -206,7 +205,8 @@ class _Late:
         vectors = self._pooled(sums)[self._distinct.chunk_of]
         finite = vectors.isfinite().all(1).tolist()
         failed = {}
-        for row, number, known in zip(self._rows, self._distinct.text_of, finite, strict=True):
+        owners = zip(self._rows, self._distinct.text_of.tolist(), finite, strict=True)
+        for row, number, known in owners:
             if number in stream.failures or (number >= 0 and not known):
                 failed[row] = stream.failures.get(number, NOT_FINITE)
         return vectors, failed
@@ -247,14 +247,14 @@ class _Late:
 
     def _members(self, windows: Sequence[Origins], place: int) -> list[Members]:
         """Return for each window of a text which of its tokens belong to which chunks."""
-        first, pieces = self._distinct.first[place], self._distinct.pieces[place]
+        pieces = self._distinct.pieces[place]
         found = [
             tokens_inside(
                 origins, pieces, skipped=self._shared if number else 0, shift=len(self._prompt)
             )
             for number, origins in enumerate(windows)
         ]
-        empty = np.ones(len(pieces), bool)
+        empty = np.ones(len(pieces.starts), bool)
         empty[np.concatenate([each.chunks for each in found])] = False
         length = len(windows[0].parts)
         lost = np.flatnonzero(empty)
@@ -262,4 +262,4 @@ class _Late:
             np.concatenate([found[0].tokens, np.tile(np.arange(length), len(lost))]),
             np.concatenate([found[0].chunks, np.repeat(lost, length)]),
         )
-        return [Members(each.tokens, each.chunks + first) for each in found]
+        return [Members(each.tokens, each.chunks + pieces.first) for each in found]

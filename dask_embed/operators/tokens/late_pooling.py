@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dask_embed.inference.sink import Sink
 from dask_embed.operators.tokens.chunks import Chunks
-from dask_embed.text.chunking import Piece
 
 if TYPE_CHECKING:
     import torch
@@ -28,64 +26,64 @@ class Members:
     chunks: np.ndarray
 
 
-def tokens_inside(origins: Origins, pieces: Sequence[Piece], skipped: int, shift: int) -> Members:
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """Where the chunks of one text are: `starts` and `stops`, and the number of the `first`."""
+
+    starts: np.ndarray
+    stops: np.ndarray
+    first: int
+
+
+def tokens_inside(origins: Origins, pieces: Pieces, skipped: int, shift: int) -> Members:
     """Return the tokens of a window that lie in each piece, the first ones left out."""
     real = np.flatnonzero(origins.parts == 0)[skipped:]
     spans = np.maximum.accumulate(origins.offsets[real] - shift, axis=0)
-    first = np.searchsorted(spans[:, 1], [piece.start for piece in pieces], side="right")
-    stop = np.searchsorted(spans[:, 0], [piece.stop for piece in pieces], side="left")
+    first = np.searchsorted(spans[:, 1], pieces.starts, side="right")
+    stop = np.searchsorted(spans[:, 0], pieces.stops, side="left")
     counts = np.maximum(stop - first, 0)
     within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
     tokens = real[np.repeat(first, counts) + within]
-    return Members(tokens, np.repeat(np.arange(len(pieces)), counts))
+    return Members(tokens, np.repeat(np.arange(len(counts)), counts))
 
 
 @dataclasses.dataclass
 class Distinct:
-    """The distinct texts of a partition and their chunks, numbered from 0.
+    """The distinct texts of a partition, numbered from 0, and their chunks.
 
     Attributes
     ----------
     texts : list of str
-    pieces : list of list of Piece
+    pieces : list of Pieces
         Of each text.
-    first : list of int
-        Number of the first chunk of each text.
     chunks : int
-    text_of, chunk_of : list of int
+    text_of, chunk_of : numpy.ndarray
         For each row of the result the number of its text, -1 where there is none, and of its
         chunk, 0 there.
     """
 
-    texts: list[str] = dataclasses.field(default_factory=list)
-    pieces: list[list[Piece]] = dataclasses.field(default_factory=list)
-    first: list[int] = dataclasses.field(default_factory=list)
-    chunks: int = 0
-    text_of: list[int] = dataclasses.field(default_factory=list)
-    chunk_of: list[int] = dataclasses.field(default_factory=list)
+    texts: list[str]
+    pieces: list[Pieces]
+    chunks: int
+    text_of: np.ndarray
+    chunk_of: np.ndarray
 
     @classmethod
     def of(cls, chunks: Chunks) -> Distinct:
-        distinct = cls()
-        known: dict[str, int] = {}
-        rows = zip(chunks.rows.tolist(), chunks.numbers.tolist(), chunks.pieces, strict=True)
-        for row, number, piece in rows:
-            text = chunks.texts[row]
-            if piece is None or text is None:
-                distinct.text_of.append(-1)
-                distinct.chunk_of.append(0)
-                continue
-            place = known.setdefault(text, len(known))
-            if place == len(distinct.texts):
-                distinct.texts.append(text)
-                distinct.pieces.append([])
-                distinct.first.append(distinct.chunks)
-            if number == len(distinct.pieces[place]):
-                distinct.pieces[place].append(piece)
-                distinct.chunks += 1
-            distinct.text_of.append(place)
-            distinct.chunk_of.append(distinct.first[place] + number)
-        return distinct
+        places: dict[str, int] = {}
+        pieces: list[Pieces] = []
+        text_of = np.full(len(chunks.texts), -1)
+        starts, count = chunks.first.tolist(), 0
+        for row in np.flatnonzero(chunks.valid[chunks.first[:-1]]).tolist():
+            text_of[row] = places.setdefault(chunks.texts[row] or "", len(places))
+            if text_of[row] == len(pieces):
+                own = slice(starts[row], starts[row + 1])
+                pieces.append(Pieces(chunks.starts[own], chunks.stops[own], count))
+                count += own.stop - own.start
+        text_of = text_of[chunks.rows]
+        first = np.array([*(each.first for each in pieces), 0])[text_of]  # -1 is the last
+        chunk_of = np.where(text_of < 0, 0, first + chunks.numbers)
+        return cls(list(places), pieces, count, text_of, chunk_of)
 
 
 class Sums(Sink):

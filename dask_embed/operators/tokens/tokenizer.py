@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Hashable, Iterator
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import (
@@ -21,17 +20,16 @@ from dask_embed.models.tokenizer_files import tokenizer_fingerprint
 from dask_embed.models.tokenizers import (
     own_tokenizer,
     require_rust,
-    tokenized,
     tokenizer_checkpoint,
     tokenizer_of,
 )
-from dask_embed.operators.base import ColumnOperator, distinct_rows
+from dask_embed.operators.base import ColumnOperator
 from dask_embed.operators.of_model import OfTokenizer
 from dask_embed.operators.rehearsal import EXAMPLES
-from dask_embed.operators.tokens.columns import OFFSET, OneList, RowEncoder, TokenColumns
+from dask_embed.operators.tokens.columns import OFFSET, OneList, RowEncoder
 from dask_embed.tokens.lists import TextTokenizer
 from dask_embed.tokens.sequences import SequenceSettings, encoding_problem, tokens_kept
-from dask_embed.tokens.sharing import tokenizing_for
+from dask_embed.tokens.texts import Made, Texts
 
 if TYPE_CHECKING:
     from dask_embed.runtime.stats import Meter
@@ -164,35 +162,21 @@ class Tokenizer(OfTokenizer, ColumnOperator):
     def run(
         self, columns: list[TextColumn], *, on_device: bool, meter: Meter
     ) -> tuple[dict[str, Result], dict[int, str]]:
-        distinct, inverse = distinct_rows(columns)
+        from dask_embed.inference.texts import ColumnSink, run_texts
+
         key = (self._settings, self.on_long, self.pair is not None)
         encoder = own_tokenizer(self.spec, key, self._encoder)
-        parts = [[pa.array([], dtype) for dtype in self.types().values()]]
-        back = np.full(len(distinct) + 1, -1)  # the last stands for nulls
-        failed: dict[int, str] = {}
-        count = 0
-        meter.record.max_length = None if self.windows else self.max_length
+        types = self.types()
+        sink = ColumnSink(len(columns[0].values), list(types.values()))
 
-        def encode(places: np.ndarray) -> TokenColumns:
-            return encoder([distinct[place] for place in places])
+        def tokenize(texts: Texts) -> Made:
+            made = encoder(texts.rows)
+            meter.count(tokens=int(made.columns[1].to_numpy().sum()))
+            return made
 
-        with meter.seconds("tokenize"), tokenizing_for(meter):
-            sizes = [sum(map(len, row)) for row in distinct]
-            for places, encoded in tokenized(encode, sizes, failed):
-                kept = places[encoded.rows]
-                failed |= {int(places[row]): text for row, text in encoded.failures.items()}
-                back[kept] = np.arange(count, count + len(kept))
-                count += len(kept)
-                parts.append(encoded.columns)
-        arrays = [pa.concat_arrays(arrays) for arrays in zip(*parts, strict=True)]
-        meter.count(rows=int((inverse >= 0).sum()), unique_rows=len(distinct))
-        meter.count(tokens=int(arrays[1].to_numpy().sum()))
-        taken = pa.array(back[inverse], mask=back[inverse] < 0)
-        failures = {
-            row: failed[place] for row, place in enumerate(inverse.tolist()) if place in failed
-        }
-        results = [array.take(taken) for array in arrays]
-        return dict(zip(self.result_columns, results, strict=True)), failures
+        longest = None if self.windows else self.max_length
+        failures = run_texts(columns, tokenize, sink, meter, longest)
+        return dict(zip(types, sink.columns(), strict=True)), failures
 
     def plan(self) -> list[str]:
         special = "with" if self.special_tokens else "without"
