@@ -18,7 +18,7 @@ import numpy as np
 
 from dask_embed.inference.batching import padded_on, plan_batches
 from dask_embed.inference.execution import Execution
-from dask_embed.inference.repeats import Claims, Repeats
+from dask_embed.inference.repeats import Claimed, Repeats
 from dask_embed.inference.sink import Sink
 from dask_embed.inference.stream import Stream
 from dask_embed.runtime.lanes import Jobs
@@ -56,7 +56,7 @@ class Driver:
     sink : Sink
     repeats : bool
         Equal samples have equal results.
-    claims : Claims, optional
+    claims : Claimed, optional
         What other partitions have computed, for a sink that keeps.
     """
 
@@ -67,7 +67,7 @@ class Driver:
         sink: Sink,
         *,
         repeats: bool = True,
-        claims: Claims | None = None,
+        claims: Claimed | None = None,
     ) -> None:
         self._stream = stream
         self._sink = sink

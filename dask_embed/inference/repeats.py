@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Container, Hashable, Iterable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import zict
@@ -23,11 +23,11 @@ class Repeats:
 
     Parameters
     ----------
-    claims : Claims, optional
+    claims : Claimed, optional
         Tells what other partitions have, or compute.
     """
 
-    def __init__(self, claims: Claims | None = None) -> None:
+    def __init__(self, claims: Claimed | None = None) -> None:
         self.claims = claims
         self._first: dict[bytes, int] = {}
         self._pairs = array("q")
@@ -37,17 +37,20 @@ class Repeats:
 
         Repeats are remembered for `copy_all`.
         """
-        fresh = []
-        each = zip(names.tolist(), samples.lengths.tolist(), samples.digests(), strict=True)
+        fresh, digests = [], samples.digests()
+        each = zip(names.tolist(), samples.lengths.tolist(), digests, strict=True)
         for place, (name, length, digest) in enumerate(each):
             if not length:
                 continue
             source = self._first.setdefault(digest, name)
             if source != name:
                 self._pairs.extend((name, source))
-            elif self.claims is None or self.claims.runs_here(name, digest):
+            else:
                 fresh.append(place)
-        return np.array(fresh, np.int64)
+        places = np.array(fresh, np.int64)
+        if self.claims is None:
+            return places
+        return places[self.claims.run_here(names[places], [digests[place] for place in fresh])]
 
     def copy_all(self, sink: Sink, failures: dict[int, str]) -> None:
         """Give repeats the results, or the failures, of what they repeat."""
@@ -59,6 +62,22 @@ class Repeats:
             for name, source in pairs.tolist():
                 if source in failures:
                     failures[name] = failures[source]
+
+
+class Claimed(Protocol):
+    """What a partition knows of what others compute; all but `run_here` when its own is done."""
+
+    def run_here(self, names: np.ndarray, digests: list[bytes]) -> np.ndarray:
+        """Give the sink what is known, and return which samples have to run here, bool."""
+
+    def publish(self, failures: Container[int]) -> None:
+        """Let others have what was computed, and has not failed."""
+
+    def release(self) -> None:
+        """Let others compute what this partition claimed, whether it did or not."""
+
+    def collect(self) -> np.ndarray:
+        """Wait for others, and return the names of what they do not have."""
 
 
 class VectorCache:
@@ -129,7 +148,11 @@ class Claims:
         self._computed = threading.Event()
         self._borrowed: list[tuple[int, bytes, Claims]] = []
 
-    def runs_here(self, row: int, digest: bytes) -> bool:
+    def run_here(self, names: np.ndarray, digests: list[bytes]) -> np.ndarray:
+        here = map(self._runs_here, names.tolist(), digests)
+        return np.fromiter(here, bool, len(digests))
+
+    def _runs_here(self, row: int, digest: bytes) -> bool:
         """Fill in a vector that is known, and return whether a text has to run here.
 
         What another partition computes at the moment is waited for in `collect`.
@@ -149,13 +172,11 @@ class Claims:
         return False
 
     def publish(self, failures: Container[int]) -> None:
-        """Put what was computed, and has not failed, into the cache."""
         for digest, row in self._own.items():
             if row not in failures:
                 self._cache.put((self._kind, digest), self._out[row].copy())
 
     def release(self) -> None:
-        """Let others take over what this partition claimed, computed or not."""
         self._cache.disown((self._kind, digest) for digest in self._own)
         self._own = {}
         self._computed.set()

@@ -106,6 +106,11 @@ class Rows(Sink):
         self._places.append(rows)
         self._parts.append(self._to_arrow(columns, len(rows)))
 
+    def add(self, places: np.ndarray, columns: list[pa.Array]) -> None:
+        """Take the columns of rows that need not run."""
+        self._places.append(places)
+        self._parts.append(dict(zip(self._types, columns, strict=True)))
+
     def columns(self) -> dict[str, pa.Array]:
         """Return the result columns of the distinct rows; null where a row failed."""
         count = len(self._distinct)

@@ -237,7 +237,10 @@ class Chunker(OfTokenizer):
         rules = self.rules()
         cutter = own_tokenizer(self.spec, "chunks", Cutter.of)
         sink = ColumnSink(len(column.values), [PIECES])
-        failures = run_texts([column], lambda texts: cutter.cut(texts, rules), sink, meter)
+        kind = (self.spec, tokenizer_checkpoint(self.spec).revision, rules)
+        failures = run_texts(
+            [column], lambda texts: cutter.cut(texts, rules), sink, meter, kind=kind
+        )
         return sink.columns()[0], failures
 
     def _require_some_cut(self) -> None:

@@ -175,7 +175,8 @@ class Tokenizer(OfTokenizer, ColumnOperator):
             return made
 
         longest = None if self.windows else self.max_length
-        failures = run_texts(columns, tokenize, sink, meter, longest)
+        kind = (self.spec, tokenizer_checkpoint(self.spec).revision, key)
+        failures = run_texts(columns, tokenize, sink, meter, longest, kind)
         return dict(zip(types, sink.columns(), strict=True)), failures
 
     def plan(self) -> list[str]:

@@ -1,0 +1,99 @@
+"""Result columns that this process made last, for rows that repeat in another partition."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import zict
+
+from dask_embed import config
+from dask_embed.runtime.registry import Registry
+
+# What a row takes besides its values: digest, entry of the table, number.
+_ROW_BYTES = 200
+_PLACE_BITS = 32
+# Rows differ in size: the first may be larger than others.
+_MARGIN = 0.9
+
+
+@dataclass(frozen=True)
+class _Block:
+    """Rows that one partition made."""
+
+    kind: Hashable
+    digests: list[bytes]
+    columns: list[pa.Array]
+
+    @property
+    def size(self) -> int:
+        columns = sum(column.nbytes for column in self.columns)
+        return int(columns) + _ROW_BYTES * len(self.digests)
+
+
+class KeptColumns:
+    """Columns of rows by the digest of their texts; blocks go, the least recently used first.
+
+    A look costs a text a fraction of a microsecond, so that tokenizers gain by it too. Nothing
+    waits for what another partition makes at the same time.
+
+    Parameters
+    ----------
+    most_bytes : int
+
+    Notes
+    -----
+    May be used from several threads.
+    """
+
+    def __init__(self, most_bytes: int) -> None:
+        self._most_bytes = most_bytes
+        self._lock = threading.RLock()
+        self._places: dict[Hashable, dict[bytes, int]] = {}
+        self._numbers = itertools.count()
+        self._blocks: zict.LRU[int, _Block] = zict.LRU(
+            most_bytes, {}, on_evict=[self._forget], weight=lambda _, block: block.size
+        )
+
+    @classmethod
+    def of(cls, registry: Registry) -> KeptColumns | None:
+        """Return what is kept beside the rest of a registry, None where that is to be nothing."""
+        most = config.get("cached-vectors-bytes")
+        return registry.get_or_build("columns", lambda: cls(most)) if most else None
+
+    def find(
+        self, kind: Hashable, digests: Sequence[bytes]
+    ) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
+        """Yield places in `digests` and the columns of their rows, for those that are known."""
+        known = self._places.get(kind, {})
+        places = np.array([known.get(digest, -1) for digest in digests], np.int64)
+        numbers = places >> _PLACE_BITS
+        for number in np.unique(numbers[places >= 0]).tolist():
+            block = self._blocks.get(number)
+            if block is not None:  # it may have gone this moment
+                here = np.flatnonzero(numbers == number)
+                taken = pa.array(places[here] & (2**_PLACE_BITS - 1))
+                yield here, [column.take(taken) for column in block.columns]
+
+    def keep(self, kind: Hashable, digests: list[bytes], columns: list[pa.Array]) -> None:
+        """Keep the columns of these rows, or of the first of them if there is no more room."""
+        block = _Block(kind, digests, columns)
+        if block.size > self._most_bytes:
+            count = int(len(digests) * self._most_bytes / block.size * _MARGIN)
+            first = pa.array(range(count), pa.int64())
+            block = _Block(kind, digests[:count], [column.take(first) for column in columns])
+        with self._lock:
+            number = next(self._numbers) << _PLACE_BITS
+            places = range(number, number + len(block.digests))
+            self._places.setdefault(kind, {}).update(zip(block.digests, places, strict=True))
+            self._blocks[number >> _PLACE_BITS] = block
+
+    def _forget(self, number: int, block: _Block) -> None:
+        known = self._places[block.kind]
+        for digest in block.digests:
+            if known.get(digest, -1) >> _PLACE_BITS == number:
+                del known[digest]
