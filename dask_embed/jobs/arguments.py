@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,79 @@ _WITHOUT_RESUME = {
 }
 
 
-def require_arguments(
+@dataclasses.dataclass(frozen=True)
+class Asked:
+    """What `to_parquet` was given, checked.
+
+    Attributes
+    ----------
+    overwrite, append, repeat, resume, write_index, compute
+        As there.
+    rows : RowOptions, optional
+        How rows are known by ``resume="rows"``.
+    name_function, custom_metadata
+        As in `dask.dataframe.to_parquet`.
+    compute_kwargs : dict
+    options : dict
+        What goes on to that. ``partition_on`` is a list.
+    """
+
+    overwrite: bool
+    append: bool
+    repeat: bool
+    resume: bool | str
+    write_index: bool | None
+    compute: bool
+    rows: RowOptions | None
+    name_function: Any
+    custom_metadata: dict[Any, Any] | None
+    compute_kwargs: dict[str, Any]
+    options: dict[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        frame: Any,
+        options: Mapping[str, Any],
+        resume: Any,
+        write_index: Any,
+        switches: dict[str, Any],
+        by_rows: dict[str, Any],
+    ) -> Asked:
+        """Return arguments of `to_parquet`: its options, and those that are its own.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If one of them cannot be used, or some do not go together.
+        """
+        if "engine" in options:
+            raise TypeError("engine is no option: vectors are written by pyarrow; leave it out")
+        options = dict(options)
+        checked = {**switches, "write_index": write_index is None or write_index}
+        _require_arguments(frame, checked, resume, options)
+        rows = _row_options(frame, switches, resume, options, **by_rows)
+        custom = options.pop("custom_metadata", None)
+        refuse_secrets("custom_metadata", custom)
+        if isinstance(frame._meta.index.name, str):
+            usable_text("index", frame._meta.index.name)
+        return cls(
+            **switches,
+            resume=resume,
+            write_index=write_index,
+            rows=rows,
+            name_function=options.pop("name_function", None),
+            custom_metadata=custom,
+            compute_kwargs=options.pop("compute_kwargs", None) or {},
+            options=options,
+        )
+
+    @property
+    def partition_on(self) -> list[str]:
+        return self.options.get("partition_on") or []
+
+
+def _require_arguments(
     frame: Any, switches: dict[str, Any], resume: Any, options: dict[str, Any]
 ) -> None:
     """Raise TypeError or ValueError for options of Dask's writer that are of no use to it.
@@ -61,7 +134,7 @@ def require_arguments(
         options["partition_on"] = partition_columns(frame, options["partition_on"])
 
 
-def row_options(
+def _row_options(
     frame: Any,
     switches: Mapping[str, Any],
     resume: Any,

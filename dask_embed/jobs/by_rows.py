@@ -10,6 +10,7 @@ from dask.tokenize import tokenize
 
 from dask_embed._version import __version__
 from dask_embed.columns.frames import row_label
+from dask_embed.jobs.arguments import Asked
 from dask_embed.jobs.folder import (
     Run,
     data_files,
@@ -23,60 +24,19 @@ from dask_embed.jobs.manifest import Resumption, how_it_differs, resuming_run, r
 from dask_embed.jobs.origin import Origin, provenance
 from dask_embed.jobs.row_expr import Keyed, Keys, NewRows, WithDigests
 from dask_embed.jobs.row_source import columns_read, id_in_source, kind_of, row_source
-from dask_embed.jobs.rows import Decision, Known, RowChanges, RowOptions, decide, keys_of
-from dask_embed.jobs.writing import last_file, require_not_read, require_room
+from dask_embed.jobs.rows import Decision, Known, RowOptions, decide, keys_of
+from dask_embed.jobs.start import Start
+from dask_embed.jobs.writing import last_file, layout, require_not_read, require_room
 from dask_embed.lazy._dask import Expr, Projection, new_collection
 from dask_embed.lazy.conditions import replaced
 from dask_embed.lazy.parts import InParts
-
-
-@dataclasses.dataclass(frozen=True)
-class RowPlan:
-    """What is to be written.
-
-    Attributes
-    ----------
-    frame : dask.dataframe.DataFrame
-        The rows that run, with their digests.
-    run : Run
-    identity : Identity
-    before : frozenset of str
-        Files of the folder that others wrote.
-    dead : str, optional
-        The run whose mark is replaced.
-    there : Resumption
-    decision : Decision
-    overwrites : bool
-        Whether all that was there goes.
-    """
-
-    frame: Any
-    run: Run
-    identity: Identity
-    before: frozenset[str]
-    dead: str | None
-    there: Resumption
-    decision: Decision
-    overwrites: bool
-
-    @property
-    def done(self) -> bool:
-        """Whether nothing is left to do."""
-        return self.decision.nothing and bool(self.before) and self.dead is None and not self.begun
-
-    @property
-    def begun(self) -> bool:
-        return self.run.holds()
-
-    @property
-    def changes(self) -> RowChanges:
-        return self.decision.changes
 
 
 class _Rows:
     """The rows of a frame, and what they become, apart from any folder."""
 
     def __init__(self, frame: Any, options: RowOptions, layout: Mapping[str, Any]) -> None:
+        self._layout = layout
         plan = frame.expr
         source = row_source(plan)
         id = id_in_source(plan, source, options.id)
@@ -94,6 +54,17 @@ class _Rows:
         self.steps = steps_token(plan, source, content)
         self.plan = plan_steps(plan, source)
 
+    def said(self, made: dict[Any, Origin]) -> dict[str, Any]:
+        """Return what tells a job by these rows from others, but for what is in its folder."""
+        return {
+            "version": __version__,
+            "layout": {**self._layout, "id": self.options.id},
+            "columns": provenance(made),
+            "sources": {},
+            "steps": self.steps,
+            "plan": self.plan,
+        }
+
     def id_at(self, place: int) -> Any:
         """Return the id of a row by its place in all partitions."""
         return row_label(new_collection(self.source)[self.keyed.id].compute().array, place)
@@ -105,17 +76,9 @@ class _Rows:
         return new_collection(WithDigests(results, rows, self.options.id, self.keyed))
 
 
-def plan_rows(
-    frame: Any,
-    made: dict[Any, Origin],
-    fs: Any,
-    folder: str,
-    layout: dict[str, Any],
-    options: RowOptions,
-    *,
-    overwrite: bool,
-    compute_kwargs: dict[str, Any],
-) -> RowPlan:
+def start_by_rows(
+    frame: Any, made: dict[Any, Origin], fs: Any, folder: str, rows: RowOptions, asked: Asked
+) -> Start:
     """Return what is to be written so that a folder has the rows of a frame.
 
     This computes the rows that operators read, to look which of them are new.
@@ -128,46 +91,41 @@ def plan_rows(
         If ids are missing or repeat, or rows have changed.
     """
     finish_removal(fs, folder)
-    rows = _Rows(frame, options, layout)
-    said = {
-        "version": __version__,
-        "layout": {**layout, "id": options.id},
-        "columns": provenance(made),
-        "sources": {},
-        "steps": rows.steps,
-        "plan": rows.plan,
-    }
+    of_frame = _Rows(frame, rows, layout(frame, asked.write_index, asked.options))
+    said = of_frame.said(made)
     require_not_read(frame, Run(fs, folder, "", ""))
-    parts = keys_of(rows.source, rows.keyed, compute_kwargs)
+    parts = keys_of(of_frame.source, of_frame.keyed, asked.compute_kwargs)
     mark = read_mark(fs, folder)
     present = data_files(fs, folder)
     if mark is None or mark.get("by_rows"):
         before = {file for file in present if mark is None or not _of(mark, file)}
         differs = _other_rows(fs, folder, before, Identity(said))
-        if differs and not overwrite:
+        if differs and not asked.overwrite:
             raise FileExistsError(differs)
-        found = _plan(fs, folder, rows, parts, said, before, replaces=bool(differs))
-        if mark is None or mark.get("identity") == found.identity.token:
+        start = _start(fs, folder, of_frame, parts, said, before, replaces=bool(differs))
+        identity = start.identity
+        assert identity is not None  # by rows there is one
+        if mark is None or mark.get("identity") == identity.token:
             if differs:
-                require_room(found.run, before, overwrite=True, append=False, repeat=False)
-            return found
-        told = how_it_differs(found.run, found.identity, mark)
+                require_room(start.run, before, overwrite=True, append=False, repeat=False)
+            return start
+        told = how_it_differs(start.run, identity, mark)
     else:
         told = "this one was begun by another way of writing"
-    if not overwrite:
+    if not asked.overwrite:
         raise FileExistsError(
             f"{not_whole(folder, mark)}; resume='rows' goes on with the same job alone, and {told}"
         )
-    found = _plan(fs, folder, rows, parts, said, present, replaces=True)
-    dead = require_room(found.run, present, overwrite=True, append=False, repeat=False)
-    return dataclasses.replace(found, dead=dead)
+    start = _start(fs, folder, of_frame, parts, said, present, replaces=True)
+    dead = require_room(start.run, present, overwrite=True, append=False, repeat=False)
+    return dataclasses.replace(start, dead=dead)
 
 
 def _of(mark: Mapping[str, Any], file: str) -> bool:
     return file.endswith(f"-{mark.get('frame')}-{mark.get('run')}.parquet")
 
 
-def _plan(
+def _start(
     fs: Any,
     folder: str,
     rows: _Rows,
@@ -176,7 +134,7 @@ def _plan(
     before: set[str],
     *,
     replaces: bool,
-) -> RowPlan:
+) -> Start:
     given = rows.options
     known = Known({})
     if not replaces:
@@ -191,7 +149,12 @@ def _plan(
     there = resumption(run, identity, ())
     there = dataclasses.replace(there, skipped=frozenset(skipped))
     frame = rows.of(decision)
-    return RowPlan(frame, run, identity, frozenset(before), None, there, decision, replaces)
+    return Start(
+        *(frame, run, identity, frozenset(before), None, there),
+        overwrites=replaces,
+        appends=not replaces,
+        decision=decision,
+    )
 
 
 def _other_rows(fs: Any, folder: str, before: set[str], identity: Identity) -> str:

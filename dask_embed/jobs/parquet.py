@@ -13,26 +13,20 @@ from typing import Any
 import dask.dataframe as dd
 from dask.base import get_scheduler
 
-from dask_embed._secrets import refuse_secrets
-from dask_embed._validation import usable_text
-from dask_embed.columns import to_host
 from dask_embed.columns.frames import encoding_told
 from dask_embed.columns.transfer import readable_files
-from dask_embed.jobs.arguments import require_arguments, row_options
-from dask_embed.jobs.by_rows import plan_rows
+from dask_embed.jobs.arguments import Asked
 from dask_embed.jobs.failures import Counts, warn_of_failures
 from dask_embed.jobs.folder_types import FOLDERS, folder_types
-from dask_embed.jobs.identity import Identity
 from dask_embed.jobs.job import Job
-from dask_embed.jobs.lineage import origins
-from dask_embed.jobs.manifest import resuming_run
-from dask_embed.jobs.origin import provenance
-from dask_embed.jobs.overlap import Folder, require_apart_from_caches
+from dask_embed.jobs.origin import Origin, provenance
+from dask_embed.jobs.overlap import Folder
 from dask_embed.jobs.places import folder_path, place, require_folder
-from dask_embed.jobs.planning import Found, checked, for_pyarrow, job_of, retries
-from dask_embed.jobs.rows import RowChanges
+from dask_embed.jobs.planning import for_pyarrow, job_of, retries, start_of
+from dask_embed.jobs.start import Start
 from dask_embed.jobs.unfinished import under_way
-from dask_embed.jobs.writing import file_metadata, layout, new_run, require_options, writes_index
+from dask_embed.jobs.writable import on_host, origins_of_writable
+from dask_embed.jobs.writing import file_metadata, require_options, writes_index
 from dask_embed.jobs.writing_engine import (
     ResumingEngine,
     RowsEngine,
@@ -40,7 +34,6 @@ from dask_embed.jobs.writing_engine import (
     with_folder_names,
 )
 from dask_embed.lazy._dask import _is_local_fs, new_collection
-from dask_embed.lazy.given_text import require_utf8
 
 
 def to_parquet(
@@ -137,76 +130,57 @@ def to_parquet(
     columns that the operator read.
     """
     path = folder_path(path)
-    if "engine" in options:
-        raise TypeError("engine is no option: vectors are written by pyarrow; leave it out")
     switches = {"overwrite": overwrite, "append": append, "repeat": repeat, "compute": compute}
-    switches["write_index"] = write_index is None or write_index
-    require_arguments(frame, switches, resume, options)
-    rows = row_options(frame, switches, resume, options, id=id, changed=changed, gone=gone)
-    given = options.get("custom_metadata")
-    refuse_secrets("custom_metadata", given)
-    if isinstance(frame._meta.index.name, str):
-        usable_text("index", frame._meta.index.name)
-    names, compute_kwargs = options.pop("name_function", None), options.pop("compute_kwargs", None)
-    require_utf8(frame)
-    made = origins(frame)
+    by_rows = {"id": id, "changed": changed, "gone": gone}
+    asked = Asked.of(frame, options, resume, write_index, switches, by_rows)
     fs, folder = place(path, options.get("filesystem"), options.get("storage_options"))
     require_folder(fs, folder)
-    require_apart_from_caches(frame, Folder.on(type(fs), folder))
-    identity: Identity | None = None
-    changes: RowChanges | None = None
-    if rows is not None:
-        plan = plan_rows(
-            *(frame, made, fs, folder, layout(frame, write_index, options), rows),
-            overwrite=overwrite,
-            compute_kwargs=compute_kwargs or {},
-        )
-        changes = plan.changes
-        if plan.done:
-            return changes
-        frame, run, identity, found = plan.frame, plan.run, plan.identity, Found.by_rows(plan)
-        append = not plan.overwrites
-    else:
-        if resume:
-            identity = Identity.of(frame, made, layout(frame, write_index, options))
-        run = resuming_run(identity, fs, folder) if identity else new_run(frame, fs, folder)
-        found = checked(frame, made, path, run, identity, switches, options)
-    append = append and bool(found.before)
-    if write_index is None:
-        write_index = writes_index(frame, run, found.before if append else set())
-    about, folders = provenance(made), folder_types(frame, options.get("partition_on") or [])
-    if folders:
-        about[FOLDERS] = folders
-    custom = file_metadata(run, about, options.pop("custom_metadata", None), identity)
-    if type(frame._meta).__module__.split(".")[0] == "cudf":
-        frame = frame.map_partitions(to_host, meta=to_host(frame._meta))
-    if options.get("partition_on"):
-        # here, and not where files are written: there rows have lost their index
-        frame = frame.map_partitions(
-            with_folder_names, options["partition_on"], list(folders), meta=frame._meta
-        )
-    with readable_files():
-        planned = dd.to_parquet(
-            frame,
-            path,
-            engine=RowsEngine if rows else ResumingEngine if resume else WritingEngine,
-            append=append,
-            compute=False,
-            write_index=write_index,
-            custom_metadata=custom,
-            name_function=run.part_name,
-            **options,
-        )
-    require_options(planned.expr.write_kwargs["schema"], for_pyarrow(planned.expr), given)
-    job, node = job_of(planned.expr, run, found, names)
-    with contextlib.nullcontext() if _is_local_fs(run.fs) else retries():
+    made = origins_of_writable(frame, Folder.on(type(fs), folder))
+    start = start_of(frame, made, fs, folder, path, asked)
+    if start.done:
+        return start.changes
+    planned = _planned(start, made, path, asked)
+    job, node = job_of(planned, start, asked.name_function)
+    with contextlib.nullcontext() if _is_local_fs(fs) else retries():
         written = new_collection(node)
     if not compute:
         return written
     # as at the line that called the accessor
     if not job.finished:
-        warn_of_failures(_computed(written, job, compute_kwargs or {}), path, stacklevel=4)
-    return changes
+        warn_of_failures(_computed(written, job, asked.compute_kwargs), path, stacklevel=4)
+    return start.changes
+
+
+def _planned(start: Start, made: dict[Any, Origin], path: str, asked: Asked) -> Any:
+    """Return the node by which Dask would write the folder, with what our files say."""
+    frame, run = start.frame, start.run
+    append = start.appends and bool(start.before)
+    write_index = asked.write_index
+    if write_index is None:
+        write_index = writes_index(frame, run, start.before if append else frozenset())
+    about, folders = provenance(made), folder_types(frame, asked.partition_on)
+    if folders:
+        about[FOLDERS] = folders
+    frame = on_host(frame)
+    if asked.partition_on:
+        # here, and not where files are written: there rows have lost their index
+        frame = frame.map_partitions(
+            with_folder_names, asked.partition_on, list(folders), meta=frame._meta
+        )
+    with readable_files():
+        planned = dd.to_parquet(
+            frame,
+            path,
+            engine=RowsEngine if asked.rows else ResumingEngine if asked.resume else WritingEngine,
+            append=append,
+            compute=False,
+            write_index=write_index,
+            custom_metadata=file_metadata(run, about, asked.custom_metadata, start.identity),
+            name_function=run.part_name,
+            **asked.options,
+        ).expr
+    require_options(planned.write_kwargs["schema"], for_pyarrow(planned), asked.custom_metadata)
+    return planned
 
 
 def _computed(written: Any, job: Job, options: dict[str, Any]) -> Counts:

@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 from typing import Any
 
 import dask
 
-from dask_embed.jobs.by_rows import RowPlan
+from dask_embed.jobs.arguments import Asked
+from dask_embed.jobs.by_rows import start_by_rows
 from dask_embed.jobs.file_names import checked_names
-from dask_embed.jobs.folder import Run, data_files, next_place
+from dask_embed.jobs.folder import data_files, next_place
 from dask_embed.jobs.identity import Identity
 from dask_embed.jobs.job import Job
-from dask_embed.jobs.manifest import Resumption, require_same_job, resumption
+from dask_embed.jobs.manifest import require_same_job, resuming_run, resumption
 from dask_embed.jobs.origin import Origin, require_same_origin
-from dask_embed.jobs.rows import Rewrite
+from dask_embed.jobs.start import Start
 from dask_embed.jobs.write_expr import WriteParquet
-from dask_embed.jobs.writing import last_schema, require_not_read, require_order, require_room
+from dask_embed.jobs.writing import (
+    last_schema,
+    layout,
+    new_run,
+    require_not_read,
+    require_order,
+    require_room,
+)
 
 
 def for_pyarrow(planned: Any) -> dict[str, Any]:
@@ -27,44 +34,17 @@ def for_pyarrow(planned: Any) -> dict[str, Any]:
     return {name: value for name, value in planned.write_kwargs.items() if name not in ours}
 
 
-@dataclasses.dataclass(frozen=True)
-class Found:
-    """What is in a folder before a job: its files, the dead run to take over, what is done.
-
-    Then what becomes of it: whether all goes, or some rows of some files, and files that do.
-    """
-
-    before: set[str] | frozenset[str]
-    dead: str | None
-    there: Resumption | None
-    overwrites: bool = False
-    rewrites: tuple[Rewrite, ...] = ()
-    drops: frozenset[str] = frozenset()
-
-    @classmethod
-    def by_rows(cls, plan: RowPlan) -> Found:
-        decision = plan.decision
-        return cls(
-            plan.before,
-            plan.dead,
-            plan.there,
-            plan.overwrites,
-            decision.rewrites,
-            decision.replaced,
-        )
-
-
-def checked(
-    frame: Any,
-    made: dict[Any, Origin],
-    path: str,
-    run: Run,
-    identity: Identity | None,
-    switches: dict[str, bool],
-    options: dict[str, Any],
-) -> Found:
-    """Return what is in the folder, if the job may be written there."""
-    overwrite, append, repeat = (switches[name] for name in ("overwrite", "append", "repeat"))
+def start_of(
+    frame: Any, made: dict[Any, Origin], fs: Any, folder: str, path: str, asked: Asked
+) -> Start:
+    """Return what is to be written, if it may be in the folder: partitions, or rows of them."""
+    if asked.rows is not None:
+        return start_by_rows(frame, made, fs, folder, asked.rows, asked)
+    overwrite, append = asked.overwrite, asked.append
+    identity = None
+    if asked.resume:
+        identity = Identity.of(frame, made, layout(frame, asked.write_index, asked.options))
+    run = resuming_run(identity, fs, folder) if identity else new_run(frame, fs, folder)
     if overwrite and append:
         raise ValueError("overwrite=True replaces what append=True adds to: give one of them")
     present = data_files(run.fs, run.path)
@@ -78,14 +58,15 @@ def checked(
     begun = there is not None and (there.finished or run.holds())
     dead = None
     if not begun or overwrite:
-        dead = require_room(run, present, overwrite=overwrite, append=append, repeat=repeat)
+        dead = require_room(run, present, overwrite=overwrite, append=append, repeat=asked.repeat)
     if overwrite:
         require_not_read(frame, run)
     if append and present:
         require_same_origin(path, last_schema(run.fs, run.path, present), made, frame.columns)
-        if not options.get("ignore_divisions", False):
+        if not asked.options.get("ignore_divisions", False):
             require_order(frame, run, present)
-    return Found(present, dead, there, overwrite)
+    before = frozenset(present)
+    return Start(frame, run, identity, before, dead, there, overwrites=overwrite, appends=append)
 
 
 def retries() -> Any:
@@ -95,14 +76,9 @@ def retries() -> Any:
     return dask.annotate(retries=5)
 
 
-def job_of(
-    planned: Any,
-    run: Run,
-    found: Found,
-    name_function: Any,
-) -> tuple[Job, WriteParquet]:
+def job_of(planned: Any, start: Start, name_function: Any) -> tuple[Job, WriteParquet]:
     """Return the job, and the node that writes what Dask's node `planned` would."""
-    before = frozenset(found.before)
+    run, before, decision = start.run, start.before, start.decision
     arguments = dict(zip(planned._parameters, planned.operands, strict=True))
     append = arguments["append"]
     summarized = bool(arguments["write_metadata_file"])
@@ -119,17 +95,9 @@ def job_of(
         places = range(first, first + planned.frame.npartitions)
         named, empty = checked_names(name_function, places, set(before)), "all"
         arguments["name_function"] = name_function
-    session = os.urandom(4).hex()
     job = Job(
-        run,
-        before,
-        found.overwrites,
-        named,
-        found.dead,
-        summarized,
-        session,
-        found.there,
-        found.rewrites,
-        found.drops,
+        *(run, before, start.overwrites, named, start.dead, summarized, os.urandom(4).hex()),
+        start.there,
+        *(() if decision is None else (decision.rewrites, decision.replaced)),
     )
     return job, WriteParquet(*arguments.values(), job, empty)

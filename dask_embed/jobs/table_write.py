@@ -29,13 +29,12 @@ from dask_embed.columns.transfer import readable_files
 from dask_embed.jobs.failures import Counts, warn_of_failures
 from dask_embed.jobs.folder import METADATA_KEY
 from dask_embed.jobs.identity import Identity
-from dask_embed.jobs.lineage import origins
 from dask_embed.jobs.origin import Origin, provenance
-from dask_embed.jobs.overlap import Folder, require_apart_from_caches
+from dask_embed.jobs.overlap import Folder
 from dask_embed.jobs.table import MODES, Table
 from dask_embed.jobs.table_expr import WriteTable
+from dask_embed.jobs.writable import on_host, origins_of_writable
 from dask_embed.lazy._dask import new_collection
-from dask_embed.lazy.given_text import require_utf8
 
 _LONGEST_RUN = 200
 
@@ -222,9 +221,7 @@ def write(
 ) -> Any:
     """Write a frame to the table that `make` gives for it, its run, and what made its columns."""
     boolean("compute", compute)
-    require_utf8(frame)
-    require_apart_from_caches(frame, Folder.of(given.uri))
-    made = origins(frame)
+    made = origins_of_writable(frame, Folder.of(given.uri))
     run = given.run or Identity.of(frame, made, {"write_index": given.index}).token
     table = make(frame, run, made)
     found = opened(given, table.look)
@@ -235,9 +232,7 @@ def write(
         table = dataclasses.replace(
             table.fitting(found), seen=None if found is None else found.version
         )
-    if type(frame._meta).__module__.split(".")[0] == "cudf":
-        frame = frame.map_partitions(to_host, meta=to_host(frame._meta))
-    written = new_collection(WriteTable(frame.expr, table, done))
+    written = new_collection(WriteTable(on_host(frame).expr, table, done))
     if not compute:
         return written
     if not done:
