@@ -171,16 +171,12 @@ def cluster(
     origin = numbers_of_one_space(frame, column, check)
     column_name("output", output)
     names = (output, f"{output}_distance" if distance is None else distance)
-    if centres is not None and n_clusters is not None:
-        raise TypeError("cluster takes n_clusters, or centres that are known; got both")
-    if centres is not None:
-        known = _known(centres, metric, frame, column)
-        require_same_space(
-            column, origin, "the centres are", Origin.from_json(known.origin, FORMAT), check
-        )
+    if centres is not None and n_clusters is None:
+        known = _known(centres, metric, frame, column, origin, check)
         return with_clusters(frame, known.plain(), column, names)
-    if n_clusters is None:
-        raise TypeError("cluster takes n_clusters, or centres that are known; got neither")
+    if n_clusters is None or centres is not None:
+        given = "neither" if centres is None else "both"
+        raise TypeError(f"cluster takes n_clusters, or centres that are known; got {given}")
     settings = KMeans(
         n_clusters,
         metric=metric,
@@ -206,8 +202,10 @@ def numbers_of_one_space(frame: Any, column: Any, check: bool) -> Origin:
     return origin
 
 
-def _known(centres: Any, metric: str, frame: Any, column: Any) -> FittedKMeans:
-    """Return centres that were given, which have to fit a vector column."""
+def _known(
+    centres: Any, metric: str, frame: Any, column: Any, origin: Origin, check: bool
+) -> FittedKMeans:
+    """Return centres that were given, which have to fit a vector column and what made it."""
     if isinstance(centres, str | Path):
         centres = FittedKMeans.load(centres)
     if not isinstance(centres, FittedKMeans):
@@ -218,6 +216,8 @@ def _known(centres: Any, metric: str, frame: Any, column: Any) -> FittedKMeans:
             f"centres are of dimension {centres.centres.shape[1]}, the vectors of column "
             f"{column!r} of {dimension}"
         )
+    of_centres = Origin.from_json(centres.origin, FORMAT)
+    require_same_space(column, origin, "the centres are", of_centres, check)
     return centres
 
 

@@ -132,20 +132,27 @@ def nearest(
     _side(frame, column, id)
     made = require_one_space(frame, column, check)
     metric = _metric(frame, column, metric, made.told.get("precision"))
-    same = queries is None
     of_queries = {"query_column": query_column, "query_id": query_id}
     prompts = {"prompt": prompt, "prompt_name": prompt_name}
-    if same:
-        no_effect({**of_queries, **prompts}, "queries")
-        asked = Queries(frame, column, id, made)
-    else:
-        asked = queries_of(queries, made, column, **of_queries, prompts=prompts)
-        require_same_space(column, made, "the queries are", asked.origin, check)
+    rows = Queries(frame, column, id, made)
+    asked = _asked(queries, rows, of_queries, prompts, check)
     sides = _sides(frame, column, id, asked, metric, check)
     given = {"n_lists": n_lists, "n_probe": n_probe, "index": index}
     settings = _index(engine, metric, given, frame[sides[1].reads])
-    search = Search(k, metric, *sides, same=same, lists=lists, index=settings)
+    search = Search(k, metric, *sides, same=queries is None, lists=lists, index=settings)
     return _lazily(asked.frame, frame, search)
+
+
+def _asked(
+    queries: Any, rows: Queries, of_queries: dict[str, Any], prompts: dict[str, Any], check: bool
+) -> Queries:
+    """Return what neighbours are looked for, by default the rows themselves."""
+    if queries is None:
+        no_effect({**of_queries, **prompts}, "queries")
+        return rows
+    asked = queries_of(queries, rows.origin, rows.column, **of_queries, prompts=prompts)
+    require_same_space(rows.column, rows.origin, "the queries are", asked.origin, check)
+    return asked
 
 
 def _lazily(queries: Any, frame: Any, search: Search) -> Any:

@@ -9,7 +9,7 @@ import io
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 import dask
@@ -99,49 +99,68 @@ def _shown(
 
     _require_a_scheduler_that_tells()
     target: Any = _Unread(file or sys.stderr)
-    on_screen = getattr(target, "isatty", bool)()
-    pause = _REFRESH_SECONDS if on_screen else _REFRESH_SECONDS_IN_A_LOG
-    pause = _SECONDS_BETWEEN_LINES if lines else pause
     counts = _Counts(_client(client))
     planned = _planned()
-    started = time.monotonic()
-    finished, given_up = threading.Event(), threading.Event()
-
-    def draw(rows: int, tokens: int) -> None:
-        bar.n = rows
-        bar.total = planned.total() if total is None else total
-        rate = tokens / max(time.monotonic() - started, 1e-9)
-        bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
-        if lines:
-            print(bar, file=target, flush=True)
-        else:
-            bar.refresh()
-
-    def watch() -> None:
-        asking, drawn, last = 0.0, started, False
-        while not last:
-            last = finished.wait(max(min(pause, _ASKING_SECONDS), _PAUSES_PER_ASKING * asking))
-            begun = time.monotonic()
-            found = counts.now()
-            now = time.monotonic()
-            asking = now - begun
-            if (last or now - drawn >= pause) and not given_up.is_set():
-                draw(*found)
-                drawn = now
-
     hidden = io.StringIO() if lines else target
     with (
         listening(planned.note),
         tqdm(total=total, desc=description, unit=" rows", file=hidden) as bar,
     ):
-        watcher = threading.Thread(target=watch, name="dask-embed-progress", daemon=True)
+        expected = planned.total if total is None else lambda: total
+        drawing = _Drawing(bar, counts, expected, target, lines=lines)
+        watcher = threading.Thread(target=drawing.watch, name="dask-embed-progress", daemon=True)
         watcher.start()
         try:
             yield
         finally:
-            finished.set()
+            drawing.finished.set()
             watcher.join(_PATIENCE_SECONDS)
-            given_up.set()
+            drawing.given_up.set()
+
+
+class _Drawing:
+    """A bar that is drawn now and then until what it counts is finished, at last once more."""
+
+    def __init__(
+        self,
+        bar: Any,
+        counts: _Counts,
+        expected: Callable[[], int | None],
+        file: Any,
+        *,
+        lines: bool,
+    ) -> None:
+        self._bar, self._counts, self._expected = bar, counts, expected
+        self._lines_to = file if lines else None
+        on_screen = getattr(file, "isatty", bool)()
+        pause = _REFRESH_SECONDS if on_screen else _REFRESH_SECONDS_IN_A_LOG
+        self._pause = _SECONDS_BETWEEN_LINES if lines else pause
+        self._started = time.monotonic()
+        self.finished, self.given_up = threading.Event(), threading.Event()
+
+    def watch(self) -> None:
+        """Draw it until `finished`; nothing any more once `given_up`."""
+        asking, drawn, last = 0.0, self._started, False
+        while not last:
+            wait = max(min(self._pause, _ASKING_SECONDS), _PAUSES_PER_ASKING * asking)
+            last = self.finished.wait(wait)
+            begun = time.monotonic()
+            found = self._counts.now()
+            now = time.monotonic()
+            asking = now - begun
+            if (last or now - drawn >= self._pause) and not self.given_up.is_set():
+                self._draw(*found)
+                drawn = now
+
+    def _draw(self, rows: int, tokens: int) -> None:
+        self._bar.n = rows
+        self._bar.total = self._expected()
+        rate = tokens / max(time.monotonic() - self._started, 1e-9)
+        self._bar.set_postfix_str(f"{rate:,.0f} tokens/s", refresh=False)
+        if self._lines_to is None:
+            self._bar.refresh()
+        else:
+            print(self._bar, file=self._lines_to, flush=True)
 
 
 class _Unread:
