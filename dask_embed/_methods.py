@@ -7,13 +7,12 @@ import re
 from typing import Any
 
 from dask_embed import operators
+from dask_embed._docstrings import ELSEWHERE, blocks_of
 from dask_embed._options import known_options
 from dask_embed._validation import shown
 
-# In the docstring of a class: the first line of a parameter, all of it, and another section's head.
+# In the docstring of a class: the first line of a parameter, and another section's head.
 _PARAMETER = re.compile(r"^    (\w[^:\n]*) : ", re.MULTILINE)
-_BLOCK = re.compile(r"^    \w[^:\n]* : .*\n(?:(?:        .*)?\n)+", re.MULTILINE)
-_ELSEWHERE_TOLD = re.compile(r"^    \w[^\n]*\n        See `\w+`\.\n", re.MULTILINE)
 _SECTION = re.compile(r"\n\n    [A-Z][a-z ]+\n    -+\n")
 
 
@@ -75,15 +74,14 @@ def docstring_of(signature: inspect.Signature, *kinds: type, more: str = "") -> 
 
     Those that a class leaves to another are told by its bases, by the others, or `ModelOperator`.
     """
-    text = _ELSEWHERE_TOLD.sub("", kinds[0].__doc__ or "")
+    text = ELSEWHERE.sub("", kinds[0].__doc__ or "")
     told = set(re.findall(r"\w+", " ".join(_PARAMETER.findall(text))))
     blocks = []
     for base in (base for kind in (*kinds, operators.ModelOperator) for base in kind.__mro__):
-        for block in _BLOCK.findall(_ELSEWHERE_TOLD.sub("", base.__doc__ or "")):
-            names = re.findall(r"\w+", block.partition(" : ")[0])
+        for names, block in blocks_of(base.__doc__):
             if not told.issuperset(names) and set(names) & set(signature.parameters):
                 told.update(names)
-                blocks.append(block.rstrip())
+                blocks.append(block)
     end = _SECTION.search(text, text.index("----------\n") + len("----------\n"))
     place = len(text.rstrip()) if end is None else end.start()
     return "\n".join(filter(None, [text[:place].rstrip(), *blocks, more])) + "\n" + text[place:]

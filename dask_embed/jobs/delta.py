@@ -7,16 +7,21 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from dask_embed._docstrings import with_parameters_of
 from dask_embed._validation import shown
 from dask_embed.jobs.arguments import partition_columns
 from dask_embed.jobs.delta_files import FILE, by_values, write_file
 from dask_embed.jobs.delta_version import RUN, Version, app_id, with_fields_that_tell
+from dask_embed.jobs.lance import to_lance
+from dask_embed.jobs.parquet import to_parquet
 from dask_embed.jobs.table import ConflictError, Table, of_children
 from dask_embed.jobs.table_write import Given, columns, require_extra, told, write
 
 _SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")
 
 
+@with_parameters_of(to_lance)
+@with_parameters_of(to_parquet)
 def to_delta(
     frame: Any,
     uri: Any,
@@ -33,24 +38,17 @@ def to_delta(
     Parameters
     ----------
     frame : dask.dataframe.DataFrame
-    uri : str or Path
-        The folder of the table, also remote (``"s3://..."``).
-    mode : {"create", "append", "overwrite"}
-        What a table that is there is: an error, added to, or replaced. Where there is none, all
-        make one.
-    run_id : str, optional
-        What the job is known by: a table that holds the rows of it stays as it is, and nothing
-        runs. By default the rows of the frame decide it: input files, operators, models, the
-        version of this library.
+    uri, mode, run_id
+        See `to_lance`.
     partition_on : str or list of str, optional
         Columns of texts, integers, booleans or dates that rows are partitioned by; those of a table
         that is there by default.
-    write_index : bool, optional
-        Whether the index becomes a column; by default where it has a name.
+    write_index
+        See `to_parquet`.
     storage_options : dict of str to str, optional
         What opens the store, as `deltalake.DeltaTable` takes it.
-    compute : bool
-        Write now. Otherwise nothing is written before the result is computed.
+    compute
+        See `to_parquet`.
 
     Returns
     -------

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import pyarrow as pa
 
+from dask_embed._docstrings import with_parameters_of
+from dask_embed.jobs.parquet import to_parquet
 from dask_embed.jobs.table import Commit, ConflictError, Table, of_children
 from dask_embed.jobs.table_write import Given, columns, require_extra, told, write
 
@@ -18,6 +20,7 @@ _FOLDERS = ("data", "_versions", "_transactions", "_deletions", "_indices", "_re
 _SAME_ROWS = ("Rewrite", "CreateIndex", "UpdateConfig", "Project")
 
 
+@with_parameters_of(to_parquet)
 def to_lance(
     frame: Any,
     uri: Any,
@@ -42,12 +45,12 @@ def to_lance(
         What the job is known by: a table that holds the rows of it stays as it is, and nothing
         runs. By default the rows of the frame decide it: input files, operators, models, the
         version of this library.
-    write_index : bool, optional
-        Whether the index becomes a column; by default where it has a name.
+    write_index
+        See `to_parquet`.
     storage_options : dict of str to str, optional
         What opens the store, as `lance.dataset` takes it.
-    compute : bool
-        Write now. Otherwise nothing is written before the result is computed.
+    compute
+        See `to_parquet`.
 
     Returns
     -------
