@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,19 @@ def _require(folder: Path, rows: pd.DataFrame, columns: list[str]) -> None:
     pd.testing.assert_frame_equal(found, expected, check_dtype=False)
 
 
-@pytest.mark.parametrize("columns", [FEW, MANY], ids=["few", "many"])
-@pytest.mark.parametrize("where", ["before", "after"])
-@pytest.mark.parametrize("reader", ["parquet", "arrow", "json", "csv", "from_map"])
+def _in_turn() -> Iterator[Any]:
+    """Each reader at both places, with few columns or with many; the others if slow."""
+    readers, places = ("parquet", "arrow", "json", "csv", "from_map"), ("before", "after")
+    for turn, reader in enumerate(readers):
+        for more, where in enumerate(places):
+            for last, (name, columns) in enumerate((("few", FEW), ("many", MANY))):
+                marks = [pytest.mark.slow] if (turn + more + last) % 2 else []
+                yield pytest.param(
+                    reader, where, columns, id=f"{reader}-{where}-{name}", marks=marks
+                )
+
+
+@pytest.mark.parametrize(("reader", "where", "columns"), [*_in_turn()])
 def test_rows_of_small_files_run_once(
     tmp_path: Path, reader: str, where: str, columns: list[str]
 ) -> None:
