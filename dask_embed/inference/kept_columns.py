@@ -81,6 +81,8 @@ class KeptColumns:
 
     def keep(self, kind: Hashable, digests: list[bytes], columns: list[pa.Array]) -> None:
         """Keep the columns of these rows, or of the first of them if there is no more room."""
+        if not digests:
+            return
         block = _Block(kind, digests, columns)
         if block.size > self._most_bytes:
             count = int(len(digests) * self._most_bytes / block.size * _MARGIN)

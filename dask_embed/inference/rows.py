@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -106,10 +106,14 @@ class Rows(Sink):
         self._places.append(rows)
         self._parts.append(self._to_arrow(columns, len(rows)))
 
-    def add(self, places: np.ndarray, columns: list[pa.Array]) -> None:
-        """Take the columns of rows that need not run."""
-        self._places.append(places)
-        self._parts.append(dict(zip(self._types, columns, strict=True)))
+    def add(self, found: Iterable[tuple[np.ndarray, list[pa.Array]]]) -> set[int]:
+        """Take places and columns of rows that need not run, and return which these are."""
+        known: set[int] = set()
+        for places, columns in found:
+            known.update(places.tolist())
+            self._places.append(places)
+            self._parts.append(dict(zip(self._types, columns, strict=True)))
+        return known
 
     def columns(self) -> dict[str, pa.Array]:
         """Return the result columns of the distinct rows; null where a row failed."""

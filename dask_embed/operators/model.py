@@ -11,8 +11,10 @@ import pyarrow as pa
 from dask_embed.columns import Result, TextColumn
 from dask_embed.operators.base import distinct_rows
 from dask_embed.operators.checkpointed import CheckpointOperator
+from dask_embed.tokens.texts import Texts
 
 if TYPE_CHECKING:
+    from dask_embed.inference.kept_columns import KeptColumns
     from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
     from dask_embed.runtime.stats import Meter
@@ -105,28 +107,43 @@ class ModelOperator(CheckpointOperator):
         from dask_embed.inference.stream import Stream
 
         distinct, inverse = distinct_rows(columns)
-        valid = inverse >= 0
-        meter.count(rows=int(valid.sum()) - len(distinct))
         runner = self.runner()
         model, checkpoint = self._loaded(runner), runner.loaded.checkpoint
+        sink = Rows(
+            distinct, lambda chunk: self.postprocess(model, chunk), self.output_types(checkpoint)
+        )
+        kept = self._kept(runner)
+        digests = Texts(distinct).digests() if kept else []
+        known = sink.add(kept.find(self, digests)) if kept else set()
+        valid = inverse >= 0
+        meter.count(rows=int(valid.sum()) - len(distinct) + len(known))
         stream = Stream(
             runner,
             lambda rows: self.encode(runner, [distinct[row] for row in rows]).at(rows),
-            [self.characters(row) for row in distinct],
+            [None if n in known else self.characters(row) for n, row in enumerate(distinct)],
             meter,
             self.batching,
             self.longest_row(checkpoint),
         )
-        sink = Rows(
-            distinct, lambda chunk: self.postprocess(model, chunk), self.output_types(checkpoint)
-        )
         Driver(stream, lambda tokens: self.forward(model, tokens), sink).run()
+        failed, made = stream.failures, sink.columns()
+        if kept:
+            new = [n for n in range(len(distinct)) if n not in known and n not in failed]
+            arrays = [array.take(pa.array(new, pa.int64())) for array in made.values()]
+            kept.keep(self, [digests[n] for n in new], arrays)
         taken = pa.array(inverse, mask=~valid)
-        failed = stream.failures
         failures = {
             row: failed[place] for row, place in enumerate(inverse.tolist()) if place in failed
         }
-        return {name: array.take(taken) for name, array in sink.columns().items()}, failures
+        return {name: array.take(taken) for name, array in made.items()}, failures
+
+    def _kept(self, runner: Runner) -> KeptColumns | None:
+        """Return results of other partitions; none where code of one's own may have changed."""
+        if not type(self).__module__.startswith("dask_embed."):
+            return None
+        from dask_embed.inference.kept_columns import KeptColumns
+
+        return KeptColumns.of(runner.kept)
 
     def _loaded(self, runner: Runner) -> Any:
         return runner.kept.get_or_build(self, lambda: self.load(runner))

@@ -10,6 +10,7 @@ import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
+from support import headed
 from support.contract import LONG, shared_tiny_bert
 
 import dask_embed as de
@@ -180,3 +181,60 @@ def test_unload_forgets_vectors(cache: None, tiny_bert: str) -> None:
     before = totals()["unique_rows"]
     frame.ml.embed(model=tiny_bert)
     assert totals()["unique_rows"] - before == len(TEXTS)
+
+
+# ------------------------------------------------------------------------------- other results
+class OwnClassifier(de.Classifier):
+    """What a notebook may define: what it calls can change while its name does not."""
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("repeats") / "classifier"
+    return str(headed.save("bert", "classify", folder, num_labels=3))
+
+
+def labels(folder: str, texts: list[str]) -> tuple[list[str], list[float]]:
+    """Labels and probabilities of transformers, one text at a time."""
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder)
+    found = {}
+    for text in set(texts):
+        tokens = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
+        with torch.inference_mode():
+            best = model(**tokens).logits.softmax(1).max(1)
+        found[text] = (model.config.id2label[int(best.indices)], float(best.values))
+    names, scores = zip(*(found[text] for text in texts), strict=True)
+    return list(names), list(scores)
+
+
+def test_labels_of_another_partition(cache: None, classifier: str) -> None:
+    """As vectors, of each operator for itself; a label costs no less to compute."""
+    out, count = ran(repeating().ml.classify(model=classifier), scheduler="sync")
+    assert count == len(TEXTS)
+    names, scores = labels(classifier, out.text.tolist())
+    assert out.label.tolist() == names
+    np.testing.assert_allclose(out.label_score, scores, rtol=0, atol=1e-5)
+    other, count = ran(repeating().ml.classify(model=classifier, max_length=5), scheduler="sync")
+    assert count == len(TEXTS)
+    assert other.label_score.round(4).tolist() != out.label_score.round(4).tolist()
+
+
+def test_an_operator_of_ones_own_is_not_kept(cache: None, classifier: str) -> None:
+    _, count = ran(OwnClassifier(classifier)(repeating()), scheduler="sync")
+    assert count == 4 * len(TEXTS)
+
+
+def test_rows_that_failed_fail_again(cache: None, classifier: str) -> None:
+    from transformers import AutoTokenizer
+
+    strict = de.Classifier(classifier, max_length=5, on_long="error", on_error="null")
+    first, second = (strict(pd.DataFrame({"text": TEXTS})) for _ in range(2))
+    tokenizer = AutoTokenizer.from_pretrained(classifier)
+    long = [len(tokenizer(text)["input_ids"]) > 5 for text in TEXTS]
+    assert 0 < sum(long) < len(TEXTS)
+    assert first.label_error.notna().tolist() == long
+    pd.testing.assert_frame_equal(first, second)
