@@ -60,8 +60,13 @@ class KeptColumns:
         )
 
     @classmethod
-    def of(cls, registry: Registry) -> KeptColumns | None:
-        """Return what is kept beside the rest of a registry, None where that is to be nothing."""
+    def of(cls, registry: Registry, operator: object = None) -> KeptColumns | None:
+        """Return what is kept beside the rest of a registry, None where that is to be nothing.
+
+        Nothing of an operator of one's own: what it calls may change while its name does not.
+        """
+        if operator is not None and not type(operator).__module__.startswith("dask_embed."):
+            return None
         most = config.get("cached-vectors-bytes")
         return registry.get_or_build("columns", lambda: cls(most)) if most else None
 

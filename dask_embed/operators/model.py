@@ -14,7 +14,6 @@ from dask_embed.operators.checkpointed import CheckpointOperator
 from dask_embed.tokens.texts import Texts
 
 if TYPE_CHECKING:
-    from dask_embed.inference.kept_columns import KeptColumns
     from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
     from dask_embed.runtime.stats import Meter
@@ -103,6 +102,7 @@ class ModelOperator(CheckpointOperator):
         self, columns: list[TextColumn], *, on_device: bool, meter: Meter
     ) -> tuple[dict[str, Result], dict[int, str]]:
         from dask_embed.inference.driver import Driver
+        from dask_embed.inference.kept_columns import KeptColumns
         from dask_embed.inference.rows import Rows
         from dask_embed.inference.stream import Stream
 
@@ -112,7 +112,7 @@ class ModelOperator(CheckpointOperator):
         sink = Rows(
             distinct, lambda chunk: self.postprocess(model, chunk), self.output_types(checkpoint)
         )
-        kept = self._kept(runner)
+        kept = KeptColumns.of(runner.kept, self)
         digests = Texts(distinct).digests() if kept else []
         known = sink.add(kept.find(self, digests)) if kept else set()
         valid = inverse >= 0
@@ -136,14 +136,6 @@ class ModelOperator(CheckpointOperator):
             row: failed[place] for row, place in enumerate(inverse.tolist()) if place in failed
         }
         return {name: array.take(taken) for name, array in made.items()}, failures
-
-    def _kept(self, runner: Runner) -> KeptColumns | None:
-        """Return results of other partitions; none where code of one's own may have changed."""
-        if not type(self).__module__.startswith("dask_embed."):
-            return None
-        from dask_embed.inference.kept_columns import KeptColumns
-
-        return KeptColumns.of(runner.kept)
 
     def _loaded(self, runner: Runner) -> Any:
         return runner.kept.get_or_build(self, lambda: self.load(runner))

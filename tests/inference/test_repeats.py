@@ -223,6 +223,23 @@ def test_labels_of_another_partition(cache: None, classifier: str) -> None:
     assert other.label_score.round(4).tolist() != out.label_score.round(4).tolist()
 
 
+def test_late_chunks_of_another_partition(cache: None, tiny_bert: str) -> None:
+    """Each text runs once; its chunks have the vectors that they have alone in a process."""
+    late = de.LateChunkEmbedder(tiny_bert, max_tokens=8, keep_text=True)
+    before = totals()["tokens"]
+    out = late(repeating()).compute(scheduler="sync")
+    ran_once = totals()["tokens"] - before
+    for text, rows in out.groupby("text"):
+        de.unload()
+        before = totals()["tokens"]
+        alone = late(pd.DataFrame({"text": [text]}))
+        ran_once -= totals()["tokens"] - before
+        times = len(rows) // len(alone)
+        expected = np.tile(de.to_array(alone.embedding), (times, 1))
+        np.testing.assert_allclose(de.to_array(rows.embedding), expected, rtol=0, atol=1e-5)
+    assert ran_once == 0
+
+
 def test_an_operator_of_ones_own_is_not_kept(cache: None, classifier: str) -> None:
     _, count = ran(OwnClassifier(classifier)(repeating()), scheduler="sync")
     assert count == 4 * len(TEXTS)

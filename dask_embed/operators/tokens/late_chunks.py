@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from dask_embed.operators.vectors.embedder import Embedder
 from dask_embed.runtime.libraries import import_libraries
 from dask_embed.tokens.encoded import Encoded
 from dask_embed.tokens.sequences import SequenceTokenizer
+from dask_embed.tokens.texts import Texts
 
 if TYPE_CHECKING:
     import torch
@@ -182,6 +183,7 @@ class _Late:
 
     def __init__(self, operator: LateChunkEmbedder, runner: Runner, chunks: Chunks) -> None:
         self._runner = runner
+        self._operator = operator
         self._embedder = operator._embedder
         checkpoint = runner.loaded.checkpoint
         self._limit = self._embedder.limit(checkpoint)
@@ -194,22 +196,45 @@ class _Late:
         """Return a vector for each chunk, shape (chunks, dimension), and failed rows."""
         from dask_embed.inference.driver import Driver
         from dask_embed.inference.execution import NOT_FINITE
+        from dask_embed.inference.kept_columns import KeptColumns
         from dask_embed.inference.stream import Stream
 
-        runner, batching = self._runner, self._embedder.batching
-        sizes = [len(text) + len(self._prompt) for text in self._distinct.texts]
+        runner, batching, texts = self._runner, self._embedder.batching, self._distinct.texts
+        kept = KeptColumns.of(runner.kept, self._operator)
+        digests = Texts([(text,) for text in texts]).digests() if kept else []
+        known = self._known(kept.find(self._operator, digests)) if kept else {}
+        sizes = [None if n in known else len(t) + len(self._prompt) for n, t in enumerate(texts)]
         stream = Stream(runner, self._encode, sizes, meter, batching, counts_rows=False)
         sums = Sums(self._distinct.chunks, runner.loaded.checkpoint.hidden_size)
         # equal windows of two texts need not have the same chunks
         Driver(stream, runner.token_vectors, sums, repeats=False).run()
-        vectors = self._pooled(sums)[self._distinct.chunk_of]
-        finite = vectors.isfinite().all(1).tolist()
-        failed = {}
-        owners = zip(self._rows, self._distinct.text_of.tolist(), finite, strict=True)
-        for row, number, known in owners:
-            if number in stream.failures or (number >= 0 and not known):
-                failed[row] = stream.failures.get(number, NOT_FINITE)
-        return vectors, failed
+        vectors = self._pooled(sums)
+        failed = dict(stream.failures)
+        new: dict[bytes, Any] = {}
+        for number, pieces in enumerate(self._distinct.pieces):
+            own = slice(pieces.first, pieces.first + len(pieces.starts))
+            if number in known:
+                vectors[own] = known[number].view(vectors[own].shape)
+            elif number not in failed and not vectors[own].isfinite().all():
+                failed[number] = NOT_FINITE
+            elif number not in failed and kept:
+                new[digests[number]] = vectors[own].flatten().numpy()
+        if kept:
+            column = pa.array(list(new.values()), pa.list_(pa.float32()))
+            kept.keep(self._operator, list(new), [column])
+        owners = zip(self._rows, self._distinct.text_of.tolist(), strict=True)
+        lost = {row: failed[number] for row, number in owners if number in failed}
+        return vectors[self._distinct.chunk_of], lost
+
+    def _known(self, found: Iterator[tuple[np.ndarray, list[pa.Array]]]) -> dict[int, Any]:
+        """Return the vectors of the chunks of texts that another partition ran, by number."""
+        import torch
+
+        return {
+            place: torch.from_numpy(vectors.values.to_numpy().copy())
+            for places, (column,) in found
+            for place, vectors in zip(places.tolist(), column, strict=True)
+        }
 
     def _pooled(self, sums: Sums) -> torch.Tensor:
         import torch
@@ -222,7 +247,7 @@ class _Late:
         means = sums.means().to(loaded.device, loaded.transformer.dtype)
         with self._runner.session():
             vectors = apply_modules(after, loaded.layers, means, torch.zeros(0))
-        return vectors.cpu()
+        return vectors.float().cpu()
 
     def _encode(self, places: np.ndarray) -> Encoded:
         """Return the windows of the texts at `places`, and the chunks that each holds."""
