@@ -13,6 +13,7 @@ from dask_embed.columns import Result, TextColumn, TokenVectors, Vectors
 from dask_embed.columns.types import vector_type
 from dask_embed.inference.driver import Driver
 from dask_embed.inference.heads import apply_modules
+from dask_embed.inference.kept_columns import KeptColumns, KeptResults
 from dask_embed.inference.memory import is_out_of_memory
 from dask_embed.inference.precision import DTYPES, to_precision
 from dask_embed.inference.repeats import Claims
@@ -144,7 +145,10 @@ def embed_tokens(
         starts = np.cumsum(lengths) - lengths
         shape = (int(lengths.sum()), runner.loaded.checkpoint.hidden_size)
         out = _allocate(stream, shape, torch.float32, on_device)
-        Driver(stream, runner.token_vectors, TokenVectorSink(out, starts)).run_chunks(jobs, chunks)
+        sink = TokenVectorSink(out, starts)
+        kept = KeptColumns.of(runner.kept) if out.device.type == "cpu" else None
+        claims = KeptResults(kept, "token vectors", sink) if kept else None
+        Driver(stream, runner.token_vectors, sink, claims=claims).run_chunks(jobs, chunks)
     valid = _valid(column, stream)
     if lengths[~valid].any():
         out = out[torch.from_numpy(np.repeat(valid, lengths)).to(out.device)]

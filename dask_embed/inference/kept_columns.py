@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Container, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -70,6 +71,10 @@ class KeptColumns:
         most = config.get("cached-vectors-bytes")
         return registry.get_or_build("columns", lambda: cls(most)) if most else None
 
+    def room(self, row_bytes: float) -> int:
+        """Return how many rows there is room for."""
+        return int(self._most_bytes / (row_bytes + _ROW_BYTES))
+
     def find(
         self, kind: Hashable, digests: Sequence[bytes]
     ) -> Iterator[tuple[np.ndarray, list[pa.Array]]]:
@@ -104,3 +109,57 @@ class KeptColumns:
         for digest in block.digests:
             if known.get(digest, -1) >> _PLACE_BITS == number:
                 del known[digest]
+
+
+class ColumnarSink(Protocol):
+    """A sink that keeps results, and gives and takes them as columns."""
+
+    @property
+    def row_bytes(self) -> float:
+        """About what the results of a row take."""
+
+    def fill(self, names: np.ndarray, columns: list[pa.Array]) -> None:
+        """Take the results of rows that need not run."""
+
+    def of(self, names: np.ndarray) -> list[pa.Array]:
+        """Return the results of some rows."""
+
+
+class KeptResults:
+    """What `KeptColumns` has for a sink; see `dask_embed.inference.repeats.Claimed`.
+
+    Parameters
+    ----------
+    kept : KeptColumns
+    kind : hashable
+        What results of equal samples have in common.
+    sink : ColumnarSink
+    """
+
+    def __init__(self, kept: KeptColumns, kind: Hashable, sink: ColumnarSink) -> None:
+        self._kept = kept
+        self._kind = kind
+        self._sink = sink
+        self._made: dict[int, bytes] = {}
+
+    def run_here(self, names: np.ndarray, digests: list[bytes]) -> np.ndarray:
+        here = np.ones(len(names), bool)
+        for places, columns in self._kept.find(self._kind, digests):
+            self._sink.fill(names[places], columns)
+            here[places] = False
+        made = itertools.compress(digests, here.tolist())
+        self._made.update(zip(names[here].tolist(), made, strict=True))
+        return here
+
+    def publish(self, failures: Container[int]) -> None:
+        made = [each for each in self._made.items() if each[0] not in failures]
+        made = made[: self._kept.room(self._sink.row_bytes)]
+        if made:
+            names, digests = zip(*made, strict=True)
+            self._kept.keep(self._kind, list(digests), self._sink.of(np.array(names)))
+
+    def release(self) -> None:
+        """Nothing was claimed: another partition makes what is not there yet."""
+
+    def collect(self) -> np.ndarray:
+        return np.zeros(0, np.int64)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from dask_embed.inference.sink import Sink
@@ -132,6 +133,23 @@ class TokenVectorSink(Sink):
             start, length = self._starts[source], self._lengths[source]
             target = self._starts[row]
             self._out[target : target + length] = self._out[start : start + length]
+
+    @property
+    def row_bytes(self) -> float:
+        return self._out.nbytes / max(len(self._starts), 1)
+
+    def fill(self, rows: np.ndarray, columns: list[pa.Array]) -> None:
+        """Take the token vectors of rows that need not run."""
+        for row, vectors in zip(rows.tolist(), columns[0], strict=True):
+            part = torch.from_numpy(vectors.values.to_numpy().copy()).view(-1, self._out.shape[1])
+            self._lengths[row] = len(part)
+            self._out[self._starts[row] : self._starts[row] + len(part)] = part
+
+    def of(self, rows: np.ndarray) -> list[pa.Array]:
+        """Return the token vectors of some rows, on the CPU, one after the other."""
+        spans = zip(self._starts[rows].tolist(), self._lengths[rows].tolist(), strict=True)
+        parts = [self._out[start : start + length].flatten().numpy() for start, length in spans]
+        return [pa.array(parts, pa.list_(pa.float32()))]
 
 
 class Downloads:

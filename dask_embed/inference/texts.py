@@ -7,9 +7,8 @@ pieces of a text, or vectors of a table. It runs on the threads of the CPU.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import threading
-from collections.abc import Callable, Container, Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from dask_embed.columns import TextColumn
 from dask_embed.inference.driver import Driver
 from dask_embed.inference.execution import RefusedError
-from dask_embed.inference.kept_columns import KeptColumns
+from dask_embed.inference.kept_columns import KeptColumns, KeptResults
 from dask_embed.inference.memory import Budget, is_out_of_memory
 from dask_embed.inference.sink import Sink
 from dask_embed.inference.stream import Batching, Stream
@@ -92,44 +91,20 @@ class ColumnSink(Sink):
         """Return the columns, null where there is no text or it failed."""
         return self.of(np.arange(len(self._back)))
 
+    @property
+    def row_bytes(self) -> float:
+        total = sum(part.nbytes for parts in self._parts for part in parts)
+        return float(total) / max(self._count, 1)
+
+    def fill(self, names: np.ndarray, columns: list[pa.Array]) -> None:
+        self.put(names, Made(np.arange(len(names)), columns), np.zeros(0))
+
     def of(self, names: np.ndarray) -> list[pa.Array]:
         """Return the columns of some rows."""
         self._parts = [[pa.concat_arrays(parts)] for parts in self._parts]
         back = self._back[names]
         taken = pa.array(back, mask=back < 0)
         return [column.take(taken) for (column,) in self._parts]
-
-
-class _Kept:
-    """What `KeptColumns` has for a `ColumnSink`; see `dask_embed.inference.repeats.Claimed`."""
-
-    def __init__(self, kept: KeptColumns, kind: Hashable, sink: ColumnSink) -> None:
-        self._kept = kept
-        self._kind = kind
-        self._sink = sink
-        self._made: dict[int, bytes] = {}
-
-    def run_here(self, names: np.ndarray, digests: list[bytes]) -> np.ndarray:
-        here = np.ones(len(names), bool)
-        for places, columns in self._kept.find(self._kind, digests):
-            found = Made(np.arange(len(places)), columns)
-            self._sink.put(names[places], found, np.zeros(0))
-            here[places] = False
-        made = itertools.compress(digests, here.tolist())
-        self._made.update(zip(names[here].tolist(), made, strict=True))
-        return here
-
-    def publish(self, failures: Container[int]) -> None:
-        made = {name: digest for name, digest in self._made.items() if name not in failures}
-        if made:
-            columns = self._sink.of(np.fromiter(made, np.int64, len(made)))
-            self._kept.keep(self._kind, list(made.values()), columns)
-
-    def release(self) -> None:
-        """Nothing was claimed: another partition makes what is not there yet."""
-
-    def collect(self) -> np.ndarray:
-        return np.zeros(0, np.int64)
 
 
 def run_texts(
@@ -173,6 +148,6 @@ def run_texts(
     sizes = [None if None in row else sum(map(len, row)) for row in rows]
     stream = Stream(TextRunner(), encode, sizes, meter, _BATCH, longest)
     kept = None if kind is None else KeptColumns.of(parts)
-    claims = _Kept(kept, kind, sink) if kept and isinstance(sink, ColumnSink) else None
+    claims = KeptResults(kept, kind, sink) if kept and isinstance(sink, ColumnSink) else None
     Driver(stream, made, sink, claims=claims).run()
     return stream.failures

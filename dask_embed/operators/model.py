@@ -127,8 +127,10 @@ class ModelOperator(CheckpointOperator):
         )
         Driver(stream, lambda tokens: self.forward(model, tokens), sink).run()
         failed, made = stream.failures, sink.columns()
-        if kept:
+        if kept and distinct:
             new = [n for n in range(len(distinct)) if n not in known and n not in failed]
+            row_bytes = sum(array.nbytes for array in made.values()) / len(distinct)
+            new = new[: kept.room(row_bytes)]
             arrays = [array.take(pa.array(new, pa.int64())) for array in made.values()]
             kept.keep(self, [digests[n] for n in new], arrays)
         taken = pa.array(inverse, mask=~valid)

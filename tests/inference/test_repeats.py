@@ -223,6 +223,25 @@ def test_labels_of_another_partition(cache: None, classifier: str) -> None:
     assert other.label_score.round(4).tolist() != out.label_score.round(4).tolist()
 
 
+def test_token_vectors_of_another_partition(cache: None, tiny_bert: str) -> None:
+    """They are the last hidden states of transformers, each text run once."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    lazy = repeating().ml.embed(model=tiny_bert, pooling="none")
+    out, count = ran(lazy, scheduler="sync")
+    assert count == len(TEXTS)
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(tiny_bert),
+        AutoModel.from_pretrained(tiny_bert),
+    )
+    for text, vectors in zip(out.text, out.embedding, strict=True):
+        tokens = tokenizer(text, truncation=True, max_length=64, return_tensors="pt")
+        with torch.inference_mode():
+            expected = model(**tokens).last_hidden_state[0].numpy()
+        np.testing.assert_allclose(np.stack(list(vectors)), expected, rtol=0, atol=1e-5)
+
+
 def test_late_chunks_of_another_partition(cache: None, tiny_bert: str) -> None:
     """Each text runs once; its chunks have the vectors that they have alone in a process."""
     late = de.LateChunkEmbedder(tiny_bert, max_tokens=8, keep_text=True)
