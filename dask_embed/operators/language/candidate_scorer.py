@@ -178,8 +178,9 @@ class CandidateScorer(ScoringOperator):
         return f"log-likelihood of {what}, {self.normalize} of tokens"
 
     def sequences(self, runner: Runner, rows: list[Row]) -> Encoded:
-        from dask_embed.inference.scoring.encoding import encode_candidates, tokenize_candidates
+        from dask_embed.inference.scoring.encoding import encode_candidates
         from dask_embed.inference.scoring.loaded import scoring_of
+        from dask_embed.inference.scoring.tokenizer import tokenize_candidates
 
         tokenizer = self._tokenizer(runner, ends=self.candidate_end)
         lists = [self._candidates(row) for row in rows]

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
 
     from dask_embed.inference.runner import Runner
     from dask_embed.inference.scoring.base import Scoring
-    from dask_embed.inference.scoring.encoding import Limits, ScoringTokenizer
+    from dask_embed.inference.scoring.encoding import Limits
+    from dask_embed.inference.scoring.tokenizer import ScoringTokenizer
     from dask_embed.tokens.lists import TokenLists
 
 
@@ -66,7 +67,7 @@ class ScoringOperator(LanguageModelOperator):
         return {"of the prompt": 1}
 
     def _tokenizer(self, runner: Runner, *, ends: bool | None = None) -> ScoringTokenizer:
-        from dask_embed.inference.scoring.encoding import tokenizer_for
+        from dask_embed.inference.scoring.tokenizer import tokenizer_for
 
         return tokenizer_for(runner, special=self.add_special_tokens, ends=ends)
 
@@ -99,7 +100,7 @@ def _token_counts(
     separator: str,
     settings: tuple[tuple[str, bool], ...],
 ) -> tuple[int, int]:
-    from dask_embed.inference.scoring.encoding import ScoringTokenizer
+    from dask_embed.inference.scoring.tokenizer import ScoringTokenizer
 
     own = copied_tokenizer(model)
     encodes = read_checkpoint(model).config.is_encoder_decoder
