@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem
 
 from dask_embed._validation import shown_error
+from dask_embed.jobs.shares import require_all_shares
 from dask_embed.runtime.files import again, remove_file, write_file
 
 METADATA_KEY = "dask_embed"
@@ -36,7 +37,6 @@ READERS = 16
 # How often a folder is removed that has a file again: a fifth of a second.
 _REMOVALS = 20
 SUMMARIES = ("_metadata", "_common_metadata")
-_SHARE = re.compile(r"(\d+)-of-(\d+)")
 _PART = re.compile(r"part\.(\d+)-([0-9a-f]{8})-[0-9a-f]{8}\.parquet")
 
 
@@ -249,41 +249,13 @@ def require_whole(fs: Any, paths: Sequence[str]) -> None:
         files = fs.find(folder)
         found = (file.rpartition("/") for file in files)
         roots |= {within for within, _, name in found if name == MARK}
-        _require_all_shares(folder, files)
+        require_all_shares(folder, files)
     for root in sorted(roots):
         fs.invalidate_cache(root)
         # A store that may only be read can refuse to say whether there is a mark: exists is False.
         mark = read_mark(fs, root) if fs.exists(mark_path(root)) else None
         if mark is not None:
             raise OSError(f"{not_whole(root, mark)} (dd.read_parquet reads what is there)")
-
-
-def share_name(number: int, count: int) -> str:
-    """Return the name of the folder that one of several jobs writes its share of the rows to."""
-    return f"{number}-of-{count}"
-
-
-def shares_in(folder: str, files: Iterable[str]) -> dict[int, set[int]]:
-    """Return the numbers of the shares whose files are below a folder, by how many there are."""
-    root, found = folder.rstrip("/") + "/", dict[int, set[int]]()
-    for name in {file.removeprefix(root).partition("/")[0] for file in files}:
-        if share := _SHARE.fullmatch(name):
-            found.setdefault(int(share[2]), set()).add(int(share[1]))
-    return found
-
-
-def _require_all_shares(folder: str, files: Iterable[str]) -> None:
-    """Raise OSError unless all shares of an array of jobs are there, if one is."""
-    found = shares_in(folder, files)
-    if len(found) > 1:
-        counts = " and ".join(str(count) for count in sorted(found))
-        raise OSError(f"{folder!r} holds shares of {counts} jobs; read the folders of one array")
-    for count, numbers in found.items():
-        if missing := sorted(set(range(count)) - numbers):
-            raise OSError(
-                f"{folder!r} is not whole: of {count} shares {len(missing)} are missing, such as "
-                f"{share_name(missing[0], count)!r}; run them, or read the folders that are there"
-            )
 
 
 def _is_file(path: str) -> bool:

@@ -131,6 +131,6 @@ class Job:
         share = self.share()
         if share is None:
             return self.to
-        from dask_embed.jobs.folder import share_name
+        from dask_embed.jobs.shares import share_name
 
         return f"{self.to.rstrip('/')}/{share_name(*share)}"

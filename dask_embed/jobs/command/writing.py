@@ -58,7 +58,7 @@ def _require_the_same_array(job: Job) -> None:
         return
     from fsspec.core import url_to_fs
 
-    from dask_embed.jobs.folder import shares_in
+    from dask_embed.jobs.shares import shares_in
 
     fs, folder = url_to_fs(job.to)
     others = shares_in(folder, fs.find(folder)).keys() - {share[1]}
