@@ -5,55 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence, Set, ValuesView
-from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
 
-# Parts of names, as letters without what joins them: ``api_key`` and ``apiKey`` are "apikey".
-_SECRET_PARTS = (
-    *("password", "passwd", "passphrase", "passcode", "userpass", "dbpass", "authorization"),
-    *("secret", "credential", "bearer", "oauth", "connectionstring"),
-)
-# Keys that open something: ``primary_key`` and ``sort_key`` name columns.
-_OPENING_KEYS = tuple(
-    f"{what}key"
-    for what in (
-        *("api", "access", "account", "private", "shared", "signing", "encryption", "ssh", "hmac"),
-        *("client", "master", "subscription", "storage", "service", "session", "license", "hf"),
-        *("aws", "azure", "openai", "wandb"),
-    )
-)
-_SECRET_WORDS = frozenset({"auth", "cookie", "cookies", "creds", "jwt", "otp", "pat", "pwd", "sas"})
-# Short for a password or a signature, if nothing stands beside it but whose it is: ``smtp_pass``,
-# and neither ``first_pass`` nor ``compass``.
-_SHORT_FORMS = frozenset({"pass", "passw", "pswd", "psw", "pw", "sig"})
-_OWNERS = frozenset(
-    {
-        *("admin", "amqp", "app", "database", "db", "elastic", "email", "ftp", "http", "https"),
-        *("imap", "jdbc", "kafka", "ldap", "login", "mail", "mongo", "mongodb", "my", "mysql"),
-        *("pg", "postgres", "proxy", "rabbitmq", "redis", "root", "sas", "sftp", "smtp", "sql"),
-        *("ssh", "url", "user"),
-    }
-)
-# A name with "token" is of a secret, unless all of its other words say that it is of a text:
-# ``tool_api_token`` and ``token_value`` have others.
-_WORDS_OF_TEXT_TOKENS = frozenset(
-    {
-        *("additional", "audio", "begin", "boi", "bos", "cls", "decoder", "end", "eoi", "eos"),
-        *("eot", "extra", "fake", "image", "mask", "max", "min", "new", "newline", "num", "pad"),
-        *("prefix", "sep", "special", "speech", "start", "stop", "suffix", "think", "tool", "unk"),
-        *("video", "vision", "word", "break", "call", "eod", "forced", "of", "text", "added"),
-        *("type", "types", "id", "ids", "index", "count", "counts", "level", "limit", "length"),
-        *("embedding", "embeddings", "classification", "dropout", "pooling", "ratio", "position"),
-        *("column", "batch", "batched", "per", "use", "input", "output", "prompt", "budget"),
-        *("overlap", "window", "long", "prefill", "threshold", "labels", "pattern", "placeholder"),
-        *("question", "query", "space", "delimiter", "line", "fill", "middle", "empty", "entity"),
-    }
-)
-# These count tokens, and are of no single one: ``max_new_tokens``, but ``new_token`` is a secret.
-_WORDS_OF_COUNTS = frozenset({"max", "min", "new", "num"})
-_WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
-_TOKEN = re.compile(r"token(?!i[sz])")  # and no tokenizer
+from dask_embed._secret_names import SHORT_FORMS, TOKEN, names_a_secret, words_of
+
 # What stands between :// and @, of bounded length: texts may be long. `Path` leaves one slash.
 # A user alone is a secret of the web only: ``abfs://container@account`` is a place.
 _USER_IN_URL = re.compile(
@@ -87,7 +43,7 @@ _BARE = re.compile(r"[^\s&;'\"]{0,4095}[^\s&;'\",.)}\]]")
 _SIGNATURES = frozenset({"hmac", "key", "sig", "signature"})
 _GRANT = "code"  # by which who holds such a URL signs in, or calls a function
 # What is said of anything in prose, as in "unexpected token: x".
-_SAID = frozenset({"token", "tokens", *_SHORT_FORMS})
+_SAID = frozenset({"token", "tokens", *SHORT_FORMS})
 # What stands for a value that is elsewhere, or is none.
 _NO_VALUE = re.compile(r"[Nn]one|null|[Tt]rue|[Ff]alse|\*+|[${<%].*", re.DOTALL)
 # A mapping may have a name and a value as two of its values.
@@ -178,7 +134,7 @@ def _sets_secret(found: re.Match[str]) -> bool:
     """Return whether what a text sets is a secret by its name."""
     name, sets = unquote(found["name"]), found["sets"]
     if found["field"] and "=" in sets:
-        words = {word.lower() for word in _WORD.findall(name)}
+        words = set(words_of(name))
         return names_a_secret(name) or words == {_GRANT} or not _SIGNATURES.isdisjoint(words)
     says = name.lower() in _SAID and "=" not in sets and not found["quote"]
     return names_a_secret(name) and not (says and found.string[: found.start()].strip())
@@ -186,7 +142,7 @@ def _sets_secret(found: re.Match[str]) -> bool:
 
 def _is_no_value(name: str, value: str) -> bool:
     """Return whether what a text sets is none, is elsewhere, or counts tokens."""
-    counts = _TOKEN.search(name.lower()) and value.lstrip("+-").replace(".", "").isdigit()
+    counts = TOKEN.search(name.lower()) and value.lstrip("+-").replace(".", "").isdigit()
     return bool(counts or _NO_VALUE.fullmatch(value))
 
 
@@ -290,30 +246,6 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
-
-
-@lru_cache(maxsize=4096)
-def names_a_secret(name: str) -> bool:
-    """Return whether what stands under a name is a secret, if it is no number."""
-    words = [word.lower() for word in _WORD.findall(name)]
-    joined = "".join(words)
-    if any(part in joined for part in (*_SECRET_PARTS, *_OPENING_KEYS)):
-        return True
-    if not _SECRET_WORDS.isdisjoint(words) or _is_short_form(name, words):
-        return True
-    if not _TOKEN.search(joined):
-        return False
-    others = set(words) - {"token", "tokens"}
-    of_texts = _WORDS_OF_TEXT_TOKENS
-    if joined.endswith("token"):
-        of_texts = of_texts - _WORDS_OF_COUNTS
-    return not others or not others <= of_texts
-
-
-def _is_short_form(name: str, words: Sequence[str]) -> bool:
-    if "@" in name:  # pass@1 is a measure
-        return False
-    return bool(words) and words[-1] in _SHORT_FORMS and _OWNERS.issuperset(words[:-1])
 
 
 def _has_a_user(text: str) -> bool:
