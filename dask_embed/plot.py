@@ -6,13 +6,13 @@ what is shown and no more: coordinates or counts, never all vectors in one place
 
 from __future__ import annotations
 
-import html
 from typing import Any
 
 import dask
 import numpy as np
 import pandas as pd
 
+from dask_embed._drawing import axes_or_new, draw_counts, draw_points, table_of
 from dask_embed._options import named_options
 from dask_embed._validation import (
     column_name,
@@ -32,7 +32,6 @@ from dask_embed.lazy.arrays import lazy_dimension
 
 __all__ = ["duplicates", "map", "pairs", "similarities"]
 
-_MOST_COLORS = 20  # of a legend
 _BINS = 50
 
 
@@ -83,7 +82,7 @@ def map(
     integer_from_zero("seed", seed)
     names = _present(frame, {"column": column, "color": color})
     stored_vectors(_meta(frame)[column])
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     lazy = is_dask_frame(frame)
     dimension = lazy_dimension(frame[column]) if lazy else dimension_of(frame[column])
     parts = _parts(frame[names])
@@ -96,9 +95,9 @@ def map(
     shown_parts, sides = dask.compute(given, extents)
     ax.set(xticks=[], yticks=[], aspect="equal")
     if isinstance(shown_parts[0], np.ndarray):
-        _draw_counts(ax, sum(shown_parts), sides)
+        draw_counts(ax, sum(shown_parts), sides)
     else:
-        _draw_points(ax, pd.concat(shown_parts, ignore_index=True), color)
+        draw_points(ax, pd.concat(shown_parts, ignore_index=True), color)
     return ax
 
 
@@ -135,7 +134,7 @@ def similarities(
     _present(frame, {"column": name})
     if not pd.api.types.is_numeric_dtype(_meta(frame)[name].dtype):
         raise TypeError(f"column {name!r} is of {_meta(frame)[name].dtype}, numbers are needed")
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     parts = _parts(frame[[name]])
     ends = [_later(looking.ends)(part, name) for part in parts]
     edges = _later(looking.edges)(ends, bins, threshold)
@@ -172,7 +171,7 @@ def duplicates(
     table = frame
     if not {"threshold", "share"} <= set(frame.columns):
         table = duplicates_by_threshold(frame, thresholds, prefix=prefix)
-    ax = _axes(ax)
+    ax = axes_or_new(ax)
     ax.plot(table["threshold"], table["share"], drawstyle="steps-pre", color="C0")
     ax.set(xlabel="threshold", ylabel="share of rows dropped", ylim=(0, None))
     ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
@@ -220,7 +219,7 @@ def pairs(
     lists, kept = dask.compute(found, texts)
     originals = {row: text for part in kept for row, text in part.items()}
     chosen = looking.least([pair for part in lists for pair in part], rows)
-    return Html(_table(chosen, originals))
+    return Html(table_of(chosen, originals))
 
 
 class Html(str):
@@ -261,18 +260,6 @@ def _meta(frame: Any) -> Any:
     return frame._meta if is_dask_frame(frame) else frame
 
 
-def _axes(ax: Any) -> Any:
-    try:
-        from matplotlib import pyplot
-    except ImportError as error:
-        raise ImportError("dask_embed.plot needs matplotlib: pip install matplotlib") from error
-    if ax is None:
-        return pyplot.subplots()[1]
-    if not hasattr(ax, "stairs"):
-        raise TypeError(f"ax must be matplotlib axes, got {shown(ax)}")
-    return ax
-
-
 # -------------------------------------------------------------------------------- what is computed
 def _later(function: Any) -> Any:
     return dask.delayed(function, pure=True)
@@ -292,58 +279,3 @@ def _coordinates(parts: list[Any], of: tuple[Any, int], method: str, seed: int) 
     some = [_later(looking.some_vectors)(part, *of, hashes) for part in parts]
     known = _later(looking.pacmap_of)(some, seed)
     return [_later(looking.placed)(part, *of, known) for part in parts]
-
-
-# ----------------------------------------------------------------------------------- what is drawn
-def _draw_counts(ax: Any, counts: np.ndarray, sides: list[looking.Extent]) -> None:
-    low = np.min([side.low for side in sides], axis=0)
-    high = np.max([side.high for side in sides], axis=0)
-    image = ax.imshow(
-        np.log1p(counts.T),
-        origin="lower",
-        extent=(low[0], high[0], low[1], high[1]),
-        aspect="auto",
-        cmap="Blues",
-    )
-    bar = ax.figure.colorbar(image, ax=ax, label="rows")
-    steps = [first * 10**zeros for zeros in range(7) for first in (1, 3)]
-    ticks = [tick for tick in (0, *steps) if tick <= counts.max()]
-    bar.set_ticks(np.log1p(ticks), labels=[f"{tick:,}" for tick in ticks])
-
-
-def _draw_points(ax: Any, points: pd.DataFrame, color: Any) -> None:
-    size = float(np.clip(20_000 / max(1, len(points)), 1, 30))
-    style = {"s": size, "linewidths": 0}
-    if color is None:
-        ax.scatter(points["x"], points["y"], **style, alpha=0.6)
-        return
-    values = points["color"]
-    if values.nunique() > _MOST_COLORS and pd.api.types.is_numeric_dtype(values.dtype):
-        drawn = ax.scatter(points["x"], points["y"], c=values.to_numpy("float64"), **style)
-        ax.figure.colorbar(drawn, ax=ax, label=str(color))
-        return
-    if values.nunique() > _MOST_COLORS:
-        raise ValueError(
-            f"color names column {color!r} with {values.nunique()} different values; up to "
-            f"{_MOST_COLORS} have a color each"
-        )
-    for number, (value, rows) in enumerate(points.groupby("color", dropna=False)):
-        ax.scatter(rows["x"], rows["y"], **style, color=f"C{number}", label=str(value), alpha=0.8)
-    ax.legend(
-        title=str(color), frameon=False, bbox_to_anchor=(1, 1), loc="upper left", markerscale=2
-    )
-
-
-def _table(found: list[looking.Pair], originals: dict[Any, Any]) -> str:
-    cell = "style='text-align: left; vertical-align: top; white-space: pre-wrap; padding: 4px'"
-    head = "".join(f"<th {cell}>{name}</th>" for name in ("similarity", "kept", "dropped"))
-    lines = []
-    for pair in found:
-        texts = looking.with_differences(originals.get(pair.kept), pair.text)
-        known = (html.escape(str(each)) for each in (pair.kept, pair.row))
-        sides = (
-            f"<td {cell}><small>{name}</small><br>{text}</td>"
-            for name, text in zip(known, texts, strict=True)
-        )
-        lines.append(f"<tr><td {cell}>{pair.similarity:.3f}</td>{''.join(sides)}</tr>")
-    return f"<table><tr>{head}</tr>{''.join(lines)}</table>"
