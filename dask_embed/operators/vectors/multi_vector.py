@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -12,17 +12,14 @@ import pyarrow as pa
 from dask_embed._validation import one_of, require_one_prompt
 from dask_embed.columns.types import token_vectors_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
-from dask_embed.models.modules import MultiVector, VectorModule
 from dask_embed.models.sentence import QueryExpansion
 from dask_embed.models.tokenizers import tokenizer_of
 from dask_embed.operators.model import ModelOperator
+from dask_embed.operators.vectors.late_interaction import LateInteraction, expansion_id, skipped_ids
 from dask_embed.tokens.encoded import Encoded, Row
 from dask_embed.tokens.lists import TokenLists
-from dask_embed.tokens.sharing import joined
 
 if TYPE_CHECKING:
-    import torch
-
     from dask_embed.inference.rows import Chunk
     from dask_embed.inference.runner import Runner
 
@@ -93,7 +90,7 @@ class MultiVectorEmbedder(ModelOperator):
         self.prompt_text(checkpoint)
         expansion = self.expansion(checkpoint)
         if expansion is not None:
-            _expansion_id(tokenizer_of(self.spec), expansion, self.spec.name)
+            expansion_id(tokenizer_of(self.spec), expansion, self.spec.name)
         return {self.output: token_vectors_type(self.dimension(checkpoint))}
 
     def dimension(self, checkpoint: Checkpoint) -> int:
@@ -148,16 +145,16 @@ class MultiVectorEmbedder(ModelOperator):
         key, prompt = super().tokens_key(), self.prompt_text(read_checkpoint(self.spec))
         return (key, prompt, None) if prompt else key  # as embedders with a prompt
 
-    def load(self, runner: Runner) -> _Interaction:
+    def load(self, runner: Runner) -> LateInteraction:
         checkpoint, tokenizer = runner.loaded.checkpoint, runner.loaded.tokenizer
         rules, expansion = checkpoint.multi_vector, self.expansion(checkpoint)
         assert rules is not None, "output_types has seen it"
         filler = -1
         if expansion is not None:
-            filler = _expansion_id(tokenizer, expansion, self.spec.name)
-        skipped = _skipped(tokenizer, rules) if self.side in rules.skiplist_tasks else []
+            filler = expansion_id(tokenizer, expansion, self.spec.name)
+        skipped = skipped_ids(tokenizer, rules) if self.side in rules.skiplist_tasks else []
         kept = rules.keep_only_token_ids if self.side != "query" else ()
-        return _Interaction(
+        return LateInteraction(
             runner, checkpoint.modules, expansion, filler, np.array(skipped), np.array(kept)
         )
 
@@ -171,10 +168,10 @@ class MultiVectorEmbedder(ModelOperator):
             encoded, costs=np.maximum(encoded.samples.lengths, expansion.length)
         )
 
-    def forward(self, model: _Interaction, tokens: TokenLists) -> list[np.ndarray]:
+    def forward(self, model: LateInteraction, tokens: TokenLists) -> list[np.ndarray]:
         return model.vectors(tokens)
 
-    def postprocess(self, model: _Interaction, chunk: Chunk) -> Mapping[str, Any]:
+    def postprocess(self, model: LateInteraction, chunk: Chunk) -> Mapping[str, Any]:
         dtype = token_vectors_type(self.dimension(model.runner.loaded.checkpoint))
         size = dtype.value_type.list_size
         none = np.zeros((0, size), np.float32)
@@ -183,129 +180,3 @@ class MultiVectorEmbedder(ModelOperator):
         flat = pa.array(np.concatenate([none, *rows]).reshape(-1))
         vectors = pa.FixedSizeListArray.from_arrays(flat, size)
         return {self.output: pa.ListArray.from_arrays(offsets, vectors)}
-
-
-@dataclasses.dataclass(frozen=True)
-class _Interaction:
-    """A loaded model, and what becomes of the vectors of its tokens.
-
-    Attributes
-    ----------
-    runner : Runner
-    modules : tuple of VectorModule
-        What each vector goes through.
-    expansion : QueryExpansion or None
-    filler : int
-        The token that queries are filled up with.
-    skipped, kept : numpy.ndarray
-        Ids whose vectors are left out; and if there are any, those that alone are not.
-    """
-
-    runner: Runner
-    modules: Sequence[VectorModule]
-    expansion: QueryExpansion | None
-    filler: int
-    skipped: np.ndarray
-    kept: np.ndarray
-
-    def vectors(self, tokens: TokenLists) -> list[np.ndarray]:
-        """Return the vectors of each text that count, float32 of shape (tokens, dimension)."""
-        import torch
-
-        from dask_embed.inference.heads import apply_modules
-
-        filled = self._filled(tokens)
-        with self.runner.session():
-            hidden = self._hidden(tokens, filled)
-            layers = self.runner.loaded.layers
-            found = apply_modules(self.modules, layers, hidden, torch.empty(0)).cpu().numpy()
-        counts = ~np.isin(filled.values, self.skipped)
-        if len(self.kept):
-            counts &= np.isin(filled.values, self.kept)
-        ends = filled.offsets[1:-1]
-        parts = zip(np.split(found, ends), np.split(counts, ends), strict=True)
-        return [np.ascontiguousarray(part[chosen]) for part, chosen in parts]
-
-    def _filled(self, tokens: TokenLists) -> TokenLists:
-        """Return texts with the tokens that queries are filled up with."""
-        if self.expansion is None:
-            return tokens
-        missing = np.maximum(self.expansion.length - tokens.lengths, 0).tolist()
-        return joined(
-            [
-                np.append(tokens[text], np.full(count, self.filler, np.int32))
-                for text, count in enumerate(missing)
-            ]
-        )
-
-    def _hidden(self, tokens: TokenLists, filled: TokenLists) -> torch.Tensor:
-        """Return the transformer's vectors of all tokens, one text after the other."""
-        if self.expansion is None or self.expansion.attend:
-            return self.runner.token_vectors(filled)
-        import torch
-
-        short = tokens.lengths < self.expansion.length
-        parts: dict[int, torch.Tensor] = {}
-        for texts in (np.flatnonzero(short), np.flatnonzero(~short)):
-            if not len(texts):
-                continue
-            if short[texts[0]]:
-                vectors = self._unseen(tokens, filled, texts)
-            else:
-                vectors = self.runner.token_vectors(filled.take(texts))
-            split = vectors.split(filled.lengths[texts].tolist())
-            parts |= dict(zip(texts.tolist(), split, strict=True))
-        return torch.cat([parts[text] for text in range(len(tokens))])
-
-    def _unseen(self, tokens: TokenLists, filled: TokenLists, texts: np.ndarray) -> torch.Tensor:
-        """Run queries in rows of one length, whose added tokens see the others and are not seen."""
-        import torch
-
-        ids = filled.take(texts).values.astype(np.int64).reshape(len(texts), -1)
-        seen = np.arange(ids.shape[1])[None] < tokens.lengths[texts][:, None]
-        device = self.runner.loaded.device
-        with self.runner.beside_others():
-            hidden: torch.Tensor = self.runner.loaded.transformer(
-                input_ids=torch.from_numpy(ids).to(device),
-                attention_mask=torch.from_numpy(seen.astype(np.int64)).to(device),
-            ).last_hidden_state
-        return hidden.flatten(0, 1)
-
-
-def _expansion_id(tokenizer: Any, expansion: QueryExpansion, name: str) -> int:
-    """Return the token that queries are filled up with.
-
-    Raises
-    ------
-    ValueError
-        If there is none, or it would stand before the query.
-    """
-    found = tokenizer.mask_token_id
-    if expansion.token is not None:
-        found = tokenizer.convert_tokens_to_ids(expansion.token)
-        unknown = tokenizer.unk_token_id
-        found = None if found == unknown and expansion.token != tokenizer.unk_token else found
-    elif found is None:
-        found = tokenizer.eos_token_id
-    if found is None:
-        raise ValueError(
-            f"queries of model {name!r} are filled up with {expansion.token or 'masks'!r}, which "
-            "its tokenizer does not have"
-        )
-    if tokenizer.padding_side != "right":
-        raise ValueError(
-            f"queries of model {name!r} are filled up, and its tokenizer does that on the left, "
-            "which is not run here"
-        )
-    return int(found)
-
-
-def _skipped(tokenizer: Any, rules: MultiVector) -> list[int]:
-    """Return the ids of the words that are left out, as far as they are single tokens."""
-    ids = {word: tokenizer.convert_tokens_to_ids(word) for word in rules.skiplist_words}
-    unknown = tokenizer.unk_token_id
-    return [
-        found
-        for word, found in ids.items()
-        if found is not None and (found != unknown or word == tokenizer.unk_token)
-    ]
