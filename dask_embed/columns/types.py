@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -121,6 +122,14 @@ def vector_type(dimension: int, precision: str = "float32") -> pa.DataType:
 def token_vectors_type(dimension: int) -> pa.DataType:
     """Return the Arrow type of a column of token vectors: a list of vectors."""
     return pa.list_(vector_type(dimension))
+
+
+def token_vectors_array(rows: Sequence[np.ndarray], dimension: int) -> pa.ListArray:
+    """Return matrices of shape (tokens, dimension) as a column of `token_vectors_type`."""
+    offsets = np.cumsum([0, *map(len, rows)]).astype(np.int32)
+    flat = np.concatenate([np.zeros((0, dimension), np.float32), *rows]).reshape(-1)
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), dimension)
+    return pa.ListArray.from_arrays(offsets, vectors)
 
 
 def vector_dimension(dtype: pa.DataType) -> int | None:

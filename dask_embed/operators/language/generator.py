@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from dask_embed import config
 from dask_embed._validation import one_of, shown, text_or_none
+from dask_embed.columns.types import token_vectors_array
 from dask_embed.inference.generation.prompts import PromptRules, PromptTokenizer
 from dask_embed.inference.generation.settings import GenerationSettings, row_seed
 from dask_embed.models.checkpoint import Checkpoint
@@ -256,7 +257,6 @@ no_repeat_ngram_size
         return engine
 
     def encode(self, runner: Runner, rows: list[Row]) -> Encoded:
-
         tokens, failures = self._tokenizer(runner)(self.prompts(rows))
         kept = np.array([row for row in range(len(rows)) if row not in failures], np.int64)
         tokens = tokens.take(kept) if failures else tokens
@@ -286,7 +286,7 @@ no_repeat_ngram_size
         )
         columns: list[Any] = [texts, list(finish), [len(ids) for ids in tokens]]
         if self.hidden is not None:
-            columns.append(_vectors(states))
+            columns.append(token_vectors_array(states, states[0].shape[1]))
         return dict(zip(self.result_columns, columns, strict=True))
 
     def _engine(self, runner: Any) -> Engine:
@@ -329,12 +329,3 @@ no_repeat_ngram_size
                 f"{self.max_new_tokens}"
             )
         return limit if encodes or limit is None else limit - self.max_new_tokens
-
-
-def _vectors(states: tuple[np.ndarray, ...]) -> pa.Array:
-    """Return matrices of shape (tokens, size) as lists of vectors."""
-    offsets = np.cumsum([0, *map(len, states)])
-    matrix = np.concatenate(states)
-    flat = pa.array(matrix.reshape(-1), pa.float32())
-    vectors = pa.FixedSizeListArray.from_arrays(flat, matrix.shape[1])
-    return pa.ListArray.from_arrays(pa.array(offsets, pa.int32()), vectors)

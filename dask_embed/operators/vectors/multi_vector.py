@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from dask_embed._validation import one_of, require_one_prompt
-from dask_embed.columns.types import token_vectors_type
+from dask_embed.columns.types import token_vectors_array, token_vectors_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.sentence import QueryExpansion
 from dask_embed.models.tokenizers import tokenizer_of
@@ -172,11 +172,7 @@ class MultiVectorEmbedder(ModelOperator):
         return model.vectors(tokens)
 
     def postprocess(self, model: LateInteraction, chunk: Chunk) -> Mapping[str, Any]:
-        dtype = token_vectors_type(self.dimension(model.runner.loaded.checkpoint))
-        size = dtype.value_type.list_size
-        none = np.zeros((0, size), np.float32)
+        dimension = self.dimension(model.runner.loaded.checkpoint)
+        none = np.zeros((0, dimension), np.float32)
         rows = [none if result is None else result for result in chunk.results]
-        offsets = np.cumsum([0, *map(len, rows)]).astype(np.int32)
-        flat = pa.array(np.concatenate([none, *rows]).reshape(-1))
-        vectors = pa.FixedSizeListArray.from_arrays(flat, size)
-        return {self.output: pa.ListArray.from_arrays(offsets, vectors)}
+        return {self.output: token_vectors_array(rows, dimension)}
