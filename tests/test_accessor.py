@@ -116,6 +116,19 @@ def test_options_of_another_kind_of_score(options: dict[str, Any], says: str) ->
         FRAME.ml.score("text", model="not there", **options)
 
 
+@pytest.mark.parametrize("method", ["to_parquet", "to_lance", "to_delta"])
+def test_writers_tell_each_of_their_parameters(method: str) -> None:
+    """In the order that they are given in, also those that one leaves to another."""
+    bound = getattr(dd.from_pandas(FRAME, npartitions=1).ml, method)
+    documentation = inspect.getdoc(bound)
+    told = documentation.partition("Parameters\n")[2].partition("\nReturns\n")[0]
+    kinds = inspect.signature(bound).parameters.values()
+    names = [each.name for each in kinds if each.kind is not each.VAR_KEYWORD]
+    heads = re.findall(r"^(\w+) : ", told, re.MULTILINE)
+    assert [name for name in heads if name != "frame"] == names
+    assert "See `" not in told
+
+
 def test_late_chunks_are_part_of_the_method() -> None:
     """Its options are those of both operators."""
     told = inspect.signature(FRAME.ml.chunk).parameters
