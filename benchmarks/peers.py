@@ -88,7 +88,8 @@ class Environment:
         """Return the versions of `packages`, read by this environment's Python."""
         code = (
             "import json, sys; from importlib import metadata;"
-            "print(json.dumps({name: metadata.version(name) for name in sys.argv[1:]}))"
+            "here = {each.name: each.version for each in metadata.distributions()};"
+            "print(json.dumps({name: here.get(name, 'not installed') for name in sys.argv[1:]}))"
         )
         done = self._run("-c", code, *self.packages)
         return json.loads(done.stdout) if done.returncode == 0 else {"unknown": _reason(done)}

@@ -113,8 +113,9 @@ def empty_columns(frame: cudf.DataFrame, types: dict[str, pa.DataType]) -> cudf.
     """Return `frame`, which has no rows, with empty columns of `types` at its end."""
     out = frame.iloc[:0].copy(deep=False)
     for name, dtype in types.items():
-        empty = pa.array([], _variable_size(dtype))
-        out[name] = cudf.Series.from_arrow(empty).set_axis(out.index)
+        series = cudf.Series.from_arrow(pa.array([], _variable_size(dtype)))
+        series.index = out.index
+        out[name] = series
     return out
 
 

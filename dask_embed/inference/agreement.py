@@ -9,7 +9,7 @@ import torch
 
 from dask_embed._validation import shown_error
 from dask_embed.inference.forward import Forward
-from dask_embed.inference.memory import is_out_of_memory
+from dask_embed.inference.memory import is_final
 from dask_embed.tokens.lists import TokenLists
 
 # Two ways must agree to this, relative to the size of the vectors.
@@ -43,7 +43,7 @@ def disagreement(
     try:
         given = run()
     except Exception as error:  # every architecture has its own way to refuse
-        if is_out_of_memory(error):
+        if is_final(error):
             raise
         return f"is refused: {shown_error(error)}"
     apart, worst = difference(given, expected), furthest(given, expected)

@@ -138,6 +138,10 @@ class Execution:
         except RefusedError as error:
             return _Problem(str(error), refused=True)
         except Exception as error:
+            if isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error):
+                error.add_note(
+                    f"this process cannot use {self._runner.device} any more: restart the worker"
+                )
             if not is_out_of_memory(error):
                 raise
             return _Problem(str(error) or type(error).__name__)

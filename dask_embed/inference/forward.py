@@ -14,7 +14,7 @@ import torch
 
 from dask_embed.inference.attention import Layout, laid_out, laid_out_copy
 from dask_embed.inference.branches import BranchedTokens
-from dask_embed.inference.memory import is_out_of_memory
+from dask_embed.inference.memory import is_final
 from dask_embed.inference.packing import Row
 from dask_embed.inference.positions import Positions
 from dask_embed.inference.sequences import Sequences
@@ -87,7 +87,7 @@ class Forward:
                 try:
                     vectors.append(self._rows(tokens.take(np.array([row]))))
                 except Exception as error:  # every architecture has its own way to refuse
-                    if is_out_of_memory(error):
+                    if is_final(error):
                         raise
                     vectors.append(error)
                 put_back()

@@ -56,11 +56,11 @@ def apply_modules(
                 [pool(mode, tokens, lengths, skipped) for mode in module.modes], dim=1
             )
         elif isinstance(module, Dense | LayerNorm):
-            vectors = layers[module.path](vectors)
+            vectors = layers[module.path](vectors.to(tokens.dtype))
         elif isinstance(module, Truncate):
             vectors = vectors[:, : module.dimension]
         elif isinstance(module, Normalize):
-            vectors = normalize(vectors, p=2, dim=1)
+            vectors = normalize(vectors.float(), p=2, dim=1)  # bfloat16 has lengths to 0.4 %
     return vectors.float()
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from dask_embed.inference.memory import Usage, is_out_of_memory
+from dask_embed.inference.memory import Usage, is_final
 from dask_embed.inference.samples import random_tokens
 from dask_embed.loading.load import LoadedModel
 from dask_embed.tokens.lists import TokenLists
@@ -20,8 +20,8 @@ _MEASURED_TEXTS = 8
 def measure(run: Callable[[TokenLists], Any], loaded: LoadedModel) -> Usage | None:
     """Return the GPU memory that batches take, from two passes with short and long texts.
 
-    None on a CPU, where small batches are faster and memory is no limit, and where the
-    allocator keeps no peak.
+    None on a CPU, where small batches are faster and memory is no limit, where the allocator
+    keeps no peak, and for a model that refuses texts without special tokens (T5's classifiers).
     """
     if loaded.device.type != "cuda":
         return None
@@ -36,9 +36,9 @@ def measure(run: Callable[[TokenLists], Any], loaded: LoadedModel) -> Usage | No
             before = torch.cuda.memory_allocated(loaded.device)
             run(random_tokens(loaded, texts, special=False))
             peaks.append(torch.cuda.max_memory_allocated(loaded.device) - before)
-        except RuntimeError as error:
-            if is_out_of_memory(error):
+        except Exception as error:
+            if is_final(error):
                 raise
-            return None  # an allocator of RMM's kind
+            return None  # an allocator of RMM's kind, or a model that does not take such texts
         squares.append(length * length * len(texts))
     return Usage.fit(tokens, (squares[0], squares[1]), (peaks[0], peaks[1]))

@@ -40,6 +40,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return any(part in message for part in _MESSAGES) or message == _ONEDNN
 
 
+def is_final(error: BaseException) -> bool:
+    """Return whether nothing else is to be tried after `error`: no memory, or no GPU any more.
+
+    A kernel that fails takes the GPU from its process, whatever runs next.
+    """
+    return is_out_of_memory(error) or isinstance(error, torch.AcceleratorError)
+
+
 def release(device: torch.device) -> None:
     """Give back what a failed batch left behind."""
     gc.collect()

@@ -15,7 +15,7 @@ import torch
 from dask_embed.inference.agreement import TOLERANCE, difference
 from dask_embed.inference.detached_head import logits_of, without_transformer
 from dask_embed.inference.forward import Forward
-from dask_embed.inference.memory import is_out_of_memory
+from dask_embed.inference.memory import is_final
 from dask_embed.inference.samples import probed_lengths, random_tokens
 from dask_embed.inference.state import ModelState
 from dask_embed.inference.verdict import Verdict
@@ -95,7 +95,7 @@ class TaskHead:
                 results = self._each_alone(tokens)
                 break
             except Exception as error:  # every architecture has its own way to refuse
-                if is_out_of_memory(error) or number == len(tried):
+                if is_final(error) or number == len(tried):
                     raise
         if self.per_token and len(results) != len(tokens.values):  # Perceiver's for masked tokens
             raise ValueError(
@@ -130,7 +130,7 @@ class TaskHead:
         try:
             return difference(run(tokens), whole) <= TOLERANCE[self._loaded.compute_dtype]
         except Exception as error:  # every architecture has its own way to refuse
-            if is_out_of_memory(error):
+            if is_final(error):
                 raise
             return False
 
@@ -179,7 +179,7 @@ class TaskHead:
         try:
             return self._by_length(tokens)
         except Exception as error:
-            if is_out_of_memory(error) or len(tokens) == 1:
+            if is_final(error) or len(tokens) == 1:
                 raise
             return self._each_alone(tokens)
 

@@ -351,3 +351,21 @@ def test_no_result_of_any_operator_is_no_number(tmp_path: Path, name: str) -> No
     assert "no finite number" in result[errors][1]
     given = [column for column in result if column not in ("text", errors)]
     assert result[given[0]].isna().tolist() == [False, True, False]
+
+
+def test_a_lost_gpu_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that failed takes the GPU from the process: nothing is tried in halves."""
+    embedder = de.Embedder(str(tiny.save("bert", tmp_path)))
+    frame = pd.DataFrame({"text": ["a", "b c", "d"]})
+    embedder(frame)
+    calls = []
+
+    def lost(self: Forward, tokens: TokenLists) -> torch.Tensor:
+        calls.append(len(tokens))
+        raise torch.AcceleratorError("CUDA error: misaligned address")
+
+    monkeypatch.setattr(Forward, "packed", lost)
+    with pytest.raises(torch.AcceleratorError) as caught:
+        embedder(frame)
+    assert len(calls) == 1
+    assert "restart the worker" in "".join(caught.value.__notes__)

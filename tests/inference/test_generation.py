@@ -13,7 +13,7 @@ import torch
 import transformers
 from support.tiny import ARCHITECTURES, HIDDEN, POSITIONS, bpe, enlarge, unigram
 
-from dask_embed.inference.generation import GenerationSettings, TextGeneration
+from dask_embed.inference.generation import GenerationSettings, TextGeneration, cache
 from dask_embed.inference.generation.probe import judge_decoder
 from dask_embed.tokens.lists import TokenLists
 
@@ -137,6 +137,39 @@ def test_greedy_equals_generate_alone(name: str) -> None:
     assert lists(found) == expected
     assert len({tuple(row) for row in expected}) == len(expected)
     assert set(found.finish) == {"length"}
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("name", DECODERS)
+def test_a_gpu_writes_what_a_cpu_writes(name: str) -> None:
+    """In float32, windows and texts of any length among them."""
+    model, tokenizer = decoder(name)
+    expected = alone(model, prompts_for(model), max_new_tokens=24)
+    moved = copy.deepcopy(model).to("cuda")
+    generate = TextGeneration(moved, tokenizer)
+    settings = GenerationSettings(max_new_tokens=24)
+    assert lists(generate(prompts_for(moved), settings)) == expected
+    assert generate.why_not_packed(settings) == ""
+
+
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3"])
+def test_masks_begin_where_the_kernels_of_a_gpu_read(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At 16 bytes: a window's part of a mask began at any, and one such kernel ends the process."""
+    begins = []
+    attend = cache.scaled_dot_product_attention
+
+    def noted(*tensors: torch.Tensor, attn_mask: torch.Tensor | None, **more: Any) -> Any:
+        if attn_mask is not None:
+            begins.append(attn_mask.data_ptr() % 16)
+        return attend(*tensors, attn_mask=attn_mask, **more)
+
+    monkeypatch.setattr(cache, "scaled_dot_product_attention", noted)
+    model, tokenizer = decoder(name)
+    TextGeneration(model, tokenizer)(prompts_for(model), GenerationSettings(max_new_tokens=24))
+    assert len(begins) > 20
+    assert set(begins) == {0}
 
 
 @pytest.mark.parametrize("name", ["llama", "mistral", "gemma3"])

@@ -24,8 +24,10 @@ def _unload() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def texts(docstrings: pd.DataFrame) -> pd.DataFrame:
-    return docstrings.head(300)
+def texts() -> pd.DataFrame:
+    """Docstrings of the standard library, some joined to more than models take."""
+    found = [*tiny.corpus()[:150]]
+    return pd.DataFrame({"text": [*found, *(" ".join(found[n : n + 20]) for n in range(5)), "x"]})
 
 
 @pytest.fixture(scope="module")

@@ -141,6 +141,25 @@ def test_the_zero_vector_stays_zero_when_normalized() -> None:
     np.testing.assert_allclose(lengths, [length > 0 for length in LENGTHS], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_normalized_vectors_have_unit_length_in_any_type(dtype: torch.dtype) -> None:
+    """Normalized in bfloat16 they would be up to 0.4 % longer or shorter."""
+    modules = [Pooling(("mean",)), Normalize()]
+    given = apply_modules(modules, {}, token_vectors().to(dtype), torch.tensor(LENGTHS))
+    lengths = given.norm(dim=1).numpy()
+    np.testing.assert_allclose(lengths, [length > 0 for length in LENGTHS], atol=1e-6)
+
+
+def test_a_layer_after_normalizing_runs_in_the_type_of_the_model() -> None:
+    layer = torch.nn.Linear(HIDDEN, 3).to(torch.bfloat16).requires_grad_(False)
+    modules = [Pooling(("mean",)), Normalize(), Dense("2_Dense", HIDDEN, 3)]
+    tokens = token_vectors().to(torch.bfloat16)
+    given = apply_modules(modules, {"2_Dense": layer}, tokens, torch.tensor(LENGTHS))
+    first = torch.nn.functional.normalize(tokens[: LENGTHS[0]].float().mean(0), dim=0)
+    expected = layer.float()(first.to(torch.bfloat16).float())
+    np.testing.assert_allclose(given[0].numpy(), expected.numpy(), atol=2e-2)
+
+
 def test_vectors_are_float32_whatever_the_model() -> None:
     tokens = token_vectors().to(torch.bfloat16)
     given = apply_modules([Pooling(("lasttoken",))], {}, tokens, torch.tensor(LENGTHS))

@@ -13,8 +13,9 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from dask_embed.inference import memory
+from dask_embed.inference.agreement import disagreement
 from dask_embed.inference.batching import plan_batches
-from dask_embed.inference.memory import Budget, Usage, batch_cost, is_out_of_memory
+from dask_embed.inference.memory import Budget, Usage, batch_cost, is_final, is_out_of_memory
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 MEBIBYTE = 2**20
@@ -218,6 +219,19 @@ def test_memory_that_torch_may_still_fill(
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 200)
     monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: share)
     assert memory.free_bytes(CUDA) == expected
+
+
+# ----------------------------------------------------------------------------- a GPU that is lost
+def test_a_lost_gpu_is_no_way_of_batching_that_a_model_refuses() -> None:
+    """Every later kernel of the process fails, too, so another way is not tried."""
+
+    def lost() -> torch.Tensor:
+        raise torch.AcceleratorError("CUDA error: misaligned address")
+
+    with pytest.raises(torch.AcceleratorError):
+        disagreement(lost, torch.ones(1), 1.0)
+    assert is_final(torch.OutOfMemoryError("CUDA out of memory"))
+    assert not is_final(ValueError("a mask of another shape"))
 
 
 # ---------------------------------------------------------------------------------- cost and plan

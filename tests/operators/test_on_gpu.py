@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from support import methods
+from support import headed, methods
 from support.methods import CALLS, VECTORS
 
 import dask_embed as de
@@ -55,6 +56,17 @@ def test_types_of_fewer_bits_give_every_row(name: str, dtype: str, run: Run) -> 
         for column in expected:
             assert_close(given[column].tolist(), expected[column].tolist(), atol=0.05, rtol=0.05)
     assert given.isna().to_numpy().tolist() == expected.isna().to_numpy().tolist()
+
+
+def test_a_classifier_that_wants_a_special_token_in_every_text(tmp_path: Path) -> None:
+    """T5's refuses the texts by which memory is measured; it runs without that."""
+    folder = str(headed.save("t5", "classify", tmp_path / "t5", num_labels=3))
+    frame = pd.DataFrame({"text": ["a text", "another, longer text", "x"]})
+    on = {
+        device: de.Classifier(de.Model(folder, device=device, dtype="float32"))(frame)
+        for device in ("cpu", "cuda")
+    }
+    assert_close(on["cuda"]["label_score"].tolist(), on["cpu"]["label_score"].tolist())
 
 
 def test_a_model_runs_packed_in_the_fused_attention(run: Run) -> None:

@@ -13,11 +13,12 @@ with the operators to hold to it; everything else here is independent of what th
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import itertools
 import pickle
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
+import torch
 from dask.base import tokenize
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -165,7 +167,25 @@ def backend_named(name: str) -> Backend:
     cudf = pytest.importorskip("cudf")
     from dask_embed.columns import to_host
 
-    return Backend("cudf", cudf.DataFrame, to_host)
+    return Backend("cudf", lambda frame: cudf.DataFrame(_with_lists(frame)), to_host)
+
+
+def _with_lists(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose vectors are lists of any length: cuDF has no other."""
+    lists = {
+        name: pd.ArrowDtype(pa.list_(dtype.pyarrow_dtype.value_type))
+        for name, dtype in frame.dtypes.items()
+        if isinstance(dtype, pd.ArrowDtype) and pa.types.is_fixed_size_list(dtype.pyarrow_dtype)
+    }
+    return frame.astype(lists)
+
+
+@contextlib.contextmanager
+def float32_on_gpus() -> Iterator[None]:
+    """Run models in float32 on a GPU, too, so that no result depends on its batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+        yield
 
 
 def input_frame(
@@ -315,8 +335,9 @@ class DataframeContract:
 
     @pytest.fixture(scope="class", params=["pandas", pytest.param("cudf", marks=pytest.mark.cudf)])
     @classmethod
-    def backend(cls, request: pytest.FixtureRequest) -> Backend:
-        return backend_named(request.param)
+    def backend(cls, request: pytest.FixtureRequest) -> Iterator[Backend]:
+        with float32_on_gpus():
+            yield backend_named(request.param)
 
     @pytest.fixture(scope="class")
     @classmethod

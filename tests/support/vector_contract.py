@@ -18,7 +18,16 @@ import pyarrow as pa
 import pytest
 from dask.base import tokenize
 
-from support.contract import INDEXES, ROWS, assert_matches_meta, backend_named, cut, lazy, values_of
+from support.contract import (
+    INDEXES,
+    ROWS,
+    assert_matches_meta,
+    backend_named,
+    cut,
+    float32_on_gpus,
+    lazy,
+    values_of,
+)
 
 DIMENSION = 6
 TOLERANCE = 1e-5
@@ -93,7 +102,8 @@ class VectorContract:
     @pytest.fixture(scope="class", params=["pandas", pytest.param("cudf", marks=pytest.mark.cudf)])
     @classmethod
     def backend(cls, request):
-        return backend_named(request.param)
+        with float32_on_gpus():
+            yield backend_named(request.param)
 
     def test_several_answers(self, expected):
         """The vectors do not all have one answer, or the other tests would show little."""

@@ -138,6 +138,8 @@ class Cohort:
         # heads that share keys are queries of one head, so that keys are not repeated
         grouped = query.unflatten(1, (keys.shape[1], -1))
         mask = None if self._mask is None else self._mask[:rows, :, :, seen]
+        if mask is not None and first:
+            mask = mask.contiguous()  # kernels of a GPU take it to begin at 16 bytes
         output = scaled_dot_product_attention(
             grouped,
             keys[:rows, :, seen],

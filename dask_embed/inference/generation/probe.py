@@ -17,7 +17,7 @@ from dask_embed.inference.generation.loop import Decoder, similar
 from dask_embed.inference.generation.plan import length_dependent
 from dask_embed.inference.generation.reference import Reference
 from dask_embed.inference.lengths import SHORT, lengths_to_try, repeating_tokens
-from dask_embed.inference.memory import is_out_of_memory
+from dask_embed.inference.memory import is_final
 from dask_embed.models.sizes import position_limit
 from dask_embed.tokens.lists import TokenLists
 
@@ -47,7 +47,7 @@ def reads_types(model: Any, tokenizer: Any) -> bool:
     try:
         return difference(scores(True), scores(False)) > 0
     except Exception as error:  # every architecture has its own way to refuse
-        if is_out_of_memory(error):
+        if is_final(error):
             raise
         return False
 
@@ -83,7 +83,7 @@ def judge_decoder(model: Any, *, types: bool = False) -> tuple[Decoder | None, i
         decoder = Decoder(model, types=types)
         apart = _apart(model, decoder, lengths, types)
     except Exception as error:  # every architecture has its own way to refuse
-        if is_out_of_memory(error):
+        if is_final(error):
             raise
         return None, None, shown_error(error)
     if not apart <= _TOLERANCE.get(model.dtype, 1e-5):
@@ -122,7 +122,7 @@ def judge_batches(model: Any, *, types: bool = False) -> str:
         try:
             given = scores(rows)
         except Exception as error:  # every architecture has its own way to refuse
-            if is_out_of_memory(error):
+            if is_final(error):
                 raise
             return False
         return difference(given, alone[rows]) <= tolerance

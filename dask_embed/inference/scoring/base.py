@@ -9,7 +9,7 @@ import numpy as np
 
 from dask_embed._validation import shown_error
 from dask_embed.inference.agreement import TOLERANCE
-from dask_embed.inference.memory import is_out_of_memory
+from dask_embed.inference.memory import is_final
 from dask_embed.inference.runner import Runner
 from dask_embed.tokens.lists import TokenLists
 
@@ -102,7 +102,7 @@ class LoadedScoring:
         try:
             apart = self._apart()
         except Exception as error:  # every architecture has its own way to refuse
-            if is_out_of_memory(error):
+            if is_final(error):
                 raise
             return shown_error(error)
         if apart <= TOLERANCE[self._runner.loaded.compute_dtype]:
