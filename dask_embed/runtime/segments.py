@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from dask_embed._validation import shown_error
 from dask_embed.runtime.files import create_file, put_file
 from dask_embed.runtime.key_index import KEY_BYTES, KeyIndex
+from dask_embed.runtime.least_used import note_use, trim
 
 KEY = "key"
 _KEY_TYPE = pa.binary(KEY_BYTES)
@@ -36,7 +37,6 @@ _TIDY = 30.0
 _MANY, _SMALL = 64, 2**23
 # Seconds after which it is noted again that a file is in use.
 _NOTED = 3600.0
-_USED = ".used"
 _UNREADABLE = (OSError, pa.ArrowException, ValueError, KeyError)
 
 
@@ -234,11 +234,10 @@ class Segments:
                 self._fs.rm_file(f"{self._folder}/{name}")
 
     def _note_use(self, name: str) -> None:
-        """Note when a file was in use last, now and then: not all stores know."""
+        """Note now and then that a file is in use."""
         if time.monotonic() - self._used.get(name, -np.inf) > _NOTED:
             self._used[name] = time.monotonic()
-            with contextlib.suppress(OSError):
-                self._fs.pipe_file(f"{self._folder}/{name}{_USED}", b"")
+            note_use(self._fs, f"{self._folder}/{name}")
 
     def _tidy(self) -> None:
         with self._lock:
@@ -284,31 +283,6 @@ def _keys_in(table: pa.Table) -> np.ndarray:
     column = table[KEY].combine_chunks()
     values = np.frombuffer(column.buffers()[1], f"S{KEY_BYTES}")
     return values[column.offset : column.offset + len(column)]
-
-
-def trim(fs: Any, root: str, most_bytes: int) -> None:
-    """Remove the least recently used files of rows below a folder that has more bytes than that."""
-    found = fs.find(root, detail=True)
-    files = {path: told for path, told in found.items() if path.endswith(".parquet")}
-    size = sum(told["size"] for told in files.values())
-    if size <= most_bytes:
-        return
-    for path in sorted(files, key=lambda path: _last_used(fs, path, found)):
-        for each in (path, f"{path}{_USED}"):
-            with contextlib.suppress(OSError):
-                fs.rm_file(each)
-        size -= files[path]["size"]
-        if size <= most_bytes:
-            return
-
-
-def _last_used(fs: Any, path: str, found: Iterable[str]) -> float:
-    noted = f"{path}{_USED}"
-    try:
-        moment = fs.modified(noted if noted in found else path)
-    except (NotImplementedError, OSError):  # of a store that knows no times, or gone meanwhile
-        return 0.0
-    return float(moment.timestamp())
 
 
 def _name_of(content: bytes) -> str:
