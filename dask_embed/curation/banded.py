@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import dask.dataframe as dd
@@ -19,7 +18,8 @@ from dask_embed.curation.ngrams import Lists
 from dask_embed.curation.ranking import PLACES, Ranking, places
 from dask_embed.curation.signing import Signing, StoredSigning
 from dask_embed.curation.source import Expanding, Source
-from dask_embed.lazy._dask import Blockwise, Expr, new_collection
+from dask_embed.lazy._dask import Expr, new_collection
+from dask_embed.lazy.nodes import PartByPart
 from dask_embed.runtime.stats import metered
 
 _BYTES = pd.ArrowDtype(pa.large_binary())
@@ -131,47 +131,33 @@ def _banded(
     return repeated.assign(bucket=hashes[usable].ravel())
 
 
-class Candidates(Blockwise):
+class Candidates(PartByPart):
     """The pairs of rows that share a bucket; each partition holds whole buckets."""
 
     _parameters = ["frame", "keys", "limit"]  # noqa: RUF012 - the form of every Dask expression
+    _meta = PAIRS[["row", "other"]]
 
     @staticmethod
     def operation(banded: pd.DataFrame, keys: tuple[str, ...], limit: int) -> pd.DataFrame:
         return candidate_pairs(banded, list(keys), limit)
 
-    @functools.cached_property
-    def _meta(self) -> pd.DataFrame:
-        return PAIRS[["row", "other"]]
-
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)
-
 
 class Large(Candidates):
     """The buckets over the limit; each partition holds whole buckets."""
+
+    _meta = _LARGE
 
     @staticmethod
     def operation(banded: pd.DataFrame, keys: tuple[str, ...], limit: int) -> pd.DataFrame:
         return large_buckets(banded, list(keys), limit)
 
-    @functools.cached_property
-    def _meta(self) -> pd.DataFrame:
-        return _LARGE
-
 
 class LargeBuckets(Expanding):
     """The buckets of a frame over the limit, in one partition."""
 
+    _funcname = "buckets"
     _parameters = ["frame", "finding"]  # noqa: RUF012 - the form of every Dask expression
-
-    @functools.cached_property
-    def _name(self) -> str:
-        return f"buckets-{self.deterministic_token}"
-
-    @functools.cached_property
-    def _meta(self) -> pd.DataFrame:
-        return _LARGE
+    _meta = _LARGE
 
     def _divisions(self) -> tuple[None, None]:
         return (None, None)

@@ -25,6 +25,7 @@ from dask_embed.curation.vectors import scattered, vectors_of
 from dask_embed.lazy._dask import Expr, List, new_collection
 from dask_embed.lazy.arrays import lazy_dimension
 from dask_embed.lazy.computed import ComputedRows
+from dask_embed.lazy.nodes import OneTask
 from dask_embed.lazy.same_rows import OfAllRows, SameRows
 
 _SAMPLE = 50_000
@@ -151,16 +152,12 @@ def append_clusters(
 
 
 # ------------------------------------------------------------------------------------ lazy nodes
-class Fit(Expr):
+class Fit(OneTask):
     """The `Centres` of a vector column."""
 
     _parameters = ["frame", "column", "dimension", "settings"]  # noqa: RUF012 - as in Dask
     ndim = 0  # Dask broadcasts what has no dimension: frames that share it stay aligned
-    _meta = None
-
-    @functools.cached_property
-    def _name(self) -> str:
-        return f"kmeans-{self.deterministic_token}"
+    _funcname = "kmeans"
 
     def __str__(self) -> str:
         return f"kmeans({self.column})"
@@ -174,9 +171,6 @@ class Fit(Expr):
             f"find {how.n_clusters} clusters of {column} by k-means ({how.metric}): {how.init} on "
             f"{sample}, then up to {how.max_iter} steps over all rows"
         )
-
-    def _divisions(self) -> tuple[None, None]:
-        return (None, None)
 
     def _layer(self) -> dict[Any, Any]:
         graph = StepGraph("kmeans", self.deterministic_token)

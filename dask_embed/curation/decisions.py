@@ -17,7 +17,8 @@ from dask_embed.curation.moving import together
 from dask_embed.curation.ranking import Ranking
 from dask_embed.curation.source import Source
 from dask_embed.curation.stars import labels_of, with_labels
-from dask_embed.lazy._dask import Blockwise, new_collection
+from dask_embed.lazy._dask import new_collection
+from dask_embed.lazy.nodes import PartByPart
 
 PAIRS = pd.DataFrame(
     {
@@ -123,7 +124,7 @@ def _members_of_partition(
     return ranked(partition.iloc[here], numbers[here]).assign(group=roots)
 
 
-class Decide(Blockwise):
+class Decide(PartByPart):
     """The decisions about the rows of whole groups."""
 
     _parameters = ["members", "pairs", "keys", "rule"]  # noqa: RUF012 - the form of expressions
@@ -135,6 +136,3 @@ class Decide(Blockwise):
     @functools.cached_property
     def _meta(self) -> pd.DataFrame:
         return self.operation(*(getattr(each, "_meta", each) for each in self.operands))
-
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.members.npartitions + 1)

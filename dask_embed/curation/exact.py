@@ -19,7 +19,8 @@ from dask_embed.curation.marks import Finding, dropping, marked, older_frame
 from dask_embed.curation.moving import together
 from dask_embed.curation.ranking import Ranking, ranking_of, require_column
 from dask_embed.curation.source import Source
-from dask_embed.lazy._dask import Blockwise, new_collection
+from dask_embed.lazy._dask import new_collection
+from dask_embed.lazy.nodes import PartByPart
 
 
 @named_options
@@ -188,7 +189,7 @@ def decide_equal(keyed: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
     return decide(members.drop(columns="new"), pairs, keys)
 
 
-class Repeats(Blockwise):
+class Repeats(PartByPart):
     """The decisions about rows of which all that have one hash are in one partition."""
 
     _parameters = ["frame", "keys"]  # noqa: RUF012 - the form of every Dask expression
@@ -200,6 +201,3 @@ class Repeats(Blockwise):
     @functools.cached_property
     def _meta(self) -> pd.DataFrame:
         return self.operation(self.frame._meta, self.operand("keys"))
-
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)

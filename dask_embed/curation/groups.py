@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from dask_embed.curation.components import Forest, forest, merged, roots_of
 from dask_embed.curation.source import EachPartition, PartitionNumbers
-from dask_embed.lazy._dask import Blockwise, TreeReduce, new_collection
+from dask_embed.lazy._dask import new_collection
+from dask_embed.lazy.nodes import PartByPart, Tree
 
 
 def trees_of(pairs: Any) -> Any:
@@ -55,7 +56,7 @@ def members_here(numbers: np.ndarray, trees: Forest) -> tuple[np.ndarray, np.nda
     return np.abs(rows - numbers[0]), roots
 
 
-class PartitionForest(Blockwise):
+class PartitionForest(PartByPart):
     """The trees that the pairs of each partition make."""
 
     _parameters = ["frame"]  # noqa: RUF012 - the form of every Dask expression
@@ -68,27 +69,9 @@ class PartitionForest(Blockwise):
     def _meta(self) -> Any:
         return self.frame._meta
 
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)
 
-
-class Forests(TreeReduce):
+class Forests(Tree):
     """The trees that the pairs of all partitions make."""
 
-    _parameters = ["frame"]  # noqa: RUF012 - the form of every Dask expression
-    _defaults = {}  # noqa: RUF012
-    ndim = 0  # Dask broadcasts what has no dimension: frames that share it stay aligned
-    kind = "forests"
-    split_every = 8
     combine = staticmethod(merged)
-    combine_kwargs: ClassVar[dict[str, Any]] = {}
     aggregate = staticmethod(merged)
-    aggregate_kwargs: ClassVar[dict[str, Any]] = {}
-
-    @functools.cached_property
-    def _name(self) -> str:
-        return f"forests-{self.deterministic_token}"
-
-    @property
-    def _meta(self) -> Any:
-        return self.frame._meta

@@ -19,7 +19,8 @@ from dask.dataframe.dispatch import concat
 
 from dask_embed import config
 from dask_embed.curation.graph import StepGraph, partitions_of
-from dask_embed.lazy._dask import Blockwise, Expr, List, Projection, Shuffle, new_collection
+from dask_embed.lazy._dask import Expr, List, Projection, Shuffle, new_collection
+from dask_embed.lazy.nodes import PartByPart
 
 _TARGET = "_partitions"  # what Dask's shuffles take for the number of a partition
 _FEW = 32  # partitions that are shuffled as they are
@@ -98,10 +99,6 @@ class Joined(Expr):
     _parameters = ["frame", "shares"]  # noqa: RUF012 - the form of every Dask expression
 
     @functools.cached_property
-    def _name(self) -> str:
-        return f"joined-{self.deterministic_token}"
-
-    @functools.cached_property
     def _meta(self) -> pd.DataFrame:
         return self.frame._meta
 
@@ -121,7 +118,7 @@ def _concatenated(parts: list[pd.DataFrame]) -> pd.DataFrame:
     return concat([part for part in parts if len(part)] or parts[:1], ignore_index=True)
 
 
-class Aimed(Blockwise):
+class Aimed(PartByPart):
     """The rows of each partition with the number of the partition that each is to go to."""
 
     _parameters = ["frame", "target"]  # noqa: RUF012 - the form of every Dask expression
@@ -134,18 +131,11 @@ class Aimed(Blockwise):
     def _meta(self) -> pd.DataFrame:
         return self.frame._meta.assign(**{_TARGET: np.zeros(0, np.int64)})
 
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)
-
 
 class Apart(Expr):
     """Partitions of rows that are for `width` partitions each, cut into these."""
 
     _parameters = ["frame", "count", "width", "target", "arguments"]  # noqa: RUF012 - as all
-
-    @functools.cached_property
-    def _name(self) -> str:
-        return f"apart-{self.deterministic_token}"
 
     @functools.cached_property
     def _meta(self) -> pd.DataFrame:

@@ -21,7 +21,8 @@ from dask_embed.curation.moving import together
 from dask_embed.curation.pairwise import Pairs
 from dask_embed.curation.source import Source
 from dask_embed.curation.vectors import vector_series, vectors_of
-from dask_embed.lazy._dask import Blockwise, new_collection
+from dask_embed.lazy._dask import new_collection
+from dask_embed.lazy.nodes import PartByPart
 from dask_embed.runtime.stats import metered
 
 
@@ -111,10 +112,11 @@ def _placed(
     )
 
 
-class NearPairs(Blockwise):
+class NearPairs(PartByPart):
     """The pairs of near vectors; each partition holds whole clusters."""
 
     _parameters = ["frame", "threshold", "dimension"]  # noqa: RUF012 - as all expressions
+    _meta = PAIRS
 
     @staticmethod
     def operation(placed: pd.DataFrame, threshold: float, dimension: int) -> pd.DataFrame:
@@ -133,13 +135,6 @@ class NearPairs(Blockwise):
                 found.append(pairs[(pairs["row"] >= 0) | (pairs["other"] >= 0)])
         return pd.concat(found, ignore_index=True)
 
-    @functools.cached_property
-    def _meta(self) -> pd.DataFrame:
-        return PAIRS
-
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)
-
 
 def _counted(vectors: np.ndarray, home: np.ndarray, threshold: float) -> Iterator[Pairs]:
     """Yield the near pairs of a cluster, and count them and those that were compared."""
@@ -151,7 +146,7 @@ def _counted(vectors: np.ndarray, home: np.ndarray, threshold: float) -> Iterato
             yield part
 
 
-class Distances(Blockwise):
+class Distances(PartByPart):
     """Rows by the distance to their centre: the furthest first if they are to be hard.
 
     Not by Dask's filter, which takes rows with partitions of their own for rows of others.
@@ -167,6 +162,3 @@ class Distances(Blockwise):
     @functools.cached_property
     def _meta(self) -> pd.DataFrame:
         return self.frame._meta[["row", "distance"]]
-
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)

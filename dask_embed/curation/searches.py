@@ -51,10 +51,6 @@ class Nearest(Expr):
 
     _parameters = ["queries", "rows", "search"]  # noqa: RUF012 - the form of every expression
 
-    @functools.cached_property
-    def _name(self) -> str:
-        return f"nearest-{self.deterministic_token}"
-
     def __str__(self) -> str:
         search: Search = self.operand("search")
         return f"nearest({search.k}, {search.metric}, {search.rows.column})"

@@ -15,7 +15,6 @@ from dask_embed.curation.moving import moved
 from dask_embed.curation.ranking import PLACES, Ranking, row_numbers
 from dask_embed.lazy._dask import (
     Apply,
-    Blockwise,
     BlockwiseIO,
     DataNode,
     Elemwise,
@@ -30,6 +29,7 @@ from dask_embed.lazy._dask import (
 )
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.given_text import GivenText
+from dask_embed.lazy.nodes import PartByPart
 from dask_embed.lazy.parts import unjoined
 
 
@@ -135,7 +135,7 @@ def _partition_of(frame: pd.DataFrame, places: int) -> np.ndarray:
     return np.where(rows < 0, -1 - rows, rows) >> places
 
 
-class EachPartition(Blockwise):
+class EachPartition(PartByPart):
     """What `function` makes of each partition of `frame` and the numbers of its rows.
 
     The columns `texts` hold nothing else, whatever the type of a partition is: a number is no
@@ -170,9 +170,6 @@ class EachPartition(Blockwise):
     def _name(self) -> str:
         name = getattr(self.operand("function"), "__name__", "each").strip("_")
         return f"{name.replace('_', '-')}-{self.deterministic_token}"
-
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)
 
     def _broadcast_dep(self, dep: Expr) -> bool:
         return dep.ndim == 0

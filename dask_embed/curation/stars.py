@@ -13,7 +13,8 @@ import pandas as pd
 
 from dask_embed.curation.components import forest
 from dask_embed.curation.moving import together
-from dask_embed.lazy._dask import Blockwise, new_collection
+from dask_embed.lazy._dask import new_collection
+from dask_embed.lazy.nodes import PartByPart
 
 ROUNDS = 20
 """Of a large and a small star: a chain of 300,000 rows in order takes 19, of a million rows in
@@ -87,18 +88,11 @@ def _edges(rows: np.ndarray, others: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"row": rows, "other": others}).drop_duplicates(ignore_index=True)
 
 
-class _ByPartition(Blockwise):
+class _ByPartition(PartByPart):
     """A kernel on each partition, without divisions."""
 
     _parameters = ["frame"]  # noqa: RUF012 - the form of every Dask expression
-    result = _EDGES
-
-    @functools.cached_property
-    def _meta(self) -> pd.DataFrame:
-        return self.result
-
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)
+    _meta: Any = _EDGES
 
     def _broadcast_dep(self, dep: Any) -> bool:
         return False
@@ -126,7 +120,7 @@ class Star(_ByPartition):
 class StarLabels(_ByPartition):
     """What edges say about labels: of a row, and of the centre that it has."""
 
-    result = _LABELS
+    _meta = _LABELS
 
     @staticmethod
     def operation(edges: pd.DataFrame) -> pd.DataFrame:
@@ -140,7 +134,7 @@ class StarLabels(_ByPartition):
 class OneLabel(_ByPartition):
     """The labels, if each row has one."""
 
-    result = _LABELS
+    _meta = _LABELS
 
     @staticmethod
     def operation(labels: pd.DataFrame) -> pd.DataFrame:

@@ -60,12 +60,23 @@ class CountFailures(Blockwise):
             counts[result] = Failures(len(partition), len(messages), first)
         return counts
 
-    def _divisions(self) -> Any:
-        return self.frame.divisions
+
+def counts_of(plan: Expr) -> tuple[list[CountFailures], list[CountFailures]]:
+    """Return the nodes that count the failed rows of a simplified plan, the first operator first.
+
+    The former have the partitions of the plan, and are counted in the tasks that write these.
+    """
+    counts = list(_counts_of(plan))
+    here = [each for each in counts if each.npartitions == plan.npartitions]
+    return here, [each for each in counts if each.npartitions != plan.npartitions]
 
 
-def counts_of(plan: Expr) -> Iterator[CountFailures]:
-    """Yield the nodes that count the failed rows of a simplified plan, the first operator first."""
+def further(node: Expr) -> list[Any]:
+    """Return the operands behind the parameters of a node: those that count for it."""
+    return node.operands[len(node._parameters) :]
+
+
+def _counts_of(plan: Expr) -> Iterator[CountFailures]:
     kinds: Any = (OperatorRows, MapPartitions)  # annotated by Dask as a tuple of one
     for node in reversed(list(plan.find_operations(kinds))):
         columns: dict[str, str] = {}

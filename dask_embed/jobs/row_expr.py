@@ -13,7 +13,8 @@ import pyarrow as pa
 
 from dask_embed.columns import to_host
 from dask_embed.columns.digests import bytes_of, row_digests, value_bytes
-from dask_embed.lazy._dask import Blockwise, Expr, List, Task, TaskRef
+from dask_embed.lazy._dask import Blockwise, List, Task, TaskRef
+from dask_embed.lazy.nodes import OneTask
 
 DIGEST = "_dask_embed_digest"
 """Column of files that tells the content of a row; integers, as all readers have them."""
@@ -140,18 +141,11 @@ class RowKeys(Blockwise):
     def operation(partition: Any, keyed: Keyed) -> Keys:
         return keyed.keys(partition)
 
-    def _divisions(self) -> Any:
-        return self.frame.divisions
 
-
-class AllRowKeys(Expr):
+class AllRowKeys(OneTask):
     """The `Keys` of all partitions as a list."""
 
     _parameters = ["frame"]  # noqa: RUF012
-    _meta = None
-
-    def _divisions(self) -> tuple[None, None]:
-        return (None, None)
 
     def _layer(self) -> dict[Any, Any]:
         key = (self._name, 0)
@@ -166,9 +160,6 @@ class NewRows(Blockwise):
     @functools.cached_property
     def _meta(self) -> Any:
         return self.frame._meta
-
-    def _divisions(self) -> Any:
-        return self.frame.divisions
 
     def _task(self, name: Any, index: int) -> Task:
         rows = TaskRef((self.frame._name, index))

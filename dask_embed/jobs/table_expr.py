@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from dask_embed._validation import shown
-from dask_embed.jobs.failures import Counts, counts_of, together
+from dask_embed.jobs.failures import Counts, counts_of, further, together
 from dask_embed.jobs.table import Table, panics_told
 from dask_embed.lazy._dask import Blockwise, Expr, List, Task, TaskRef
+from dask_embed.lazy.nodes import LoweredFirst, OneTask
 from dask_embed.runtime import planned
 from dask_embed.runtime.stats import writing
 
@@ -15,17 +16,10 @@ from dask_embed.runtime.stats import writing
 _Written = tuple[list[Any], Counts]
 
 
-class WriteTable(Expr):
+class WriteTable(LoweredFirst, OneTask):
     """The rows of `frame` in a `Table`; nothing runs where its run is `done`."""
 
     _parameters = ["frame", "table", "done"]  # noqa: RUF012
-
-    @property
-    def _meta(self) -> None:
-        return None
-
-    def _divisions(self) -> tuple[None, None]:
-        return (None, None)
 
     def _tune_down(self) -> None:
         if not self.done:
@@ -35,17 +29,8 @@ class WriteTable(Expr):
         if self.done:
             return CommitTable(None, self.table)
         # as in `WriteParquet`: what the plan computes is settled now
-        counts = list(counts_of(self.frame))
-        number = self.frame.npartitions
-        here = [each for each in counts if each.npartitions == number]
-        elsewhere = [each for each in counts if each.npartitions != number]
+        here, elsewhere = counts_of(self.frame)
         return CommitTable(TableParts(self.frame, self.table, *here), self.table, *elsewhere)
-
-    def _layer(self) -> dict[Any, Any]:
-        raise NotImplementedError(
-            "dask.optimize makes graphs of plans as they are, and a write has none before it is "
-            "lowered: compute or persist it as it is, or take its own .optimize()"
-        )
 
 
 class TableParts(Blockwise):
@@ -58,35 +43,23 @@ class TableParts(Blockwise):
         return self.frame.divisions
 
     def _task(self, name: Any, index: int) -> Task:
-        counts = (TaskRef((count._name, index)) for count in _further(self))
+        counts = (TaskRef((count._name, index)) for count in further(self))
         partition = TaskRef((self.frame._name, index))
         return Task(name, write_part, self.table, index, partition, List(*counts))
 
 
-class CommitTable(Expr):
+class CommitTable(OneTask):
     """Adds what `parts` wrote to the table in one commit, and gives the `Counts`."""
 
     _parameters = ["parts", "table"]  # noqa: RUF012
-
-    @property
-    def _meta(self) -> None:
-        return None
-
-    def _divisions(self) -> tuple[None, None]:
-        return (None, None)
 
     def _layer(self) -> dict[Any, Any]:
         key = (self._name, 0)
         if self.parts is None:
             return {key: Task(key, dict)}
         written = List(*map(TaskRef, self.parts.__dask_keys__()))
-        counts = [TaskRef(each) for node in _further(self) for each in node.__dask_keys__()]
+        counts = [TaskRef(each) for node in further(self) for each in node.__dask_keys__()]
         return {key: Task(key, commit, self.table, written, List(*counts))}
-
-
-def _further(node: Expr) -> list[Expr]:
-    """Return the operands behind the parameters of a node."""
-    return node.operands[len(node._parameters) :]
 
 
 def write_part(table: Table, place: int, partition: Any, counts: list[Counts]) -> _Written:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from dask_embed.jobs.commit import Aside, take_back
-from dask_embed.jobs.failures import Counts, counts_of, together
+from dask_embed.jobs.failures import Counts, counts_of, further, together
 from dask_embed.jobs.folder import NotHeldError, Run, read_mark
 from dask_embed.jobs.job import Job
 from dask_embed.jobs.manifest import record, require_complete
@@ -25,6 +25,7 @@ from dask_embed.lazy._dask import (
     ToParquetBarrier,
     ToParquetData,
 )
+from dask_embed.lazy.nodes import LoweredFirst, OneTask
 from dask_embed.runtime import planned
 from dask_embed.runtime.stats import writing
 
@@ -33,7 +34,7 @@ from dask_embed.runtime.stats import writing
 Written = tuple[list[str], list[dict[str, Any]], Counts]
 
 
-class WriteParquet(ToParquet):
+class WriteParquet(LoweredFirst, ToParquet):
     """Dask's node, between the begin and the end of a `Job`.
 
     `empty` says which partitions are written though they have no row: "none", "first" or "all".
@@ -46,13 +47,10 @@ class WriteParquet(ToParquet):
 
     def _lower(self) -> Expr:
         # What the plan computes is settled now: another reader before would keep filters above it.
-        counts = list(counts_of(self.frame))
-        # Counted in the task that writes a partition, unless the operator has other partitions.
+        here, elsewhere = counts_of(self.frame)
         number = self.frame.npartitions
         if self.job.there is not None:
             self.job.there.missing(number + len(self.job.rewrites))  # or raise on the client
-        here = [each for each in counts if each.npartitions == number]
-        elsewhere = [each for each in counts if each.npartitions != number]
         parts = WriteParts(*self.operands, Begin(self.job), *here)
         if self.job.there is not None and self.job.there.done:
             elsewhere = []  # would run for rows that are there
@@ -61,22 +59,11 @@ class WriteParquet(ToParquet):
         )
         return End(parts, *self.operands[1:], *elsewhere, *further)
 
-    def _layer(self) -> dict[Any, Any]:
-        # Dask would go on with any one of the tasks, such as that which begins the job.
-        raise NotImplementedError(
-            "dask.optimize makes graphs of plans as they are, and a write has none before it is "
-            "lowered: compute or persist it as it is, or take its own .optimize()"
-        )
 
-
-class Begin(Expr):
+class Begin(OneTask):
     """Marks the folder as the job's."""
 
     _parameters = ["job"]  # noqa: RUF012
-    _meta = None
-
-    def _divisions(self) -> tuple[None, None]:
-        return (None, None)
 
     def _layer(self) -> dict[Any, Any]:
         key = (self._name, 0)
@@ -102,7 +89,7 @@ class WriteParts(ToParquetData):
             TaskRef((self.frame._name, index)),
             index,
             TaskRef((self.begun._name, 0)),
-            List(*(TaskRef((count._name, index)) for count in _further(self))),
+            List(*(TaskRef((count._name, index)) for count in further(self))),
             None if self.job.there is None else self.frame.npartitions + len(self.job.rewrites),
         )
 
@@ -168,7 +155,7 @@ class End(ToParquetBarrier):
         key = (self._name, 0)
         parts: list[Any] = self.frame.__dask_keys__()
         counts: list[Any] = []
-        for each in _further(self):
+        for each in further(self):
             (parts if isinstance(each, Rewrites) else counts).extend(each.__dask_keys__())
         needed: list[int] = []
         if self.job.there is not None:
@@ -184,11 +171,6 @@ class End(ToParquetBarrier):
         if self.job.there is not None:
             return {key: Task(key, resumed_end, self.job, needed, number, written, failed)}
         return {key: Task(key, end, self.job, summary, written, failed)}
-
-
-def _further(node: Expr) -> list[Expr]:
-    """Return the operands behind the parameters of a node."""
-    return node.operands[len(node._parameters) :]
 
 
 def write_part(

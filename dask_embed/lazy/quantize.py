@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +20,11 @@ from dask_embed.inference.calibration import (
     quantize_partition,
     ranges_of,
 )
-from dask_embed.lazy._dask import Blockwise, Expr, Projection, TreeReduce, new_collection
+from dask_embed.lazy._dask import Expr, Projection, new_collection
 from dask_embed.lazy.append import append_lazily
 from dask_embed.lazy.arrays import lazy_dimension, to_array
 from dask_embed.lazy.computed import ComputedRows
+from dask_embed.lazy.nodes import PartByPart, Tree
 from dask_embed.lazy.nulls import asks_for_nulls
 from dask_embed.lazy.same_rows import OfAllRows, SameRows
 from dask_embed.operators.dispatch import lazily
@@ -145,7 +146,7 @@ def ranges_lazily(frame: Any, column: str, dimension: int) -> Any:
     return new_collection(Ranges(PartitionRanges(frame, column, dimension)))
 
 
-class PartitionRanges(Blockwise):
+class PartitionRanges(PartByPart):
     """Lowest and highest value of each dimension of a vector column, for each partition."""
 
     _parameters = ["frame", "column", "dimension"]  # noqa: RUF012
@@ -154,36 +155,15 @@ class PartitionRanges(Blockwise):
     def operation(partition: Any, column: str, dimension: int) -> Any:
         return partition_ranges(partition[column], dimension)
 
-    def _divisions(self) -> tuple[None, ...]:
-        return (None,) * (self.frame.npartitions + 1)
 
+class Ranges(Tree):
+    """Lowest and highest value of each dimension, over all partitions."""
 
-class Ranges(TreeReduce):
-    """Lowest and highest value of each dimension, over all partitions.
-
-    Not one of Dask's reductions, which get another name when the plan is lowered.
-    """
-
-    _parameters = ["frame"]  # noqa: RUF012
-    _defaults = {}  # noqa: RUF012
-    ndim = 0  # Dask broadcasts what has no dimension: frames that share it stay aligned
-    kind = "ranges"
-    split_every = 8
     combine = staticmethod(joined_ranges)
-    combine_kwargs: ClassVar[dict[str, Any]] = {}
-    aggregate_kwargs: ClassVar[dict[str, Any]] = {}
 
     @staticmethod
     def aggregate(parts: list[Any]) -> Any:
         return of_more_than_one_value(joined_ranges(parts))
-
-    @functools.cached_property
-    def _name(self) -> str:
-        return f"ranges-{self.deterministic_token}"
-
-    @property
-    def _meta(self) -> Any:
-        return self.frame._meta
 
 
 class Quantize(ComputedRows):
