@@ -11,6 +11,7 @@ import numpy as np
 from dask.utils import is_dataframe_like, is_series_like
 
 from dask_embed._validation import shown
+from dask_embed.runtime.within import set_within
 
 # How what other libraries have becomes a dataframe, by the package of its type.
 _CONVERSIONS = {
@@ -111,14 +112,9 @@ def _kind(value: Any) -> str:
     return f"{kind.__module__.partition('.')[0]}.{kind.__name__}"
 
 
-@contextlib.contextmanager
-def numbered(places: np.ndarray) -> Iterator[None]:
+def numbered(places: np.ndarray) -> contextlib.AbstractContextManager[None]:
     """Say within the block of rows that are taken from a partition what places they have there."""
-    token = _places.set(places)
-    try:
-        yield
-    finally:
-        _places.reset(token)
+    return set_within(_places, places)
 
 
 def row_number(row: int) -> int:

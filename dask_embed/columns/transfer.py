@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import json
 import warnings
-from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -25,6 +24,8 @@ from dask.dataframe.dispatch import (
     pyarrow_schema_dispatch,
     to_pyarrow_table_dispatch,
 )
+
+from dask_embed.runtime.within import set_within
 
 
 def readable_metadata(schema: pa.Schema) -> dict[bytes, bytes]:
@@ -51,14 +52,9 @@ _dask_schema = pyarrow_schema_dispatch.dispatch(pd.DataFrame)
 _readable: ContextVar[bool] = ContextVar("readable", default=False)
 
 
-@contextlib.contextmanager
-def readable_files() -> Iterator[None]:
+def readable_files() -> contextlib.AbstractContextManager[None]:
     """Say that files which are planned here get metadata that pandas can read."""
-    token = _readable.set(True)
-    try:
-        yield
-    finally:
-        _readable.reset(token)
+    return set_within(_readable, True)
 
 
 @pyarrow_schema_dispatch.register(pd.DataFrame)

@@ -11,7 +11,6 @@ was loaded.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -20,6 +19,7 @@ import torch
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from dask_embed.loading.copies import sharing_copy
+from dask_embed.runtime.within import set_within
 
 ATTENTION = "dask_embed"
 # Arguments of transformers' attention functions that change the result and are not done here.
@@ -78,14 +78,9 @@ class Layout(Protocol):
 _layout: ContextVar[Layout | None] = ContextVar("dask_embed_layout", default=None)
 
 
-@contextlib.contextmanager
-def laid_out(layout: Layout) -> Iterator[None]:
+def laid_out(layout: Layout) -> contextlib.AbstractContextManager[None]:
     """Let the batch that runs within the block attend as `layout` says."""
-    token = _layout.set(layout)
-    try:
-        yield
-    finally:
-        _layout.reset(token)
+    return set_within(_layout, layout)
 
 
 class NotPackableError(RuntimeError):

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from dask_embed.runtime.within import set_within
+
 _listeners: list[Callable[[Any], None]] = []
 _looking_only: ContextVar[bool] = ContextVar("_looking_only", default=False)
 
@@ -21,14 +23,9 @@ def listening(listener: Callable[[Any], None]) -> Iterator[None]:
         _listeners.remove(listener)
 
 
-@contextlib.contextmanager
-def looking_only() -> Iterator[None]:
+def looking_only() -> contextlib.AbstractContextManager[None]:
     """Tell nobody of plans that are made within the block, since nothing is computed of them."""
-    before = _looking_only.set(True)
-    try:
-        yield
-    finally:
-        _looking_only.reset(before)
+    return set_within(_looking_only, True)
 
 
 def tell(node: Any) -> None:

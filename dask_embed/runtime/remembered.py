@@ -6,10 +6,12 @@ import contextlib
 import functools
 import time
 import weakref
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar, cast
+
+from dask_embed.runtime.within import set_within
 
 T = TypeVar("T")
 Told = TypeVar("Told")
@@ -59,14 +61,9 @@ def once(read: Callable[..., Told]) -> Callable[..., Told]:
 _looked: ContextVar[dict[Any, Any] | None] = ContextVar("_looked", default=None)
 
 
-@contextlib.contextmanager
-def looking_once() -> Iterator[None]:
+def looking_once() -> contextlib.AbstractContextManager[None]:
     """Look at what `looked` names once within the block: files do not change meanwhile."""
-    token = _looked.set({} if (known := _looked.get()) is None else known)
-    try:
-        yield
-    finally:
-        _looked.reset(token)
+    return set_within(_looked, {} if (known := _looked.get()) is None else known)
 
 
 def looked(place: Hashable, look: Callable[[], Told]) -> Told:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from dask_embed.runtime.within import set_within
 from dask_embed.tokens.lists import TokenLists
 
 if TYPE_CHECKING:
@@ -72,14 +73,9 @@ class SharedTokens:
         return [found[text] for text in texts]
 
 
-@contextlib.contextmanager
-def tokenizing_for(meter: Meter) -> Iterator[None]:
+def tokenizing_for(meter: Meter) -> contextlib.AbstractContextManager[None]:
     """Within the block, in this thread, tokenize for the operator that has this meter."""
-    token = _meter.set(meter)
-    try:
-        yield
-    finally:
-        _meter.reset(token)
+    return set_within(_meter, meter)
 
 
 def count_tokenized(texts: int) -> None:
