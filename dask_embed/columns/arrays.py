@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import pandas as pd
@@ -34,3 +35,9 @@ def _first_length(series: Any) -> int:
     if not len(present):
         raise ValueError(f"column {series.name!r} has no vector that would tell its dimension")
     return int(present.list.len().iloc[0])
+
+
+def blocks(count: int, size: int) -> Iterator[slice]:
+    """Yield slices of `count` rows, of `size` rows each."""
+    for start in range(0, count, size):
+        yield slice(start, min(start + size, count))

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
+from dask_embed.columns.arrays import blocks
 from dask_embed.curation.measures import Measure, unit
 
 METRICS = ("cosine", "euclidean")
@@ -81,7 +82,7 @@ def row_hashes(vectors: np.ndarray, seed: int) -> np.ndarray:
     """Return a hash of each row, uint64: of its values, not of its place."""
     words = np.random.default_rng(seed).integers(0, 2**64, vectors.shape[1] + 1, np.uint64)
     hashes = np.full(len(vectors), words[-1])
-    for rows in _blocks(len(vectors)):
+    for rows in blocks(len(vectors), _ROWS):
         bits = np.ascontiguousarray(vectors[rows], np.float32).view(np.uint32)
         hashes[rows] += bits.astype(np.uint64) @ (words[:-1] | np.uint64(1))
     # MurmurHash3's finalizer: sums of products leave their pattern in the lower bits
@@ -177,7 +178,7 @@ def assign(vectors: np.ndarray, centres: Centres) -> Assigned:
     """Return the nearest centre of each row, of equally near ones the first."""
     clusters = np.zeros(len(vectors), np.int32)
     distances = np.zeros(len(vectors), np.float32)
-    for rows in _blocks(len(vectors)):
+    for rows in blocks(len(vectors), _ROWS):
         block = Measure(centres.metric).comparable(vectors[rows])
         products = Measure(centres.metric).products(block, centres.values)
         clusters[rows], _ = products.highest()
@@ -191,7 +192,7 @@ def partial_sums(vectors: np.ndarray, centres: Centres) -> Sums:
     sums = np.zeros(centres.values.shape)
     counts = np.zeros(len(sums), np.int64)
     inertia = 0.0
-    for rows in () if centres.converged else _blocks(len(vectors)):
+    for rows in () if centres.converged else blocks(len(vectors), _ROWS):
         block = Measure(centres.metric).comparable(vectors[rows])
         products = Measure(centres.metric).products(block, centres.values)
         clusters, highest = products.highest()
@@ -245,8 +246,3 @@ def clusters_for(rows: int) -> int:
     against rows * clusters. Few enough rows are compared all with all.
     """
     return 1 if rows <= 10_000 else math.isqrt(rows)
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, _ROWS):
-        yield slice(start, min(start + _ROWS, count))

@@ -10,8 +10,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dask_embed.columns.arrays import blocks
 from dask_embed.curation.measures import Measure
 from dask_embed.curation.products import Products
+from dask_embed.tokens.slices import fitting
 
 _QUERIES, _ROWS = 1024, 4096  # of a block of products: 16 MiB of float32
 
@@ -107,10 +109,10 @@ def nearest_rows(
     centre = queries.mean(axis=0, dtype=np.float64) if measure == "euclidean" else None
     by = Measure(measure, centre)
     buffer = np.empty(_QUERIES * _ROWS, np.float32)
-    for asked in _blocks(len(queries), _QUERIES):
+    for asked in blocks(len(queries), _QUERIES):
         left = by.comparable(queries[asked])
         out = None if leave_out is None else leave_out[asked]
-        for rows in _blocks(len(vectors), _ROWS):
+        for rows in blocks(len(vectors), _ROWS):
             right = by.comparable(vectors[rows])
             space = buffer[: len(left) * len(right)].reshape(len(left), len(right))
             products = by.products(left, right, space)
@@ -161,10 +163,10 @@ def _pairs(
     centre = left.mean(axis=0, dtype=np.float64) if measure == "euclidean" else None
     by = Measure(measure, centre)
     wanted = np.float32(threshold)
-    for first in _blocks(len(left), _QUERIES):
+    for first in blocks(len(left), _QUERIES):
         block = by.comparable(left[first])
         floor = by.as_products(np.full(len(block), threshold), block)
-        for second in _blocks(len(others), _ROWS):
+        for second in blocks(len(others), _ROWS):
             if right is None and second.stop <= first.start + 1:
                 continue  # of pairs the other way round
             compared = by.comparable(others[second])
@@ -204,10 +206,11 @@ def nearest_by_tokens(
     MaxSim. What is reported is of one query and one document, so that it depends on nothing else.
     """
     best = Best(len(queries), k)
-    for asked in _of_tokens(queries, _QUERIES):
+    sizes = [len(each) for each in documents]
+    for asked in fitting([len(each) for each in queries], _QUERIES):
         left, begins = np.concatenate(queries[asked]), _begins(queries[asked])
         lengths = np.add.reduceat(np.sqrt(np.einsum("ij,ij->i", left, left)), begins)
-        for rows in _of_tokens(documents, _ROWS):
+        for rows in fitting(sizes, _ROWS):
             right = np.concatenate(documents[rows])
             highest = np.maximum.reduceat(left @ right.T, _begins(documents[rows]), axis=1)
             sums = np.add.reduceat(highest, begins, axis=0)
@@ -230,22 +233,5 @@ def _max_sim(query: np.ndarray, document: np.ndarray) -> float:
     return float(products.max(axis=1).sum())
 
 
-def _of_tokens(texts: list[np.ndarray], size: int) -> Iterator[slice]:
-    """Yield slices of texts of about so many tokens, at least one text each."""
-    start, tokens = 0, 0
-    for row, text in enumerate(texts):
-        if row > start and tokens + len(text) > size:
-            yield slice(start, row)
-            start, tokens = row, 0
-        tokens += len(text)
-    if start < len(texts):
-        yield slice(start, len(texts))
-
-
 def _begins(texts: list[np.ndarray]) -> np.ndarray:
     return np.concatenate([[0], np.cumsum([len(text) for text in texts])[:-1]]).astype(np.int64)
-
-
-def _blocks(count: int, size: int) -> Iterator[slice]:
-    for start in range(0, count, size):
-        yield slice(start, min(start + size, count))

@@ -22,6 +22,7 @@ from dask_embed.inference.state import ModelState
 from dask_embed.inference.upload import upload
 from dask_embed.loading.load import LoadedModel, compiled
 from dask_embed.tokens.lists import TokenLists
+from dask_embed.tokens.slices import fitting
 
 # Rows of a compiled padded batch have a multiple of this length.
 _COMPILED_LENGTHS = 64
@@ -106,8 +107,8 @@ class Forward:
         if len(tokens) == 1 or self.row.allows(len(tokens.values)):
             return self.in_one_row(tokens)
         assert self.row.longest is not None, "without a limit every row is allowed"
-        parts = _rows_of(tokens.lengths, self.row.longest)
-        return torch.cat([self.in_one_row(tokens.take(part)) for part in parts])
+        parts = fitting(tokens.lengths.tolist(), self.row.longest)
+        return torch.cat([self.in_one_row(tokens.take(np.r_[part])) for part in parts])
 
     def in_one_row(self, tokens: TokenLists) -> torch.Tensor:
         """Run the texts one after the other in one row, however long it is."""
@@ -138,9 +139,9 @@ class Forward:
         would count the padding.
         """
         longest = int(tokens.lengths.max())
-        mask = padding_mask(tokens.lengths, longest if eager else self.padded_length(longest), side)
-        ids = np.full(mask.shape, self._padding_id, np.int64)
-        ids[mask] = tokens.values
+        mask = tokens.mask(side, longest if eager else self.padded_length(longest))
+        # any id does where the tokenizer has none: the mask hides it
+        ids = tokens.in_rows(mask, self._loaded.checkpoint.padding_id or 0)
         arguments = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
         if side == "left":
             assert self.positions is not None, "padding on the left needs the model's positions"
@@ -193,15 +194,7 @@ class Forward:
         """
         if not self._takes_types or (tokens.types is None and not self.gives_types):
             return {}
-        types = np.zeros(mask.shape, np.int64)
-        if tokens.types is not None:
-            types[mask] = tokens.types
-        return {"token_type_ids": self._on_device(types)}
-
-    @property
-    def _padding_id(self) -> int:
-        """Any id does where the tokenizer has none: the mask hides it."""
-        return self._loaded.checkpoint.padding_id or 0
+        return {"token_type_ids": self._on_device(tokens.types_in_rows(mask))}
 
     @functools.cached_property
     def _packing(self) -> Any:
@@ -252,23 +245,3 @@ class Forward:
 
     def _on_device(self, array: np.ndarray) -> torch.Tensor:
         return upload(array, self._loaded.device)
-
-
-def padding_mask(lengths: np.ndarray, longest: int, side: str) -> np.ndarray:
-    """Return which tokens of rows padded on a side are real, bool of shape (texts, longest)."""
-    column = np.arange(longest)[None]
-    if side == "left":
-        return column >= (longest - lengths)[:, None]
-    return column < lengths[:, None]
-
-
-def _rows_of(lengths: np.ndarray, most: int) -> list[np.ndarray]:
-    """Return the numbers of neighbouring texts that fit into one row, for each row."""
-    rows, used = [[0]], int(lengths[0])
-    for text, length in enumerate(lengths[1:].tolist(), 1):
-        if used + length > most:
-            rows.append([])
-            used = 0
-        rows[-1].append(text)
-        used += length
-    return [np.array(row) for row in rows]

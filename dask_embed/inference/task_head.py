@@ -202,32 +202,24 @@ class TaskHead:
 
     def _rows(self, tokens: TokenLists) -> torch.Tensor:
         """Run texts of one length as rows."""
-        ids = tokens.values.astype(np.int64).reshape(len(tokens), -1)
-        arguments = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
-        if tokens.types is not None:
-            arguments["token_type_ids"] = tokens.types.astype(np.int64).reshape(ids.shape)
-        elif self._forward.gives_types:
-            arguments["token_type_ids"] = np.zeros_like(ids)
-        device = self._loaded.device
-        inputs = {name: torch.from_numpy(each).to(device) for name, each in arguments.items()}
-        logits = logits_of(self._loaded.model(**inputs))
+        logits = self._called(tokens, tokens.mask())
         return logits.flatten(0, 1) if self.per_token else logits
 
     def padded(self, tokens: TokenLists) -> torch.Tensor:
         """Run the whole model on rows padded on the right; shapes as of `__call__`."""
-        longest = int(tokens.lengths.max())
-        mask = np.arange(longest)[None] < tokens.lengths[:, None]
-        ids = np.full(mask.shape, self._loaded.checkpoint.padding_id or 0, np.int64)
-        ids[mask] = tokens.values
+        mask = tokens.mask()
+        logits = self._called(tokens, mask)
+        return logits[torch.from_numpy(mask).to(logits.device)] if self.per_token else logits
+
+    def _called(self, tokens: TokenLists, mask: np.ndarray) -> torch.Tensor:
+        """Return what the whole model gives rows in which tokens stand where `mask` says."""
+        ids = tokens.in_rows(mask, self._loaded.checkpoint.padding_id or 0)
         arguments = {"input_ids": ids, "attention_mask": mask.astype(np.int64)}
         if tokens.types is not None or self._forward.gives_types:
-            arguments["token_type_ids"] = np.zeros(mask.shape, np.int64)
-        if tokens.types is not None:
-            arguments["token_type_ids"][mask] = tokens.types
+            arguments["token_type_ids"] = tokens.types_in_rows(mask)
         device = self._loaded.device
-        on_device = {name: torch.from_numpy(each).to(device) for name, each in arguments.items()}
-        logits = logits_of(self._loaded.model(**on_device))
-        return logits[on_device["attention_mask"].bool()] if self.per_token else logits
+        inputs = {name: torch.from_numpy(each).to(device) for name, each in arguments.items()}
+        return logits_of(self._loaded.model(**inputs))
 
     def _runs(self, lengths: np.ndarray) -> Iterator[np.ndarray]:
         """Yield rows of one length; single ones where the model would look for padding."""

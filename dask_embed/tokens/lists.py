@@ -83,6 +83,26 @@ class TokenLists:
         types = np.concatenate([self.types[start:stop] for start, stop in spans])
         return TokenLists(values, offsets, types)
 
+    def mask(self, side: str = "right", longest: int | None = None) -> np.ndarray:
+        """Return where tokens stand in rows of one length that are filled up on a side."""
+        lengths = self.lengths[:, None]
+        longest = int(lengths.max()) if longest is None else longest
+        column = np.arange(longest)
+        return column >= longest - lengths if side == "left" else column < lengths
+
+    def in_rows(self, mask: np.ndarray, filler: int) -> np.ndarray:
+        """Return the ids in rows, where `mask` is True, as integers of 64 bits."""
+        ids = np.full(mask.shape, filler, np.int64)
+        ids[mask] = self.values
+        return ids
+
+    def types_in_rows(self, mask: np.ndarray) -> np.ndarray:
+        """Return the types in rows as `in_rows`; they are 0 where there are none."""
+        types = np.zeros(mask.shape, np.int64)
+        if self.types is not None:
+            types[mask] = self.types
+        return types
+
     def digests(self) -> list[bytes]:
         """Return 16 bytes for each text, equal for equal ids and token types."""
         values, size = self.values.tobytes(), self.values.itemsize

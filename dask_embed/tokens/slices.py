@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +26,18 @@ def slices(sizes: Iterable[int | None], most: float) -> Iterator[np.ndarray]:
             places, total = [], 0
     if places:
         yield np.array(places)
+
+
+def fitting(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    """Yield slices of neighbours that have at most `most` together, or of one that has more."""
+    start = total = 0
+    for place, size in enumerate(sizes):
+        if place > start and total + size > most:
+            yield slice(start, place)
+            start, total = place, 0
+        total += size
+    if start < len(sizes):
+        yield slice(start, len(sizes))
 
 
 def in_halves(

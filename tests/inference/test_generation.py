@@ -13,8 +13,10 @@ import torch
 import transformers
 from support.tiny import ARCHITECTURES, HIDDEN, POSITIONS, bpe, enlarge, unigram
 
-from dask_embed.inference.generation import GenerationSettings, TextGeneration, cache
+from dask_embed.inference.generation import cache
 from dask_embed.inference.generation.probe import judge_decoder
+from dask_embed.inference.generation.settings import GenerationSettings
+from dask_embed.inference.generation.text import TextGeneration
 from dask_embed.tokens.lists import TokenLists
 
 DECODERS = ("llama", "nemotron", "qwen3", "gpt2", "mistral", "gemma3")

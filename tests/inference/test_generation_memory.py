@@ -12,10 +12,11 @@ from test_generation import LENGTHS, alone, decoder, encoder_decoder, lists, pro
 
 from dask_embed.inference import memory
 from dask_embed.inference.cache_size import state_values, states_budget
-from dask_embed.inference.generation import GenerationSettings, TextGeneration
 from dask_embed.inference.generation.loop import Decoder
 from dask_embed.inference.generation.plan import Plan
 from dask_embed.inference.generation.reference import Reference
+from dask_embed.inference.generation.settings import GenerationSettings
+from dask_embed.inference.generation.text import TextGeneration
 from dask_embed.inference.memory import Usage
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")

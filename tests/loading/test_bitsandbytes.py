@@ -17,8 +17,8 @@ import transformers
 from support import headed, tiny
 
 import dask_embed as de
-from dask_embed.inference.generation import GenerationSettings
 from dask_embed.inference.generation.engines import engine_of
+from dask_embed.inference.generation.settings import GenerationSettings
 from dask_embed.inference.runner import runner_for
 from dask_embed.loading.load import load
 from dask_embed.operators.labels.classifier import Classifier

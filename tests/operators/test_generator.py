@@ -23,10 +23,10 @@ from support import headed, tiny
 from support.contract import TEXTS, DataframeContract, cut, lazy, values_of
 
 import dask_embed as de
-from dask_embed.inference.generation import TextGeneration
 from dask_embed.inference.generation.engines import engine_of
 from dask_embed.inference.generation.loop import Decoder
 from dask_embed.inference.generation.prompts import PromptRules, PromptTokenizer
+from dask_embed.inference.generation.text import TextGeneration
 from dask_embed.inference.runner import runner_for
 from dask_embed.operators.language.generator import Generator
 from dask_embed.runtime import registry

@@ -12,6 +12,7 @@ import torch
 from transformers import GenerationConfig, LogitsProcessor
 
 from dask_embed._validation import shown_error
+from dask_embed.inference.agreement import TOLERANCE, difference
 from dask_embed.inference.generation.cache import Cohort, Row
 from dask_embed.inference.generation.loop import Decoder, similar
 from dask_embed.inference.generation.plan import length_dependent
@@ -21,8 +22,6 @@ from dask_embed.inference.memory import is_final
 from dask_embed.models.sizes import position_limit
 from dask_embed.tokens.lists import TokenLists
 
-# Two ways must agree to this, relative to the size of the scores.
-_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 5e-3}
 _STEPS = 4
 _BEGINNINGS = ("bos_token_id", "decoder_start_token_id")
 
@@ -86,7 +85,7 @@ def judge_decoder(model: Any, *, types: bool = False) -> tuple[Decoder | None, i
         if is_final(error):
             raise
         return None, None, shown_error(error)
-    if not apart <= _TOLERANCE.get(model.dtype, 1e-5):
+    if not apart <= TOLERANCE.get(model.dtype, 1e-5):
         return None, None, f"its scores differ from those of single texts by {apart:.1e}"
     return decoder, up_to, ""
 
@@ -116,7 +115,7 @@ def judge_batches(model: Any, *, types: bool = False) -> str:
 
     everything = list(range(len(prompts)))
     alone = torch.cat([scores([row]) for row in everything])
-    tolerance = _TOLERANCE.get(model.dtype, 1e-5)
+    tolerance = TOLERANCE.get(model.dtype, 1e-5)
 
     def agrees(rows: list[int]) -> bool:
         try:
@@ -144,12 +143,6 @@ def _plainly_set(model: Any) -> Any:
     kept = {name: getattr(model.generation_config, name, None) for name in _BEGINNINGS}
     plain.generation_config = GenerationConfig(**kept)
     return plain
-
-
-def difference(given: torch.Tensor, expected: torch.Tensor) -> float:
-    """Return how far two results are apart, relative to their size."""
-    given, expected = given.float(), expected.float()
-    return float((given - expected).norm() / expected.norm().clamp_min(1e-12))
 
 
 class _Forced(LogitsProcessor):

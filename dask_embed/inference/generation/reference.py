@@ -68,14 +68,8 @@ class Reference:
 
     def generate(self, prompts: TokenLists, *, pad: int, **arguments: Any) -> Any:
         """Call `generate` with padded prompts; everything it can return."""
-        lengths = prompts.lengths
-        column = np.arange(int(lengths.max()))
-        if self._encodes:
-            mask = column < lengths[:, None]
-        else:
-            mask = column >= (lengths.max() - lengths)[:, None]
-        ids = np.full(mask.shape, pad, np.int64)
-        ids[mask] = prompts.values
+        mask = prompts.mask("right" if self._encodes else "left")
+        ids = prompts.in_rows(mask, pad)
         if self._types:
             arguments["token_type_ids"] = torch.zeros(ids.shape, dtype=torch.int64).to(
                 self._model.device

@@ -24,8 +24,6 @@ from dask_embed.inference.lengths import selected_tokens
 from dask_embed.inference.memory import is_out_of_memory, release
 from dask_embed.tokens.lists import TokenLists
 
-__all__ = ["Generated", "GenerationSettings", "TextGeneration"]
-
 # Ways of transformers that the decoding loop does, and those that batches may be given to.
 _LOOP_MODES = ("greedy_search", "sample")
 _BATCH_MODES = (*_LOOP_MODES, "beam_search")

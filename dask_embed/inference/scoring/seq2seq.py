@@ -227,9 +227,8 @@ def _parted(tokens: TokenLists) -> tuple[TokenLists, TokenLists]:
 
 def _padded(tokens: TokenLists, padding: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ids filled up on the right and the mask of real ones, shape (texts, longest)."""
-    mask = np.arange(int(tokens.lengths.max())) < tokens.lengths[:, None]
-    ids = np.full(mask.shape, padding, np.int64)
-    ids[mask] = tokens.values
+    mask = tokens.mask()
+    ids = tokens.in_rows(mask, padding)
     return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 

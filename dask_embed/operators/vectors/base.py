@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from dask_embed._validation import local_path, shown, this_machine
 from dask_embed.columns import Result, VectorColumn, read_vectors, stored_vectors
+from dask_embed.columns.arrays import blocks
 from dask_embed.operators.base import ColumnOperator
 from dask_embed.runtime.registry import parts
 from dask_embed.runtime.remembered import once
@@ -150,7 +151,7 @@ class VectorOperator(ColumnOperator):
         parameters = [arrays.asarray(each) for each in self._loaded()]
         scores = np.empty((len(vectors), len(self.names())), np.float32)
         with np.errstate(all="ignore"):  # rows that are null hold anything
-            for rows in _blocks(len(vectors)):
+            for rows in blocks(len(vectors), _BLOCK_ROWS):
                 block = vectors[rows].astype(np.float32, copy=False)
                 found = self.scores_of(block, *parameters)
                 scores[rows] = found.get() if hasattr(found, "get") else found
@@ -172,11 +173,6 @@ class VectorOperator(ColumnOperator):
             mask = pa.array(~valid)
             columns.append(pa.StructArray.from_arrays(fields, names=names, mask=mask))
         return dict(zip(self.result_columns, columns, strict=True))
-
-
-def _blocks(count: int) -> Iterator[slice]:
-    for start in range(0, count, _BLOCK_ROWS):
-        yield slice(start, min(start + _BLOCK_ROWS, count))
 
 
 def file_fingerprint(files: Sequence[Path]) -> str:

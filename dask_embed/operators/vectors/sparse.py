@@ -14,6 +14,7 @@ from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import SPLADE_ACTIVATIONS, SPLADE_STRATEGIES, SpladePooling
 from dask_embed.operators.model import ModelOperator
 from dask_embed.tokens.encoded import Encoded, Row
+from dask_embed.tokens.slices import fitting
 
 if TYPE_CHECKING:
     import torch
@@ -167,27 +168,14 @@ def _scores(model: Runner, tokens: TokenLists, at_a_time: int) -> Iterator[torch
     head = model.head
     assert head is not None, "the task has a head"
     hidden = None if head.reads is None else model.token_vectors(tokens)
-    for texts in _groups(tokens.lengths, at_a_time):
-        part = tokens.take(texts)
-        start, stop = int(tokens.offsets[texts[0]]), int(tokens.offsets[texts[-1] + 1])
+    for texts in fitting(tokens.lengths.tolist(), at_a_time):
+        part = tokens.take(np.r_[texts])
+        start, stop = int(tokens.offsets[texts.start]), int(tokens.offsets[texts.stop])
         if hidden is None:
             scores = model.logits(part)
         else:
             scores = head.on_tokens(hidden[start:stop]).float()
         yield from scores.split(part.lengths.tolist())
-
-
-def _groups(lengths: np.ndarray, at_a_time: int) -> Iterator[np.ndarray]:
-    """Yield the numbers of texts that follow each other, of as many tokens as are due."""
-    texts: list[int] = []
-    size = 0
-    for text, length in enumerate(lengths.tolist()):
-        if texts and size + length > at_a_time:
-            yield np.array(texts)
-            texts, size = [], 0
-        texts.append(text)
-        size += length
-    yield np.array(texts)
 
 
 def splade_weights(splade: SpladePooling, scores: torch.Tensor) -> torch.Tensor:
