@@ -20,9 +20,10 @@ from dask_embed.lazy._dask import (
     ReadParquetFSSpec,
     _is_local_fs,
 )
-from dask_embed.lazy.append import AppendColumns, OperatorRows, Settled, settled
+from dask_embed.lazy.append import AppendColumns, OperatorRows, as_settled, settled
 from dask_embed.lazy.chunks import ChunkRows
 from dask_embed.lazy.computed import ComputedRows
+from dask_embed.lazy.conditions import rebuilt
 from dask_embed.lazy.declared import DeclaredRows
 from dask_embed.operators.fused import Together, together
 from dask_embed.operators.renamed import unwrapped
@@ -74,7 +75,7 @@ class Planned:
             self._looked_at += 1
             missing = _missing(node)
             for each in _distinct(node) if isinstance(node, WriteParquet | WriteTable) else [node]:
-                name = _as_written(each, {})._name
+                name = rebuilt(each, {}, _as_written)._name
                 if name not in self._rows and operators_of(each):
                     self._rows[name] = _of_operator(each, missing, near=True)
         found = list(self._rows.values())
@@ -85,16 +86,11 @@ def _distinct(plan: Any) -> list[Any]:
     return list({node._name: node for node in plan.walk()}.values())
 
 
-def _as_written(node: Expr, done: dict[str, Expr]) -> Expr:
+def _as_written(node: Expr) -> Expr:
     """Return a node in the one form that it has before and after Dask tunes what is below."""
-    if node._name not in done:
-        plain = node
-        while isinstance(plain, FusedIO):
-            plain = plain.operand("_expr")
-        form = Settled if type(plain) is AppendColumns else type(plain)
-        operands = [_as_written(o, done) if isinstance(o, Expr) else o for o in plain.operands]
-        done[node._name] = form(*operands)
-    return done[node._name]
+    while isinstance(node, FusedIO):
+        node = node.operand("_expr")
+    return as_settled(node)
 
 
 def _missing(plan: Expr) -> list[int] | None:

@@ -10,6 +10,7 @@ from typing import Any
 from dask_embed.columns import empty_columns
 from dask_embed.lazy._dask import Expr, new_collection, tokenize_deterministic
 from dask_embed.lazy.computed import ComputedRows, SelectResult
+from dask_embed.lazy.conditions import rebuilt
 from dask_embed.lazy.given_text import as_given
 from dask_embed.lazy.held import columns_of
 from dask_embed.lazy.nulls import inputs_by_result, null_pattern
@@ -235,12 +236,9 @@ class Settled(AppendColumns):
 
 def settled(plan: Expr) -> Any:
     """Return a simplified plan with its operators as they will run, for `explain`."""
-    return _settled(plan, {}).simplify()
+    return rebuilt(plan, {}, as_settled).simplify()
 
 
-def _settled(node: Expr, done: dict[str, Expr]) -> Expr:
-    if node._name not in done:
-        operands = [_settled(o, done) if isinstance(o, Expr) else o for o in node.operands]
-        form = Settled if type(node) is AppendColumns else type(node)
-        done[node._name] = form(*operands)
-    return done[node._name]
+def as_settled(node: Expr) -> Expr:
+    """Return the operator that has been tuned in the place of one that has not."""
+    return Settled(*node.operands) if type(node) is AppendColumns else node

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from dask_embed.lazy._dask import (
     And,
@@ -123,12 +124,23 @@ def replaced(expression: Expr, *pairs: tuple[Expr, Expr]) -> Expr:
     Dask's own `substitute` goes down each way to a node that changes: of a plan that reads a node
     twice, which reads another twice, these are more than can be gone.
     """
-    return _replaced(expression, {old._name: new for old, new in pairs})
+    return rebuilt(expression, {old._name: new for old, new in pairs})
 
 
-def _replaced(node: Expr, done: dict[str, Expr]) -> Expr:
+def rebuilt(node: Expr, done: dict[str, Expr], plain: Callable[[Any], Expr] | None = None) -> Expr:
+    """Return a plan made anew where what it is made of is another.
+
+    Parameters
+    ----------
+    node : Expr
+    done : dict
+        Names of nodes to what stands in their place; what is made is added.
+    plain : callable, optional
+        ``(node)`` to what each node is taken for.
+    """
     if node._name not in done:
-        operands = [_replaced(o, done) if isinstance(o, Expr) else o for o in node.operands]
-        same = all(new is old for new, old in zip(operands, node.operands, strict=True))
-        done[node._name] = node if same else type(node)(*operands)
+        form = node if plain is None else plain(node)
+        operands = [rebuilt(o, done, plain) if isinstance(o, Expr) else o for o in form.operands]
+        same = all(new is old for new, old in zip(operands, form.operands, strict=True))
+        done[node._name] = form if same else type(form)(*operands)
     return done[node._name]

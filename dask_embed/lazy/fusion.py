@@ -6,6 +6,7 @@ import functools
 from typing import Any
 
 from dask_embed.lazy._dask import Expr, Fused, Projection
+from dask_embed.lazy.conditions import rebuilt
 from dask_embed.lazy.readers import readers_of
 
 
@@ -76,7 +77,7 @@ class UnfuseAbove(Expr):
 
 
 def _taken_apart(group: Fused, dependents: Any) -> Expr:
-    plain = unfused(group, {})
+    plain = rebuilt(group, {}, _first_of_group)  # as it was before Dask fused it
     return UnfuseAbove(plain) if _in_a_group(group, dependents) else plain
 
 
@@ -93,13 +94,7 @@ def _in_a_group(node: Expr, dependents: Any) -> bool:
     return False
 
 
-def unfused(node: Expr, done: dict[str, Expr]) -> Expr:
-    """Return the plan as it was before Dask fused it."""
-    if node._name not in done:
-        plain = node
-        while isinstance(plain, Fused):  # a group may begin with another
-            plain = plain.exprs[0]
-        operands = [unfused(o, done) if isinstance(o, Expr) else o for o in plain.operands]
-        same = all(new is old for new, old in zip(operands, plain.operands, strict=True))
-        done[node._name] = plain if same else type(plain)(*operands)
-    return done[node._name]
+def _first_of_group(node: Expr) -> Expr:
+    while isinstance(node, Fused):  # a group may begin with another
+        node = node.exprs[0]
+    return node
