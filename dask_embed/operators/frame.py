@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -87,15 +88,16 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
             if "str" not in str(field.type) and field.type != "Any":
                 continue  # of an operator that means something else by the name
             value, optional = getattr(self, field.name), field.default is None
-            if field.name in _READ or field.name.endswith("_column"):
+            if _is_read(field.name):
                 column_name(field.name, value, allow_none=optional)
             elif field.name in _WRITTEN:
                 non_empty_string(field.name, value, allow_none=optional)
 
     @property
-    @abc.abstractmethod
     def input_columns(self) -> tuple[str, ...]:
-        """Columns that are read."""
+        """Columns that are read: what is said of `column`, `pair` and fields with ``_column``."""
+        named = (getattr(self, name) for name in _reading(type(self)))
+        return tuple(name for name in named if name is not None)
 
     @property
     @abc.abstractmethod
@@ -228,6 +230,19 @@ class FrameOperator(ShortRepr, NamedOptions, abc.ABC):
 
     def __dask_tokenize__(self) -> tuple[Any, ...]:
         return _token(self)
+
+
+def _is_read(field: str) -> bool:
+    return field in _READ or field.endswith("_column")
+
+
+@functools.lru_cache(maxsize=256)
+def _reading(operator: type[FrameOperator]) -> tuple[str, ...]:
+    """Return the fields that name the columns which an operator reads."""
+    names = tuple(each.name for each in dataclasses.fields(operator) if _is_read(each.name))
+    if not names:
+        raise TypeError(f"{operator.__name__} must define input_columns")
+    return names
 
 
 @remembered

@@ -141,7 +141,12 @@ def _tokenizer(model: Model, checkpoint: Checkpoint) -> Any:
     return tokenizer
 
 
-class StandIn:
+class _Absent:
+    def __getattr__(self, name: str) -> Any:
+        raise NeedsWeightsError(name)
+
+
+class StandIn(_Absent):
     """What `encode` takes for the `Runner` of a model without weights."""
 
     def __init__(self, model: Model, checkpoint: Checkpoint, tokenizer: Any) -> None:
@@ -157,21 +162,10 @@ class StandIn:
     def types_single_texts(self) -> bool:
         return types_single_texts(self.loaded.tokenizer)
 
-    def __getattr__(self, name: str) -> Any:
-        raise NeedsWeightsError(name)
 
-
-class _StandInModel:
+class _StandInModel(_Absent):
     def __init__(self, model: Model, checkpoint: Checkpoint, tokenizer: Any) -> None:
         self.spec = model
         self.checkpoint = checkpoint
         self.tokenizer = tokenizer
         self.model = _Absent()
-
-    def __getattr__(self, name: str) -> Any:
-        raise NeedsWeightsError(name)
-
-
-class _Absent:
-    def __getattr__(self, name: str) -> Any:
-        raise NeedsWeightsError(name)

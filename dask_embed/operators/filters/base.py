@@ -42,10 +42,6 @@ class TextFilter(ColumnOperator):
         """Return the values of every result column, one per text."""
 
     @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    @property
     def error_column(self) -> str:
         return f"{self.output}_error"
 

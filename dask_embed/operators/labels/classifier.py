@@ -89,10 +89,6 @@ class Classifier(LabelOperator):
         super().__post_init__()
         one_of("function_to_apply", self.function_to_apply, FUNCTIONS)
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,) if self.pair is None else (self.column, self.pair)
-
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         function = self._function(checkpoint)
         if function != "none":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 
-from dask_embed._validation import one_of, shown, text_or_none
+from dask_embed._validation import one_of, require_one_prompt, shown, text_or_none
 from dask_embed.columns.types import vector_type
 from dask_embed.models.checkpoint import Checkpoint, read_checkpoint
 from dask_embed.models.modules import read_json
@@ -106,17 +106,8 @@ class Reranker(ModelOperator):
                 f"query={shown(self.query)} and query_column={shown(self.query_column)}"
             )
         one_of("activation", self.activation, ("auto", *ACTIVATIONS))
-        for name in ("query", "prompt", "prompt_name"):
-            text_or_none(name, getattr(self, name))
-        if self.prompt is not None and self.prompt_name is not None:
-            raise ValueError(
-                f"give prompt or prompt_name, not both: {shown(self.prompt)}, "
-                f"{shown(self.prompt_name)}"
-            )
-
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,) if self.query_column is None else (self.column, self.query_column)
+        text_or_none("query", self.query)
+        require_one_prompt(self.prompt, self.prompt_name)
 
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         self._prompt(checkpoint)

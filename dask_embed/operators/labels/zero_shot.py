@@ -106,10 +106,6 @@ class ZeroShotClassifier(LabelOperator):
         if number is not None and (isinstance(number, bool) or not isinstance(number, int)):
             raise TypeError(f"entailment_id must be the number of a label, got {shown(number)}")
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         self._logit_ids(checkpoint)
         return self.label_types(self.labels, independent=self._independent)

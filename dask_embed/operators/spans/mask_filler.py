@@ -94,10 +94,6 @@ class MaskFiller(ModelOperator):
             usable_text("targets", target)
         object.__setattr__(self, "targets", given)
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         tokenizer = tokenizer_of(self.spec)
         if tokenizer.mask_token_id is None:

@@ -105,10 +105,6 @@ class TokenClassifier(ModelOperator):
             raise TypeError(f"ignore_labels must be a tuple of names of labels, got {shown(given)}")
         object.__setattr__(self, "ignore_labels", tuple(given))
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         names = self._names(labels_of(checkpoint))
         for name in self.ignore_labels:

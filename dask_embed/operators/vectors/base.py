@@ -84,10 +84,6 @@ class VectorOperator(ColumnOperator):
         """
 
     @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    @property
     def result_columns(self) -> tuple[str, ...]:
         score = f"{self.output}_score" if self.score is None else self.score
         names = (self.output, score)

@@ -90,10 +90,6 @@ class SparseEmbedder(ModelOperator):
         positive_integer("max_active_dims", self.max_active_dims)
         require_one_prompt(self.prompt, self.prompt_name)
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         if checkpoint.pooling is not None or checkpoint.multi_vector is not None:
             raise ValueError(
