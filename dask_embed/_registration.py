@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import wrapt
@@ -11,8 +12,8 @@ def register() -> None:
     """Add accessor and settings to each library: now if it is imported, else when it is."""
     # not left to the first use, which may be in a block of dask.config.set that ends
     wrapt.register_post_import_hook(_settings, "dask.config")
-    wrapt.register_post_import_hook(_pandas, "pandas")
-    wrapt.register_post_import_hook(_cudf, "cudf")
+    wrapt.register_post_import_hook(_in_memory, "pandas")
+    wrapt.register_post_import_hook(_in_memory, "cudf")
     wrapt.register_post_import_hook(_dask, "dask.dataframe")
     wrapt.register_post_import_hook(_nodes_of, "dask_embed.operators.dispatch")
     wrapt.register_post_import_hook(_options, "dask_embed._options")
@@ -24,21 +25,16 @@ def _settings(module: Any) -> None:
     module.update_defaults(DEFAULTS)
 
 
-def _pandas(module: Any) -> None:
-    module.api.extensions.register_dataframe_accessor("ml")(_frame_accessor)
-    module.api.extensions.register_series_accessor("ml")(_column_accessor)
-
-
-def _cudf(module: Any) -> None:
-    module.api.extensions.register_dataframe_accessor("ml")(_frame_accessor)
-    module.api.extensions.register_series_accessor("ml")(_column_accessor)
+def _in_memory(module: Any) -> None:
+    module.api.extensions.register_dataframe_accessor("ml")(_accessor("FrameAccessor"))
+    module.api.extensions.register_series_accessor("ml")(_accessor("ColumnAccessor"))
 
 
 def _dask(module: Any) -> None:
     from dask.dataframe.extensions import register_dataframe_accessor, register_series_accessor
 
-    register_dataframe_accessor("ml")(_dask_accessor)
-    register_series_accessor("ml")(_column_accessor)
+    register_dataframe_accessor("ml")(_accessor("DaskAccessor"))
+    register_series_accessor("ml")(_accessor("ColumnAccessor"))
 
 
 def _nodes_of(module: Any) -> None:
@@ -67,19 +63,10 @@ def _nodes() -> None:
     import dask_embed.lazy.reshaped  # noqa: F401 - each registers what it makes of operators
 
 
-def _frame_accessor(frame: Any) -> Any:
-    from dask_embed.accessor import FrameAccessor
+def _accessor(kind: str) -> Callable[[Any], Any]:
+    def made(frame: Any) -> Any:
+        from dask_embed import accessor
 
-    return FrameAccessor(frame)
+        return getattr(accessor, kind)(frame)
 
-
-def _dask_accessor(frame: Any) -> Any:
-    from dask_embed.accessor import DaskAccessor
-
-    return DaskAccessor(frame)
-
-
-def _column_accessor(column: Any) -> Any:
-    from dask_embed.accessor import ColumnAccessor
-
-    return ColumnAccessor(column)
+    return made

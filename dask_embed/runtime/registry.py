@@ -93,14 +93,11 @@ parts = Registry(lasts=True)
 """Tokenizers of operators without a model, and arrays of heads: small, and nothing counts them."""
 
 
-def get_or_build(key: Hashable, build: Callable[[], T]) -> T:
-    """Return the model that `build` gave for `key` in this process, calling it at most once."""
-    return _models.get_or_build(key, build)
+get_or_build = _models.get_or_build
+"""``(key, build)`` to the model that `build` gave for `key`, calling it at most once."""
 
-
-def loaded() -> list[Hashable]:
-    """Return the keys of the models that this process holds, the least recently used first."""
-    return _models.held()
+loaded = _models.held
+"""``()`` to the keys of the models that this process holds, the least recently used first."""
 
 
 def evict() -> bool:
