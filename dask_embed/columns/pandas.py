@@ -19,6 +19,7 @@ from dask_embed.columns.types import (
     is_arrow_text,
     is_number,
     of_another_type,
+    one_array,
     require_vectors,
     separate_unusable,
     text_column,
@@ -51,7 +52,7 @@ def read_text(series: pd.Series) -> TextColumn:
     if series.dtype == object:
         return separate_unusable(series.tolist(), null)
     try:
-        return text_column(_to_arrow(series))
+        return text_column(one_array(series.array))
     except UnicodeEncodeError:  # a lone surrogate in one of pandas' Python strings
         return separate_unusable(series.tolist(), null)
 
@@ -82,7 +83,7 @@ def read_vectors(series: pd.Series, dimension: int) -> VectorColumn:
         errors = of_another_type(series.tolist(), ~valid, series.dtype, "a vector")
         none = np.zeros((len(series), dimension), np.float32)
         return VectorColumn(none, np.zeros_like(valid), errors)
-    array = _to_arrow(series)
+    array = one_array(series.array)
     if pa.types.is_fixed_size_list(array.type):
         return _of_fixed_size(array, valid, dimension)
     offsets = array.offsets.to_numpy(zero_copy_only=False)
@@ -163,8 +164,7 @@ def to_arrow(result: Result) -> pa.Array:
 
 def series_to_arrow(series: pd.Series, dtype: pa.DataType) -> pa.Array:
     """Return the values of `series` as an array of `dtype`."""
-    array = pa.array(series, type=dtype, from_pandas=True)
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    return one_array(series, dtype)
 
 
 def _vectors(result: Vectors) -> pa.Array:
@@ -215,8 +215,3 @@ def _is_vector(dtype: pa.DataType) -> bool:
 def _type_name(dtype: Any) -> str:
     categories = getattr(dtype, "categories", None)
     return str(dtype) if categories is None else f"category of {categories.dtype}"
-
-
-def _to_arrow(series: pd.Series) -> pa.Array:
-    array = pa.array(series.array, from_pandas=True)
-    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array

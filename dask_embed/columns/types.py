@@ -153,6 +153,12 @@ def number_type(dtype: Any) -> pa.DataType | None:
     return pa.from_numpy_dtype(plain)
 
 
+def one_array(values: Any, dtype: pa.DataType | None = None) -> pa.Array:
+    """Return pandas values as one Arrow array, nulls as null."""
+    array = pa.array(values, type=dtype, from_pandas=True)
+    return array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+
+
 def wrong_dimensions(lengths: np.ndarray, present: np.ndarray, dimension: int) -> dict[int, str]:
     """Return the message of each row that holds a vector of another dimension.
 

@@ -124,7 +124,7 @@ def _banded(
 ) -> pd.DataFrame:
     """Return a row for each band of each row that has an n-gram."""
     hashes, usable = signing.bands(partition)
-    ranked = (ranking.ranked_older if older else ranking.ranked)(partition, numbers)
+    ranked = ranking.ranked(partition, numbers, older)
     ranked = ranked[usable].reset_index(drop=True)
     bands = hashes.shape[1]
     repeated = ranked.loc[np.repeat(np.arange(len(ranked)), bands)].reset_index(drop=True)

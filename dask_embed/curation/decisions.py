@@ -103,8 +103,8 @@ def decided(members: Any, pairs: Any, keys: list[str], rule: str = "greedy") -> 
 
 def _members(source: Source, ranking: Ranking, trees: Any, older: bool = False) -> Any:
     names = (ranking.of_ids() if older else ranking).reads
-    ranked = ranking.ranked_older if older else ranking.ranked
-    meta = ranked(source.meta(names), np.zeros(0, np.int64)).assign(group=np.zeros(0, np.int64))
+    none = np.zeros(0, np.int64)
+    meta = ranking.ranked(source.meta(names), none, older).assign(group=none)
     given = (ranking, older, trees)
     return source.each(_members_of_partition, names, meta, *given, use="rank")
 
@@ -120,8 +120,7 @@ def _members_of_partition(
         ordered = trees.sort_values("row")
         trees = ordered["row"].to_numpy(), ordered["group"].to_numpy()
     here, roots = members_here(-1 - numbers if older else numbers, trees)
-    ranked = ranking.ranked_older if older else ranking.ranked
-    return ranked(partition.iloc[here], numbers[here]).assign(group=roots)
+    return ranking.ranked(partition.iloc[here], numbers[here], older).assign(group=roots)
 
 
 class Decide(PartByPart):

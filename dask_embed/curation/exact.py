@@ -163,8 +163,7 @@ def _keyed(
 ) -> pd.DataFrame:
     """Return what orders the rows of a partition, and their hashes."""
     hashes, null = hashes_of(partition, columns, ways)
-    ranked = ranking.ranked_older if older else ranking.ranked
-    found = ranked(partition, numbers).assign(high=hashes[:, 0], low=hashes[:, 1])
+    found = ranking.ranked(partition, numbers, older).assign(high=hashes[:, 0], low=hashes[:, 1])
     return found if nulls_equal else found[~null]
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from dask_embed.columns.types import one_array
+
 RULES = ("greedy", "semdedup")
 
 BEST = "best of its group"
@@ -132,9 +134,7 @@ def _decisions(
     reason = np.select(
         [kept & (leader == ranks), kept, best < first_new], [BEST, UNLIKE, OLDER], DUPLICATE
     )
-    known = pa.array(ordered[known_by].array, from_pandas=True)
-    if isinstance(known, pa.ChunkedArray):
-        known = known.combine_chunks()
+    known = one_array(ordered[known_by].array)
     dropped = pa.array(np.where(kept, 0, best), mask=kept)
     columns = {
         "group": known.take(pa.array(leader)),

@@ -10,6 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from dask_embed.columns import append_columns, empty_columns
+from dask_embed.columns.types import one_array
 from dask_embed.curation.ranking import places, row_numbers
 from dask_embed.lazy._dask import Blockwise, Expr
 
@@ -92,9 +93,6 @@ def whole_columns(rows: int, decisions: pd.DataFrame, types: list[pa.DataType]) 
     decided = pa.array(where, mask=where < 0)
     columns = []
     for name, dtype in zip(DECIDED, types, strict=True):
-        array = pa.array(decisions[name].array, from_pandas=True).cast(dtype)
-        if isinstance(array, pa.ChunkedArray):
-            array = array.combine_chunks()
-        columns.append(array.take(decided))
+        columns.append(one_array(decisions[name].array).cast(dtype).take(decided))
     columns[DECIDED.index("kept")] = columns[DECIDED.index("kept")].fill_null(True)
     return columns

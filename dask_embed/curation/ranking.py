@@ -81,7 +81,9 @@ class Ranking:
             first.append(f"random of seed {self.seed}")
         return ", then ".join([*first, "first row" if self.id is None else f"lowest {self.id}"])
 
-    def ranked(self, partition: pd.DataFrame, numbers: np.ndarray) -> pd.DataFrame:
+    def ranked(
+        self, partition: pd.DataFrame, numbers: np.ndarray, older: bool = False
+    ) -> pd.DataFrame:
         """Return for rows of a partition what orders them, as columns ``row`` and `keys`.
 
         Parameters
@@ -90,12 +92,17 @@ class Ranking:
             With the columns that `reads` names.
         numbers : numpy.ndarray
             Number of each of its rows, int64.
+        older : bool
+            Whether they are of an older corpus, whose order is that of ids.
 
         Raises
         ------
         ValueError
             If a row has no id.
         """
+        if older:
+            known = self.of_ids().ranked(partition, -1 - numbers)
+            return known.assign(**dict.fromkeys(self.keys[:-1], 0))
         found: dict[str, Any] = {"row": numbers}
         if self.id is not None:
             found["id"] = self._ids(partition)
@@ -109,11 +116,6 @@ class Ranking:
     def of_ids(self) -> Ranking:
         """Return the same without what an older corpus need not have: columns that rank."""
         return Ranking(self.id)
-
-    def ranked_older(self, partition: pd.DataFrame, numbers: np.ndarray) -> pd.DataFrame:
-        """Return the same as `ranked` for rows of an older corpus, whose order is that of ids."""
-        found = self.of_ids().ranked(partition, -1 - numbers)
-        return found.assign(**dict.fromkeys(self.keys[:-1], 0))
 
     def _ids(self, partition: pd.DataFrame) -> Any:
         ids = partition[self.id]

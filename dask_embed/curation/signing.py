@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from dask_embed.columns.types import one_array
 from dask_embed.curation.hashing import Normalize, normalized, texts_of
 from dask_embed.curation.minhash import Banding, algorithm, band_hashes, signatures
 from dask_embed.curation.ngrams import Lists, jaccard, ngrams, offsets_of, sets, token_ngrams
@@ -167,8 +168,7 @@ def _content(value: Any) -> Any:
 
 def lists_of(series: pd.Series) -> Lists:
     """Return the lists of a column of integers, nulls as empty ones."""
-    array = pa.array(series.array, from_pandas=True)
-    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    array = one_array(series.array)
     lengths = array.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
     values = array.flatten().to_numpy(zero_copy_only=False)
     wide = np.uint64 if values.dtype == np.uint64 else np.int64

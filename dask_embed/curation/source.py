@@ -12,7 +12,7 @@ import pandas as pd
 from dask_embed.columns import to_host
 from dask_embed.curation.hashing import is_text, texts_of
 from dask_embed.curation.moving import moved
-from dask_embed.curation.ranking import PLACES, Ranking, row_numbers
+from dask_embed.curation.ranking import PLACES, row_numbers
 from dask_embed.lazy._dask import (
     Apply,
     BlockwiseIO,
@@ -102,11 +102,6 @@ class Source:
         numbers = PartitionNumbers(self.npartitions)
         texts = [name for name, each in self.meta(names).items() if _is_of_texts(each)]
         return new_collection(EachPartition(frame, numbers, function, meta, texts, *given))
-
-    def ranked(self, ranking: Ranking, use: str = "rank") -> Any:
-        """Return ``row`` and what orders the rows, one partition for each; no texts."""
-        meta = ranking.ranked(self.meta(ranking.reads), np.zeros(0, np.int64))
-        return self.each(ranking.ranked, ranking.reads, meta, use=use)
 
     def meta(self, names: Sequence[Any]) -> pd.DataFrame:
         """Return columns of the frame for no rows, as pandas has them."""

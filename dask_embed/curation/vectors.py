@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 
 from dask_embed.columns import read_vectors, to_host
 from dask_embed.columns.frames import require_columns
-from dask_embed.columns.types import require_vectors, vector_dimension
+from dask_embed.columns.types import one_array, require_vectors, vector_dimension
 
 
 def vectors_of(partition: Any, column: Any, dimension: int) -> tuple[np.ndarray, np.ndarray]:
@@ -65,8 +65,7 @@ def token_vectors_of(
     """Return the token vectors of each row that has some, and which rows these are."""
     require_columns(partition, [column])
     series = to_host(partition[[column]])[column]
-    array = pa.array(series.array, from_pandas=True)
-    array = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
+    array = one_array(series.array)
     lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
     flat = array.flatten()
     values = flat.flatten().to_numpy(zero_copy_only=False).reshape(-1, dimension)
