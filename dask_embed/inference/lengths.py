@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dask_embed.models.written import entries
+
 # Numbers that no length is compared with: sizes of vectors, counts of parts, ids of tokens.
 _SIZES = re.compile(
     r"vocab|hidden|intermediate|inner|ffn|dim|d_(model|ff|kv|inner|state|conv)|embd|embed|head|layer"
@@ -76,27 +78,21 @@ def named_lengths(config: Any) -> list[int]:
         Whatever the fields are called: all whole numbers count but those whose name says that they
         are another thing.
     """
-    numbers = _numbers_in(config.to_dict())
+    numbers = _numbers_in(config)
     return sorted({value for name, value in numbers if _is_length(name) and value > 1})
 
 
 def selected_tokens(config: Any) -> list[int]:
     """Return the numbers in a configuration that say how many tokens attention selects."""
-    return [value for name, value in _numbers_in(config.to_dict()) if _SELECTED.search(name)]
+    return [value for name, value in _numbers_in(config) if _SELECTED.search(name)]
 
 
 def _is_length(name: str) -> bool:
     return bool(_LENGTHS.search(name) or not _SIZES.search(name))
 
 
-def _numbers_in(value: Any, name: str = "") -> Iterator[tuple[str, int]]:
-    """Yield every whole number with the name that it stands under."""
-    if isinstance(value, dict):
-        for key, each in value.items():
-            if key not in _PARTS_OF_OTHER_KINDS:
-                yield from _numbers_in(each, str(key))
-    elif isinstance(value, list | tuple):
-        for each in value:
-            yield from _numbers_in(each, name)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        yield name, value
+def _numbers_in(config: Any) -> Iterator[tuple[str, int]]:
+    """Yield every integer with the name that it stands under."""
+    for name, value in entries(config.to_dict(), without=_PARTS_OF_OTHER_KINDS):
+        if isinstance(value, int) and not isinstance(value, bool):
+            yield name, value

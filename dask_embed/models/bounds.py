@@ -13,6 +13,7 @@ from typing import Any
 
 from dask_embed._validation import shown
 from dask_embed.models.patterns import compiled_pattern, repeats_nest
+from dask_embed.models.written import entries
 
 LARGEST_JSON = 256 << 20  # bytes; vocabularies have up to some 40 MiB
 MOST_STOP_STRINGS, MOST_STOP_CHARACTERS = 64, 2_000
@@ -169,16 +170,10 @@ def _require_number(patterns: list[Any], name: str) -> None:
         raise ValueError(f"{name} must be at most {_MOST_PATTERNS:,}, got {len(patterns):,}")
 
 
-def _numbers(written: Any, name: str = "") -> Iterator[tuple[str, int]]:
+def _numbers(written: Any) -> Iterator[tuple[str, int]]:
     """Yield every integer, in lists too, with the name that it stands under."""
-    pending = [(name, written)]
-    while pending:
-        name, value = pending.pop()
-        if isinstance(value, dict):
-            pending += [(str(key), each) for key, each in value.items()]
-        elif isinstance(value, list):
-            pending += [(name, each) for each in value]
-        elif isinstance(value, float) and value.is_integer():
+    for name, value in entries(written):
+        if isinstance(value, float) and value.is_integer():
             yield name, int(value)
         elif isinstance(value, int) and not isinstance(value, bool):
             yield name, value

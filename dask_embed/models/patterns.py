@@ -17,6 +17,7 @@ from typing import Any
 import regex
 
 from dask_embed._validation import shown
+from dask_embed.models.written import entries
 
 _LONGEST_PATTERN, _SECONDS = 20_000, 2.0
 # Counted repeats are written out when an expression is compiled.
@@ -168,7 +169,9 @@ def require_patterns_that_end(tokenizer: Any, source: str) -> None:
     backend = getattr(tokenizer, "backend_tokenizer", None)
     for part in ("normalizer", "pre_tokenizer", "decoder"):
         step = getattr(backend, part, None)
-        for pattern in _regexes(state_of(step)):
+        for name, pattern in entries(state_of(step)):
+            if name != "Regex" or not isinstance(pattern, str):
+                continue
             if repeats_nest(pattern) or takes_long(pattern):
                 raise ValueError(
                     f"{source} has the regular expression {shown(pattern)} in its {part}, which "
@@ -195,17 +198,10 @@ def require_short_texts(tokenizer: Any, source: str) -> None:
 
 def _contents(state: Any) -> Iterator[tuple[str, Any]]:
     """Yield each text, list and object in a state with its name, but expressions and tables."""
-    pending = [("list of steps", state)]
-    while pending:
-        name, value = pending.pop()
-        # expressions have their own bound, and a table of characters is written nowhere
-        if name in ("Regex", "precompiled_charsmap") or not isinstance(value, str | list | dict):
-            continue
-        yield name, value
-        if isinstance(value, dict):
-            pending += [(str(key), each) for key, each in value.items()]
-        elif isinstance(value, list):
-            pending += [(name, each) for each in value]
+    # expressions have their own bound, and a table of characters is written nowhere
+    for name, value in entries(state, "list of steps", ("Regex", "precompiled_charsmap")):
+        if isinstance(value, str | list | dict):
+            yield name, value
 
 
 def state_of(step: Any) -> Any:
@@ -216,14 +212,3 @@ def state_of(step: Any) -> Any:
         return json.loads(state) if isinstance(state, str | bytes) else None
     except ValueError:  # of a step in Python
         return None
-
-
-def _regexes(state: Any) -> Iterator[str]:
-    if isinstance(state, dict):
-        for name, value in state.items():
-            if name == "Regex" and isinstance(value, str):
-                yield value
-            yield from _regexes(value)
-    elif isinstance(state, list):
-        for each in state:
-            yield from _regexes(each)
