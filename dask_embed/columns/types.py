@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -151,6 +151,19 @@ def number_type(dtype: Any) -> pa.DataType | None:
     if not isinstance(plain, np.dtype) or plain.kind not in "biuf" or plain.itemsize > 8:
         return None
     return pa.from_numpy_dtype(plain)
+
+
+def of_children(dtype: pa.DataType, change: Callable[[pa.DataType], pa.DataType]) -> pa.DataType:
+    """Return a nested type with its values' types changed; one that is not nested as it is."""
+    if pa.types.is_fixed_size_list(dtype):
+        return pa.list_(change(dtype.value_type), dtype.list_size)
+    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
+        return pa.list_(change(dtype.value_type))
+    if pa.types.is_struct(dtype):
+        return pa.struct([(field.name, change(field.type)) for field in dtype])
+    if pa.types.is_map(dtype):
+        return pa.map_(change(dtype.key_type), change(dtype.item_type))
+    return dtype
 
 
 def one_array(values: Any, dtype: pa.DataType | None = None) -> pa.Array:

@@ -9,12 +9,13 @@ import pyarrow as pa
 
 from dask_embed._docstrings import with_parameters_of
 from dask_embed._validation import shown
+from dask_embed.columns.types import of_children
 from dask_embed.jobs.arguments import partition_columns
 from dask_embed.jobs.delta_files import FILE, by_values, write_file
 from dask_embed.jobs.delta_version import RUN, Version, app_id, with_fields_that_tell
 from dask_embed.jobs.lance import to_lance
 from dask_embed.jobs.parquet import to_parquet
-from dask_embed.jobs.table import ConflictError, Table, of_children
+from dask_embed.jobs.table import ConflictError, Table
 from dask_embed.jobs.table_write import Given, columns, require_extra, told, write
 
 _SCHEMES = ("s3", "s3a", "gs", "az", "abfs", "abfss", "adl", "azure")

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import pyarrow as pa
 
 from dask_embed._docstrings import with_parameters_of
+from dask_embed.columns.types import of_children
 from dask_embed.jobs.parquet import to_parquet
-from dask_embed.jobs.table import Commit, ConflictError, Table, of_children
+from dask_embed.jobs.table import Commit, ConflictError, Table
 from dask_embed.jobs.table_write import Given, columns, require_extra, told, write
 
 _RUN = "dask_embed.run"

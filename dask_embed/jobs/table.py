@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from dask_embed._validation import shown, shown_error
 from dask_embed.columns.frames import encoding_told
+from dask_embed.columns.types import of_children
 from dask_embed.jobs.folder import METADATA_KEY
 from dask_embed.jobs.origin import origins_in_file, require_same_origin
 
@@ -271,16 +272,3 @@ def plain(dtype: pa.DataType) -> pa.DataType:
     if pa.types.is_dictionary(dtype):
         return plain(dtype.value_type)
     return of_children(dtype, plain)
-
-
-def of_children(dtype: pa.DataType, change: Any) -> pa.DataType:
-    """Return a nested type with its values' types changed; one that is not nested as it is."""
-    if pa.types.is_fixed_size_list(dtype):
-        return pa.list_(change(dtype.value_type), dtype.list_size)
-    if pa.types.is_list(dtype) or pa.types.is_large_list(dtype):
-        return pa.list_(change(dtype.value_type))
-    if pa.types.is_struct(dtype):
-        return pa.struct([(field.name, change(field.type)) for field in dtype])
-    if pa.types.is_map(dtype):
-        return pa.map_(change(dtype.key_type), change(dtype.item_type))
-    return dtype

@@ -21,6 +21,7 @@ from fsspec.core import url_to_fs
 from fsspec.utils import infer_compression, read_block
 
 from dask_embed._validation import meant, shown, shown_error
+from dask_embed.columns.types import of_children
 from dask_embed.jobs.command.ending import USAGE, Ended
 from dask_embed.jobs.command.inputs import WHOLE, Inputs
 from dask_embed.jobs.engine import nested_dtype
@@ -195,11 +196,7 @@ def _known(dtype: pa.DataType) -> pa.DataType:
 def _replaced(dtype: pa.DataType, by_text: Callable[[pa.DataType], bool]) -> pa.DataType:
     if by_text(dtype):
         return pa.string()
-    if pa.types.is_list(dtype):
-        return pa.list_(_replaced(dtype.value_type, by_text))
-    if pa.types.is_struct(dtype):
-        return pa.struct([(field.name, _replaced(field.type, by_text)) for field in dtype])
-    return dtype
+    return of_children(dtype, lambda each: _replaced(each, by_text))
 
 
 def _sample_of_json(file: str) -> pa.Schema:
