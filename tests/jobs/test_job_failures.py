@@ -15,8 +15,8 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from support import clusters, tiny
+from support.counting import Length
 
-import dask_embed as de
 from dask_embed.columns import Result, TextColumn
 
 ROWS = 20
@@ -24,26 +24,10 @@ BAD = (3, 4, 11)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lengths(de.ColumnOperator):
+class Lengths(Length):
     """Append the number of characters; texts that begin with "bad" fail."""
 
-    column: str = "text"
-    output: str = "length"
     runs: str | None = None
-
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    @property
-    def result_columns(self) -> tuple[str, ...]:
-        return (self.output,)
-
-    def types(self) -> dict[str, pa.DataType]:
-        return {self.output: pa.int64()}
-
-    def plan(self) -> list[str]:
-        return ["characters"]
 
     def run(
         self, columns: list[TextColumn], *, on_device: bool, meter: Any

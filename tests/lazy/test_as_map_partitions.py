@@ -23,7 +23,7 @@ from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 from support.clusters import cluster
 from support.contract import QUICK, assert_same_frame
-from support.counting import Length, LengthVector, mapped, rows_of, table
+from support.counting import Length, LengthVector, mapped, rows_of, sources_of, table
 
 import dask_embed as de
 
@@ -43,14 +43,7 @@ def eager(pdf: pd.DataFrame) -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def sources(pdf: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    ddf = dd.from_pandas(pdf, npartitions=4)
-    folder = tmp_path_factory.mktemp("table")
-    ddf.to_parquet(folder)
-    return {
-        "pandas": ddf,
-        "parquet": dd.read_parquet(folder),
-        "arrow": dd.read_parquet(folder, filesystem="arrow"),
-    }
+    return sources_of(pdf, tmp_path_factory.mktemp("table"))
 
 
 def both(source: Any) -> tuple[dd.DataFrame, dd.DataFrame]:

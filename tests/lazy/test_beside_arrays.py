@@ -11,11 +11,10 @@ from collections.abc import Callable
 from typing import Any
 
 import dask
-import dask.dataframe as dd
 import numpy as np
 import pandas as pd
 import pytest
-from support.counting import LengthVector, mapped, rows_of, table
+from support.counting import LengthVector, mapped, rows_of, sources_of, table
 
 import dask_embed as de
 
@@ -29,14 +28,7 @@ def pdf() -> pd.DataFrame:
 
 @pytest.fixture(scope="module")
 def sources(pdf: pd.DataFrame, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    ddf = dd.from_pandas(pdf, npartitions=4)
-    folder = tmp_path_factory.mktemp("table")
-    ddf.to_parquet(folder)
-    return {
-        "pandas": ddf,
-        "parquet": dd.read_parquet(folder),
-        "arrow": dd.read_parquet(folder, filesystem="arrow"),
-    }
+    return sources_of(pdf, tmp_path_factory.mktemp("table"))
 
 
 FILTERED: dict[str, Callable[[Any], Any]] = {

@@ -11,11 +11,11 @@ import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
+from support.counting import Length
 
 import dask_embed as de
-from dask_embed.columns import Result, TextColumn
+from dask_embed.columns import TextColumn
 
 VALUES = {
     "bytes": b"a",
@@ -31,36 +31,16 @@ VALUES = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Lengths(de.ColumnOperator):
-    """Append the number of characters."""
+class Lengths(Length):
+    """It notes in a file how many rows it gets."""
 
-    column: str = "text"
-    output: str = "length"
     runs: str | None = None
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
-    @property
-    def result_columns(self) -> tuple[str, ...]:
-        return (self.output,)
-
-    def types(self) -> dict[str, pa.DataType]:
-        return {self.output: pa.int64()}
-
-    def plan(self) -> list[str]:
-        return ["characters"]
-
-    def run(
-        self, columns: list[TextColumn], *, on_device: bool, meter: Any
-    ) -> tuple[dict[str, Result], dict[int, str]]:
-        texts = columns[0].values
+    def run(self, columns: list[TextColumn], *, on_device: bool, meter: Any) -> Any:
         if self.runs is not None:
             with open(self.runs, "a") as file:
-                file.write("x" * len(texts))
-        lengths = [None if text is None else len(text) for text in texts]
-        return {self.output: pa.array(lengths, pa.int64())}, {}
+                file.write("x" * len(columns[0].values))
+        return super().run(columns, on_device=on_device, meter=meter)
 
 
 def _rows(value: Any = "three") -> pd.DataFrame:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, ClassVar
 
 import dask.dataframe as dd
@@ -25,10 +26,6 @@ class Length(de.ColumnOperator):
     output: str = "length"
 
     nulls_follow_inputs: ClassVar[bool] = True
-
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
 
     @property
     def result_columns(self) -> tuple[str, ...]:
@@ -73,6 +70,14 @@ class LengthVector(Length):
         ROWS[self.output] += len(texts)
         vectors = [None if text is None else [1.0 * len(text), 2.0 * len(text)] for text in texts]
         return {self.output: pa.array(vectors, self.types()[self.output])}, {}
+
+
+def sources_of(pdf: pd.DataFrame, folder: Path) -> dict[str, Any]:
+    """The frame in memory, and from files in both ways that Dask reads them."""
+    ddf = dd.from_pandas(pdf, npartitions=4)
+    ddf.to_parquet(folder)
+    arrow = dd.read_parquet(folder, filesystem="arrow")
+    return {"pandas": ddf, "parquet": dd.read_parquet(folder), "arrow": arrow}
 
 
 def mapped(frame: Any, operator: de.ColumnOperator) -> dd.DataFrame:

@@ -22,10 +22,6 @@ class TextLengths(de.ModelOperator):
     column: str = "text"
     output: str = "length"
 
-    @property
-    def input_columns(self) -> tuple[str, ...]:
-        return (self.column,)
-
     def output_types(self, checkpoint: Checkpoint) -> dict[str, pa.DataType]:
         return {self.output: vector_type(1)}
 
