@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from support.tiny import ARCHITECTURES, HIDDEN, POSITIONS, bpe, enlarge, unigram
+from support.tiny import ARCHITECTURES, HIDDEN, POSITIONS, bart, bpe, enlarge, unigram
 
 from dask_embed.inference.generation import cache
 from dask_embed.inference.generation.probe import judge_decoder
@@ -47,32 +47,10 @@ def decoder(name: str) -> tuple[Any, Any]:
 @functools.cache
 def encoder_decoder(name: str) -> tuple[Any, Any]:
     tokenizer = unigram()
-    ids = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
     if name == "t5":
-        config: Any = transformers.T5Config(
-            vocab_size=len(tokenizer),
-            d_model=HIDDEN,
-            d_kv=8,
-            d_ff=48,
-            num_layers=2,
-            num_heads=4,
-            **ids,
-        )
+        config = ARCHITECTURES["t5"].config(len(tokenizer))
         return _seeded(transformers.T5ForConditionalGeneration, config, 3), tokenizer
-    config = transformers.BartConfig(
-        vocab_size=len(tokenizer),
-        d_model=HIDDEN,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        max_position_embeddings=POSITIONS,
-        bos_token_id=2,
-        forced_eos_token_id=None,
-        **ids,
-    )
+    config = bart(len(tokenizer))
     return _seeded(transformers.BartForConditionalGeneration, config, 4), tokenizer
 
 

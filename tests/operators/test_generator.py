@@ -64,25 +64,9 @@ def folder(tmp_path_factory):
 
 def _save_bart(folder: Path) -> Path:
     tokenizer = tiny.unigram()
-    config = transformers.BartConfig(
-        vocab_size=len(tokenizer),
-        d_model=tiny.HIDDEN,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=48,
-        decoder_ffn_dim=48,
-        max_position_embeddings=tiny.POSITIONS,
-        bos_token_id=2,
-        forced_eos_token_id=None,
-        pad_token_id=0,
-        eos_token_id=1,
-        decoder_start_token_id=0,
-    )
     with torch.random.fork_rng():
         torch.manual_seed(4)
-        model = transformers.BartForConditionalGeneration(config)
+        model = transformers.BartForConditionalGeneration(tiny.bart(len(tokenizer)))
         tiny.enlarge(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

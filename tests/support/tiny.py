@@ -296,6 +296,26 @@ def _t5(vocabulary: int) -> Any:
     )
 
 
+def bart(vocabulary: int) -> Any:
+    """Return the configuration of a BART whose ids are those of `unigram`."""
+    return transformers.BartConfig(
+        vocab_size=vocabulary,
+        d_model=HIDDEN,
+        encoder_layers=2,
+        decoder_layers=2,
+        encoder_attention_heads=4,
+        decoder_attention_heads=4,
+        encoder_ffn_dim=48,
+        decoder_ffn_dim=48,
+        max_position_embeddings=POSITIONS,
+        bos_token_id=2,
+        eos_token_id=1,
+        pad_token_id=0,
+        decoder_start_token_id=0,
+        forced_eos_token_id=None,
+    )
+
+
 def _decoder(cls: Any, **settings: Any) -> Callable[[int], Any]:
     def config(vocabulary: int) -> Any:
         ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": None}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from dask_embed.jobs.command import ending
@@ -13,42 +13,37 @@ from dask_embed.jobs.command.job import Job
 
 def write(job: Job, out: Any, folder: str, client: Any) -> None:
     """Compute rows and write them; show how far it is unless the job is quiet."""
-    from dask_embed.jobs.parquet import to_parquet
     from dask_embed.jobs.progress import showing
 
     with ends_with(ending.USAGE):
         _require_the_same_array(job)
+    writer, options = _writer(job)
+    planned = None  # what runs is known when rows were looked at
+    if job.resume != "rows":
+        with ends_with(ending.USAGE):
+            planned = writer(out, folder, **options, compute=False)
+    quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
+    with quiet, _naming(folder):
+        writer(out, folder, **options)
+
+
+def _writer(job: Job) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Return the function that writes what the job writes, and its options."""
+    from dask_embed.jobs.delta import to_delta
+    from dask_embed.jobs.lance import to_lance
+    from dask_embed.jobs.parquet import to_parquet
+
     if job.table:
-        _write_table(job, out, folder, client)
-        return
+        mode = "overwrite" if job.overwrite else "append" if job.append else "create"
+        return (to_lance if job.table == "lance" else to_delta), {"mode": mode}
     options: dict[str, Any] = {
         "overwrite": job.overwrite,
         "append": job.append,
         "resume": job.resume,
     }
-    planned = None  # what runs is known when rows were looked at
     if job.resume == "rows":
         options |= {"id": job.id, "changed": job.changed, "gone": job.gone}
-    else:
-        with ends_with(ending.USAGE):
-            planned = to_parquet(out, folder, **options, compute=False)
-    quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
-    with quiet, _naming(folder):
-        to_parquet(out, folder, **options)
-
-
-def _write_table(job: Job, out: Any, uri: str, client: Any) -> None:
-    from dask_embed.jobs.delta import to_delta
-    from dask_embed.jobs.lance import to_lance
-    from dask_embed.jobs.progress import showing
-
-    write = to_lance if job.table == "lance" else to_delta
-    mode = "overwrite" if job.overwrite else "append" if job.append else "create"
-    with ends_with(ending.USAGE):
-        planned = write(out, uri, mode=mode, compute=False)
-    quiet = contextlib.nullcontext() if job.quiet else showing(planned, client=client)
-    with quiet, _naming(uri):
-        write(out, uri, mode=mode)
+    return to_parquet, options
 
 
 def _require_the_same_array(job: Job) -> None:
