@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
 from contextvars import ContextVar
 
 import numpy as np
+
+from dask_embed.runtime.within import set_within
 
 # Where the batch that runs is filled up if it is padded; None where its tokenizer says.
 _side: ContextVar[str | None] = ContextVar("side", default=None)
 
 
-@contextlib.contextmanager
-def padded_on(side: str | None) -> Iterator[None]:
+def padded_on(side: str | None) -> contextlib.AbstractContextManager[None]:
     """Fill padded batches up on a side, within the block; no result depends on it."""
-    token = _side.set(side)
-    try:
-        yield
-    finally:
-        _side.reset(token)
+    return set_within(_side, side)
 
 
 def side_of_batch() -> str | None:
