@@ -207,7 +207,7 @@ OF_SUBJECTS: dict[str, dict[str, Any]] = {
             **needed(getattr(de, name)),
         }
         for name in operators.__all__
-        if not inspect.isabstract(getattr(de, name)) and name != "LinearHead"
+        if not inspect.isabstract(getattr(de, name)) and name not in ("LinearHead", "ModelOperator")
     },
 }
 NUMBERS = [

@@ -275,3 +275,8 @@ def test_three_hooks_are_all_there_is() -> None:
         assert each.run is base.run
         assert each.forward is not base.forward
         assert each.postprocess is not base.postprocess
+
+
+def test_an_operator_that_names_no_column_is_told_when_it_is_made() -> None:
+    with pytest.raises(TypeError, match="ModelOperator must define input_columns"):
+        de.ModelOperator("no/model")
