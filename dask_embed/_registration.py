@@ -15,6 +15,7 @@ def register() -> None:
     wrapt.register_post_import_hook(_in_memory, "pandas")
     wrapt.register_post_import_hook(_in_memory, "cudf")
     wrapt.register_post_import_hook(_dask, "dask.dataframe")
+    wrapt.register_post_import_hook(_of_dask_cudf, "dask_cudf.backends")
     wrapt.register_post_import_hook(_nodes_of, "dask_embed.operators.dispatch")
     wrapt.register_post_import_hook(_options, "dask_embed._options")
 
@@ -35,6 +36,10 @@ def _dask(module: Any) -> None:
 
     register_dataframe_accessor("ml")(_accessor("DaskAccessor"))
     register_series_accessor("ml")(_accessor("ColumnAccessor"))
+
+
+def _of_dask_cudf(module: Any) -> None:
+    import dask_embed.columns.nonempty  # noqa: F401 - registers its functions after dask-cudf's
 
 
 def _nodes_of(module: Any) -> None:

@@ -24,6 +24,7 @@ from dask_embed.columns.types import (
     Vectors,
     is_number,
     of_another_type,
+    require_null_value,
     require_vectors,
     text_column,
     wrong_dimensions,
@@ -32,6 +33,7 @@ from dask_embed.columns.types import (
 __all__ = ["DataFrame", "Series"]
 
 _MOST_VALUES = 2**31 - 1
+_NO_FLOAT16 = "cuDF has no float16 columns; choose another precision, such as 'int8'"
 
 
 def check_text(series: cudf.Series) -> None:
@@ -123,20 +125,27 @@ def vectors_to_array(series: cudf.Series, dimension: int) -> cupy.ndarray:
     """Return the vectors as a CuPy array of shape (rows, dimension), null rows NaN."""
     column = read_vectors(series, dimension)
     require_vectors(series.name, column)
-    if column.valid.all():
-        return column.values
-    full = cupy.where(cupy.asarray(column.valid)[:, None], column.values, cupy.nan)
-    return full.astype(column.values.dtype, copy=False)
+    missing = ~column.valid
+    require_null_value(series.name, column.values.dtype, missing.sum())
+    if missing.any():
+        column.values[cupy.asarray(missing)] = cupy.nan  # not the column's own: see `read_vectors`
+    return column.values
 
 
 def to_host(frame: cudf.DataFrame) -> pd.DataFrame:
-    """Return a pandas frame in which list columns keep their Arrow type."""
-    lists = [name for name in frame.columns if isinstance(frame[name].dtype, cudf.ListDtype)]
-    out = frame.drop(columns=lists).to_pandas()
-    for name in lists:
+    """Return a pandas frame, with Arrow columns where pandas would lose values or their type."""
+    by_arrow = [name for name in frame.columns if _is_lost_in_pandas(frame[name])]
+    out = frame.drop(columns=by_arrow).to_pandas()
+    for name in by_arrow:
         array = pd.arrays.ArrowExtensionArray(frame[name].to_arrow())
         out[name] = pd.Series(array, index=out.index)
     return out[list(frame.columns)]
+
+
+def _is_lost_in_pandas(series: cudf.Series) -> bool:
+    """Return whether `to_pandas` makes objects of nested values, or floats of integers."""
+    nested = isinstance(series.dtype, cudf.ListDtype | cudf.StructDtype)
+    return nested or (series.dtype.kind in "iub" and series.null_count > 0)
 
 
 def keeps_on_device(frame: Any) -> bool:
@@ -145,6 +154,8 @@ def keeps_on_device(frame: Any) -> bool:
 
 def _vector_series(result: Vectors) -> cudf.Series:
     values = result.values.contiguous()
+    if values.is_floating_point() and values.element_size() == 2:
+        raise TypeError(_NO_FLOAT16)
     if values.numel() > _MOST_VALUES:
         raise ValueError(
             f"a cuDF column holds at most {_MOST_VALUES} values but this partition has "
@@ -172,7 +183,7 @@ def _with_nulls(column: plc.Column, valid: np.ndarray) -> plc.Column:
 
 def _variable_size(dtype: pa.DataType) -> pa.DataType:
     if pa.types.is_float16(dtype):
-        raise TypeError("cuDF has no float16 columns; choose another precision, such as 'int8'")
+        raise TypeError(_NO_FLOAT16)
     if pa.types.is_fixed_size_list(dtype) or pa.types.is_list(dtype):
         return pa.list_(_variable_size(dtype.value_type))
     return dtype

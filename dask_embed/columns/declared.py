@@ -12,6 +12,7 @@ from pandas.api.types import pandas_dtype
 
 from dask_embed._options import named_options
 from dask_embed._validation import shown, shown_error, strings
+from dask_embed.columns import to_host
 from dask_embed.columns.digests import value_bytes
 from dask_embed.columns.frames import is_dask_frame, require_frame
 
@@ -211,4 +212,5 @@ def _is_same(one: Any, other: Any) -> bool:
     try:
         return bool(one.equals(other))
     except (NotImplementedError, TypeError, ValueError):  # pyarrow compares no lists
-        return value_bytes(one) == value_bytes(other)
+        first, second = (to_host(each.to_frame("of one")) for each in (one, other))
+        return value_bytes(first["of one"]) == value_bytes(second["of one"])

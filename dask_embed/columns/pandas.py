@@ -20,6 +20,7 @@ from dask_embed.columns.types import (
     is_number,
     of_another_type,
     one_array,
+    require_null_value,
     require_vectors,
     separate_unusable,
     text_column,
@@ -134,12 +135,8 @@ def vectors_to_array(series: pd.Series, dimension: int) -> np.ndarray:
     column = read_vectors(series, dimension)
     require_vectors(series.name, column)
     matrix, missing = column.values, ~column.valid
+    require_null_value(series.name, matrix.dtype, missing.sum())
     if missing.any():
-        if matrix.dtype.kind != "f":
-            raise ValueError(
-                f"column {series.name!r} has {missing.sum()} rows without a vector, and "
-                f"{matrix.dtype} has no value for them; drop them first (.dropna())"
-            )
         matrix = matrix.copy()
         matrix[missing] = np.nan
     return matrix

@@ -200,6 +200,15 @@ def require_vectors(name: Any, column: VectorColumn) -> None:
         )
 
 
+def require_null_value(name: Any, dtype: np.dtype[Any], missing: int) -> None:
+    """Raise ValueError if rows are `missing` and numbers of `dtype` have no value for them."""
+    if missing and dtype.kind != "f":
+        raise ValueError(
+            f"column {name!r} has {missing} rows without a vector, and {dtype} has no value for "
+            "them; drop them first (.dropna())"
+        )
+
+
 def of_another_type(values: list[Any], null: np.ndarray, found: Any, needed: str) -> dict[int, str]:
     """Return the message of each row of a partition whose column is not what its frame promised.
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from dask_embed._validation import meant, shown
-from dask_embed.columns import check_text, read_text
+from dask_embed.columns import check_text, read_text, to_host
 from dask_embed.columns.frames import row_label
 
 BITS = 128
@@ -88,7 +88,8 @@ def is_text(series: Any) -> bool:
 def hashable(series: Any) -> None:
     """Raise TypeError unless the values of a column can be written as text."""
     if not is_text(series):
-        array = pa.array(series.iloc[:0], from_pandas=True)
+        [(_, empty)] = to_host(series.iloc[:0].to_frame()).items()  # of cuDF, too
+        array = pa.array(empty, from_pandas=True)
         if pa.types.is_nested(array.type) or not pa.types.is_primitive(array.type):
             raise TypeError(
                 f"column {series.name!r} has dtype {series.dtype}; duplicates are found by "

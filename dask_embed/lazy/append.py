@@ -7,6 +7,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from dask_embed.columns import empty_columns
 from dask_embed.lazy._dask import Expr, new_collection, tokenize_deterministic
 from dask_embed.lazy.computed import ComputedRows, SelectResult
@@ -65,6 +67,10 @@ class OperatorRows(ComputedRows):
             said = f"{type(self).__qualname__} {self.frame._name} {_token(self.operator)}"
             self._determ_token = hashlib.md5(said.encode(), usedforsecurity=False).hexdigest()
         return self._determ_token
+
+    def types(self) -> dict[Any, pa.DataType]:
+        types: dict[Any, pa.DataType] = self.operator.types()
+        return types
 
     @property
     def labels(self) -> list[str]:

@@ -13,7 +13,7 @@ from dask_embed.columns import vectors_to_array
 from dask_embed.columns.arrays import array_of, dimension_of
 from dask_embed.columns.frames import require_series
 from dask_embed.columns.types import vector_dimension
-from dask_embed.lazy.append import OperatorRows
+from dask_embed.lazy.computed import ComputedRows
 
 
 @named_options
@@ -73,8 +73,8 @@ def lazy_dimension(series: Any) -> int:
     """Return the dimension from the type, or for cuDF, whose lists have none, from the plan."""
     if isinstance(series._meta, pd.Series):
         return dimension_of(series._meta)
-    for node in series.expr.find_operations(OperatorRows):
-        types = node.operator.types()
+    for node in series.expr.find_operations(ComputedRows):
+        types = node.types()
         if series.name in types:
             return vector_dimension(types[series.name]) or dimension_of(series._meta)
     raise TypeError(f"the type of column {series.name!r} does not tell its dimension: give it")

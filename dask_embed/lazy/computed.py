@@ -6,6 +6,8 @@ import functools
 from collections.abc import Mapping
 from typing import Any
 
+import pyarrow as pa
+
 from dask_embed.lazy._dask import (
     AsType,
     Blockwise,
@@ -43,6 +45,10 @@ class ComputedRows(Blockwise):
     def reads(self) -> set[str]:
         """The columns that they are computed from."""
         raise NotImplementedError
+
+    def types(self) -> dict[Any, pa.DataType]:
+        """Return the Arrow types of columns that are computed, as far as they are known."""
+        return {}
 
     one_row_each = False
     keeps_nulls = False  # whether results are known to be null where an input is

@@ -7,12 +7,14 @@ import functools
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from dask_embed._options import named_options
 from dask_embed._validation import column_name, one_of, shown
+from dask_embed.columns.arrays import dimension_of
 from dask_embed.columns.frames import is_dask_frame, require_frame, require_series
 from dask_embed.columns.ranges import CALIBRATED, checked_ranges
-from dask_embed.columns.types import PRECISIONS
+from dask_embed.columns.types import PRECISIONS, vector_type
 from dask_embed.inference.calibration import (
     joined_ranges,
     of_more_than_one_value,
@@ -22,7 +24,7 @@ from dask_embed.inference.calibration import (
 )
 from dask_embed.lazy._dask import Expr, Projection, new_collection
 from dask_embed.lazy.append import append_lazily
-from dask_embed.lazy.arrays import lazy_dimension, to_array
+from dask_embed.lazy.arrays import lazy_dimension
 from dask_embed.lazy.computed import ComputedRows
 from dask_embed.lazy.nodes import PartByPart, Tree
 from dask_embed.lazy.nulls import asks_for_nulls
@@ -115,8 +117,8 @@ def calibration_ranges(series: Any) -> np.ndarray:
         dimension = lazy_dimension(series)
         found = ranges_lazily(series.to_frame(), series.name, dimension).compute()
     else:
-        dimension = to_array(series.iloc[:0]).shape[1]
         found = of_more_than_one_value(partition_ranges(series))
+        dimension = len(found) // 2 or dimension_of(series)
     return ranges_of(found) if len(found) else np.zeros((2, dimension), np.float32)
 
 
@@ -190,6 +192,9 @@ class Quantize(ComputedRows):
     @property
     def reads(self) -> set[str]:
         return {self.column}
+
+    def types(self) -> dict[str, pa.DataType]:
+        return {self.column: vector_type(self.dimension, self.precision)}
 
     @property
     def labels(self) -> list[str]:

@@ -11,9 +11,11 @@ import dask
 import dask.dataframe as dd
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from support.clusters import cluster
 
+from dask_embed.curation.hashing import hashable
 from dask_embed.curation.ranking import PLACES
 
 ROWS = 400
@@ -376,3 +378,16 @@ def test_a_partition_of_numbers_holds_no_texts(column: str, other: list[Any]) ->
     frame = dd.from_map(lambda place: rows[place], [0, 1], meta=rows[0].iloc[:0])
     with pytest.raises(ValueError, match=rf"column '{column}' has .* is not text: the column is"):
         frame.ml.mark_exact_duplicates("text", id="id").compute(scheduler="synchronous")
+
+
+class OnDevice(pd.Series):
+    """A column that Arrow may not take by itself, as those of cuDF."""
+
+    def __arrow_array__(self, type: Any = None) -> Any:
+        raise TypeError("implicit conversion to a host PyArrow object is not allowed")
+
+
+def test_columns_of_a_device_are_not_taken_for_the_host_s() -> None:
+    hashable(OnDevice([1, 2], name="number"))
+    with pytest.raises(TypeError, match="'lists' has dtype"):
+        hashable(OnDevice([[1]], name="lists", dtype=pd.ArrowDtype(pa.list_(pa.int64()))))

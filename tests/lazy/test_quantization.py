@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dask.dataframe as dd
@@ -21,6 +22,7 @@ from dask.base import tokenize
 from support.contract import assert_matches_meta, cut, lazy, shared_tiny_bert, values_of
 
 import dask_embed as de
+from dask_embed.lazy.arrays import lazy_dimension
 
 pytestmark = pytest.mark.usefixtures("one_torch_thread")
 
@@ -316,3 +318,14 @@ def test_tokens_are_equal_in_every_process(model: str, pdf: pd.DataFrame) -> Non
     assert tokenize(de.Embedder(model, precision="int8", ranges=ranges * 2)) not in here
     assert tokenize(de.Embedder(model, precision="uint8", ranges=ranges)) not in here
     hash(de.Embedder(model, precision="int8", ranges=ranges))
+
+
+@pytest.mark.parametrize(("precision", "size"), [("int8", DIMENSION), ("ubinary", DIMENSION // 8)])
+def test_a_plan_tells_the_dimension_of_what_is_stored(
+    model: str, pdf: pd.DataFrame, precision: str, size: int
+) -> None:
+    """The lists of cuDF have no size, so the plan is asked: the last node that made the column."""
+    lazy_frame = de.quantize(dd.from_pandas(pdf).ml.embed(model=model), "embedding", precision)
+    column = lazy_frame["embedding"]
+    no_size = SimpleNamespace(expr=column.expr, name="embedding", _meta=None)
+    assert lazy_dimension(no_size) == size
