@@ -383,6 +383,10 @@ def test_a_partition_of_numbers_holds_no_texts(column: str, other: list[Any]) ->
 class OnDevice(pd.Series):
     """A column that Arrow may not take by itself, as those of cuDF."""
 
+    @property
+    def _constructor(self) -> type[pd.Series]:
+        return OnDevice
+
     def __arrow_array__(self, type: Any = None) -> Any:
         raise TypeError("implicit conversion to a host PyArrow object is not allowed")
 
