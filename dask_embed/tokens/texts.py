@@ -67,9 +67,12 @@ class Made:
 
 
 def _digest(row: Row) -> bytes:
-    first, *others = row
-    digest = hashlib.blake2b(first.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES)
-    for text in others:
+    digest = hashlib.blake2b(digest_size=_DIGEST_BYTES)
+    for value in row:
         digest.update(b"\xff")  # of no text, so that each of two is told from their sum
-        digest.update(text.encode("utf-8", "surrogatepass"))
+        if isinstance(value, str):
+            digest.update(value.encode("utf-8", "surrogatepass"))
+            continue
+        for text in value:  # a row of candidates
+            digest.update(b"\xfe" + text.encode("utf-8", "surrogatepass"))
     return digest.digest()

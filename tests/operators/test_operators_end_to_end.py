@@ -122,7 +122,7 @@ OPERATORS = {
     "linear": Case("LinearHead", "head.safetensors", {"column": "vector", "scores": "all"}),
     "similar": Case("Similarity", "", {"column": "vector", "scores": "all"}),
     "chunks": Case("Chunker", "embed", {"max_tokens": 12}),
-    "late": Case("LateChunkEmbedder", "embed", {"max_tokens": 12}),
+    "late": Case("LateChunkEmbedder", "embed", {"max_tokens": 12, "normalize": True}),
 }
 CHUNKERS = ("Chunker", "LateChunkEmbedder")
 
@@ -171,6 +171,20 @@ def assert_same(
 
 
 # Partitions
+
+
+@pytest.mark.parametrize("room", [2**20, 4000])
+def test_what_another_partition_made_changes_nothing(operator, room):
+    """Whether rows are new, or known, or some of each, and whether there is room for all."""
+    frame = table()
+    parts = [frame.iloc[:5], frame.iloc[3:][::-1], frame]
+    alone = [operator.apply(part) for part in parts]
+    de.unload()
+    with dask.config.set({"embed.cached-vectors-bytes": room}):
+        given = [operator.apply(part) for part in parts]
+    de.unload()
+    for one, expected in zip(given, alone, strict=True):
+        assert_same(one, expected, operator.output_columns)
 
 
 def test_partitions_have_the_types_of_the_meta(operator):

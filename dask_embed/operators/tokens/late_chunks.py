@@ -247,7 +247,8 @@ class _Late:
         means = sums.means().to(loaded.device, loaded.transformer.dtype)
         with self._runner.session():
             vectors = apply_modules(after, loaded.layers, means, torch.zeros(0))
-        return vectors.float().cpu()
+        # a copy may be written to, which what inference mode made may not be
+        return vectors.float().cpu().clone()
 
     def _encode(self, places: np.ndarray) -> Encoded:
         """Return the windows of the texts at `places`, and the chunks that each holds."""
