@@ -26,7 +26,7 @@ def with_parameters_of(other: Callable[..., object]) -> Callable[[F], F]:
     def filled(found: re.Match[str]) -> str:
         if found[2] != other.__name__:
             return found[0]
-        return "".join(f"{told[name]}\n" for name in found[1].split(", "))
+        return "".join(f"{block}\n" for block in dict.fromkeys(map(told.get, found[1].split(", "))))
 
     def decorate(function: F) -> F:
         function.__doc__ = ELSEWHERE.sub(filled, function.__doc__ or "")

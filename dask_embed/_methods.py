@@ -13,12 +13,17 @@ from dask_embed._validation import shown
 
 # In the docstring of a class: the first line of a parameter, and another section's head.
 _PARAMETER = re.compile(r"^    (\w[^:\n]*) : ", re.MULTILINE)
+_ANY = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _SECTION = re.compile(r"\n\n    [A-Z][a-z ]+\n    -+\n")
 
 
-def first_of(operator: type) -> str:
-    """Return the argument that a method takes by place: the column that it reads, or the prompt."""
-    return "prompt" if operator is operators.Generator else "column"
+def first_of(operator: type) -> str | None:
+    """Return the argument that a method takes by place: the column that it reads, or the prompt.
+
+    None of an operator of one's own that has no such field: it takes all by name.
+    """
+    first = "prompt" if operator is operators.Generator else "column"
+    return first if first in inspect.signature(operator).parameters else None
 
 
 def named(
@@ -32,7 +37,14 @@ def named(
         If more than the column is given by place, or what the operator runs is not given.
     """
     first, parameters = first_of(operator), inspect.signature(operator).parameters
-    subject = next((each.name for each in parameters.values() if each.default is each.empty), None)
+    needed = [
+        each.name
+        for each in parameters.values()
+        if each.default is each.empty and each.kind not in _ANY and each.name != first
+    ]
+    subject = needed[0] if needed else None
+    if args and first is None:
+        raise TypeError(f".ml.{name} takes its arguments by name, got {shown(args[0])} by place")
     if len(args) > 1:
         rest = f"{subject}={shown(args[1])}" if subject else "..."
         raise TypeError(
@@ -45,8 +57,9 @@ def named(
         )
     if subject and subject not in options:
         known_options(operator.__name__, options, [*parameters])
-        raise TypeError(f".ml.{name} needs {subject}=, as in .ml.{name}({first}, {subject}=...)")
-    return {first: args[0], **options} if args else options
+        told = f"{first}, " if first else ""
+        raise TypeError(f".ml.{name} needs {subject}=, as in .ml.{name}({told}{subject}=...)")
+    return {str(first): args[0], **options} if args else options
 
 
 def signature_of(*kinds: type) -> inspect.Signature:
@@ -57,16 +70,22 @@ def signature_of(*kinds: type) -> inspect.Signature:
         for name, each in inspect.signature(kind).parameters.items():
             differs = parameters.setdefault(name, each).default != each.default
             if chosen and (differs or name in chosen):  # what the chosen operator says
-                parameters[name] = each.replace(default=None)
-    first = parameters.pop(first_of(kinds[0]))
+                parameters[name] = each.replace(default=None, annotation=_or_none(each.annotation))
+    first = [parameters.pop(name) for name in (first_of(kinds[0]),) if name]
+    rest = [each for each in parameters.values() if each.kind is not each.VAR_POSITIONAL]
     return inspect.Signature(
         [
             inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
-            first.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD),
-            *(each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters.values()),
+            *(each.replace(kind=inspect.Parameter.POSITIONAL_OR_KEYWORD) for each in first),
+            *(each.replace(kind=max(each.kind, each.KEYWORD_ONLY)) for each in rest),
         ],
         return_annotation=Any,
     )
+
+
+def _or_none(annotation: str) -> str:
+    """Return the annotation of an argument, as it is written, for one that may be None, too."""
+    return annotation if "None" in annotation else f"{annotation} | None"
 
 
 def docstring_of(signature: inspect.Signature, *kinds: type, more: str = "") -> str:

@@ -53,7 +53,7 @@ class FrameAccessor:
         """Say which methods there are, for one that there is not."""
         methods = _methods(type(self))
         told = f"{meant(name, methods)}; its methods are {', '.join(methods)}"
-        if name in ("to_parquet", "to_lance", "to_delta"):
+        if name in _methods(DaskAccessor):
             told = " here; give it a Dask DataFrame, as dask.dataframe.from_pandas makes"
         elif name in _ELSEWHERE:
             told = f"; use {_ELSEWHERE[name]}"
@@ -150,17 +150,17 @@ def _methods(accessor: type) -> list[str]:
     return [name for name in dir(accessor) if not name.startswith("_")]
 
 
-def _add_method(name: str, operator: type) -> None:
+def _add_method(name: str, operator: type) -> Any:
     """Make an operator a method: its arguments and its docstring are those of the class."""
 
     def append(self: FrameAccessor, *args: Any, **options: Any) -> Any:
         return self._append(operator, **named(name, operator, args, options))
 
-    signature = signature_of(operator)
-    append.__name__, append.__doc__ = name, docstring_of(signature, operator)
+    append.__name__, append.__doc__ = name, operator.__doc__
     append.__qualname__ = f"FrameAccessor.{name}"
-    append.__signature__ = signature  # type: ignore[attr-defined]
+    append.__signature__ = signature_of(operator)  # type: ignore[attr-defined]
     setattr(FrameAccessor, name, append)
+    return append
 
 
 @named_options
@@ -170,7 +170,8 @@ def register_operator(name: str, operator: Operator) -> Operator:
     Parameters
     ----------
     name : str
-        Name of the method; its arguments are those of the operator.
+        Name of the method; its arguments are those of the operator, by name but for `column`,
+        which may stand first.
     operator : type
         A subclass of `dask_embed.ModelOperator` or `dask_embed.ColumnOperator`. Workers import
         it from its module, or get its code with the task if it was written in a notebook.
@@ -196,18 +197,7 @@ def register_operator(name: str, operator: Operator) -> Operator:
     if name.startswith("_") or (taken is not None and not _replaces(operator, taken)):
         raise ValueError(f"name {name!r} is taken by a method of .ml; choose another")
 
-    def append(self: FrameAccessor, *args: Any, **options: Any) -> Any:
-        return self._append(operator, *args, **options)
-
-    append.__name__, append.__doc__ = name, operator.__doc__
-    append.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [
-            inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY),
-            *inspect.signature(operator).parameters.values(),
-        ]
-    )
-    append._operator = operator  # type: ignore[attr-defined]
-    setattr(FrameAccessor, name, append)
+    _add_method(name, operator)._operator = operator
     return operator
 
 
@@ -223,7 +213,8 @@ def _replaces(operator: type, method: Any) -> bool:
 for _name in operators.__all__:
     _operator = getattr(operators, _name)
     if (_method := getattr(_operator, "method", "")) and _method not in vars(FrameAccessor):
-        _add_method(_method, _operator)
+        _added = _add_method(_method, _operator)
+        _added.__doc__ = docstring_of(_added.__signature__, _operator)
 
 
 def _join_method(name: str, *kinds: type, also: tuple[type, ...] = (), option: str = "") -> None:

@@ -37,8 +37,6 @@ def parameter(given: inspect.Parameter) -> str:
         return "self"
     kind = str(given.annotation)
     kind = "Any" if given.annotation is given.empty or kind == repr(Any) else kind
-    if given.default is None and kind != "Any" and "None" not in kind:
-        kind += " | None"
     return f"{given.name}: {kind}{'' if given.default is given.empty else ' = ...'}"
 
 

@@ -15,11 +15,12 @@ import pytest
 
 import dask_embed as de
 from dask_embed import operators
-from dask_embed.accessor import FrameAccessor
+from dask_embed.accessor import DaskAccessor, FrameAccessor
 
 FRAME = pd.DataFrame({"text": ["a"]})
 OPERATORS = [getattr(operators, name) for name in operators.__all__]
 METHODS = {each.method: each.__name__ for each in OPERATORS if getattr(each, "method", "")}
+STEPS = [name for name in vars(DaskAccessor) if not name.startswith("_")]
 METHODS["chunk"] = "Chunker"
 METHODS["score"] = "PerplexityScorer"
 
@@ -58,7 +59,9 @@ def test_unknown_options(method: str, operator: str) -> None:
         ("embedd", r"did you mean 'embed'\?\); its methods are answer, "),
         ("encode", "use embed"),
         ("ner", "use classify_tokens"),
-        ("to_parquet", "Dask DataFrame"),
+        ("cluster", "here; give it a Dask DataFrame"),
+        ("to_parquet", "here; give it a Dask DataFrame"),
+        ("drop_fuzzy_duplicates", "here; give it a Dask DataFrame"),
         ("__array__", "its methods are"),
     ],
 )
@@ -95,6 +98,7 @@ def test_scores_are_one_method_of_three_operators() -> None:
     assert set(told) == names
     for name in ("output", "candidates", "candidates_column", "top_k_next"):
         assert told[name].default is None
+        assert "None" in told[name].annotation
     documentation = inspect.getdoc(FRAME.ml.score)
     for name in names - {"model"}:
         assert re.search(rf"^(\w+, )*{name}(, \w+)* : |\b{name}\b", documentation, re.MULTILINE)
@@ -116,16 +120,23 @@ def test_options_of_another_kind_of_score(options: dict[str, Any], says: str) ->
         FRAME.ml.score("text", model="not there", **options)
 
 
-@pytest.mark.parametrize("method", ["to_parquet", "to_lance", "to_delta"])
-def test_writers_tell_each_of_their_parameters(method: str) -> None:
+@pytest.mark.parametrize("kind", ["exact", "fuzzy", "semantic"])
+def test_a_step_that_lacks_its_column_names_itself(kind: str) -> None:
+    method = f"drop_{kind}_duplicates"
+    with pytest.raises(TypeError, match=rf"^{method}\(\) "):
+        getattr(dd.from_pandas(FRAME, npartitions=1).ml, method)("text", 0.5)
+
+
+@pytest.mark.parametrize("method", STEPS)
+def test_steps_tell_each_of_their_parameters(method: str) -> None:
     """In the order that they are given in, also those that one leaves to another."""
     bound = getattr(dd.from_pandas(FRAME, npartitions=1).ml, method)
     documentation = inspect.getdoc(bound)
     told = documentation.partition("Parameters\n")[2].partition("\nReturns\n")[0]
+    heads = re.findall(r"^(\w[^:\n]*) : ", told, re.MULTILINE)
     kinds = inspect.signature(bound).parameters.values()
     names = [each.name for each in kinds if each.kind is not each.VAR_KEYWORD]
-    heads = re.findall(r"^(\w+) : ", told, re.MULTILINE)
-    assert [name for name in heads if name != "frame"] == names
+    assert re.findall(r"\w+", " ".join(heads)) == ["frame", *names]
     assert "See `" not in told
 
 

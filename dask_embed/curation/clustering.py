@@ -8,6 +8,7 @@ from typing import Any
 
 import dask.dataframe as dd
 
+from dask_embed._docstrings import with_parameters_of
 from dask_embed._options import NamedOptions, named_options
 from dask_embed._reprs import ShortRepr
 from dask_embed._validation import column_name
@@ -109,6 +110,7 @@ class KMeans(ShortRepr, NamedOptions, Settings):
         )
 
 
+@with_parameters_of(KMeans)
 @named_options
 def cluster(
     frame: Any,
@@ -139,9 +141,10 @@ def cluster(
     centres : FittedKMeans, str, Path or array, optional
         Centres that are known, in place of `n_clusters`: what `dask_embed.KMeans` fitted, a file
         that it was saved to, or an array of shape (clusters, dimension). Each row is then
-        clustered for itself, partitions stream, and filters pass below.
+        clustered for itself, partitions stream, and filters pass below. Of the settings that follow
+        only `metric` counts then, and only for an array.
     metric, init, max_iter, tol, seed, sample, fit_data_fraction
-        See `dask_embed.KMeans`. With `centres` only `metric` counts, and only for an array.
+        See `KMeans`.
     output : str
         The column with the number of the cluster, int32.
     distance : str, optional

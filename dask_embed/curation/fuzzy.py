@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from dask_embed._docstrings import with_parameters_of
 from dask_embed._options import named_options
 from dask_embed._validation import boolean, one_of, positive_integer
 from dask_embed.columns import check_text
 from dask_embed.columns.frames import is_dask_frame, require_frame
 from dask_embed.curation.banded import Fuzzy
+from dask_embed.curation.exact import mark_exact_duplicates
 from dask_embed.curation.hashing import normalizers
 from dask_embed.curation.marks import dropping, marked, older_frame
 from dask_embed.curation.minhash import Banding, algorithm, banding
@@ -18,6 +20,7 @@ from dask_embed.curation.signing import STORED, Signing, StoredSigning, is_token
 from dask_embed.curation.thresholds import require_threshold
 
 
+@with_parameters_of(mark_exact_duplicates)
 @named_options
 def mark_fuzzy_duplicates(
     frame: Any,
@@ -54,8 +57,8 @@ def mark_fuzzy_duplicates(
         Units of an n-gram. A text of fewer is one n-gram.
     unit : {"word", "char", "token"}
         Words are runs of letters, marks, digits and underscores.
-    normalize : {"whitespace", "casefold"}, callable, or a list of these, optional
-        As in `mark_exact_duplicates`.
+    normalize
+        See `mark_exact_duplicates`.
     num_perm : int
         Values of a signature.
     bands, rows : int, optional
@@ -72,11 +75,13 @@ def mark_fuzzy_duplicates(
         How rows that pairs connect become groups: by forests that are merged in one place, 16 bytes
         for each row that is in a pair, or, for hundreds of millions of them, by large and small
         stars through 40 shuffles. The result is the same.
-    id, keep, seed, prefix
-        As in `mark_exact_duplicates`.
+    id, keep, seed
+        See `mark_exact_duplicates`.
     against : dask.dataframe.DataFrame, optional
         As in `mark_exact_duplicates`, or what `fuzzy_signatures` made of the older corpus with the
         same settings.
+    prefix
+        See `mark_exact_duplicates`.
 
     Returns
     -------

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
+from dask_embed._docstrings import blocks_of
 from dask_embed._options import known_options
 from dask_embed._validation import shown, usable_text
 from dask_embed.columns import to_host
@@ -87,8 +88,11 @@ def marked(frame: Any, finding: Finding) -> Any:
 
 _DROPS = """{what}; lazy.
 
-    The rows that `{mark}` says are kept, whose parameters these are; asking for
-    both runs it once.
+    The rows that `{mark}` says are kept; asking for both runs it once.
+
+    Parameters
+    ----------
+{parameters}
 
     Returns
     -------
@@ -101,17 +105,25 @@ def dropping(mark: Callable[..., Any], what: str, example: str = "") -> Callable
     """Return the function that leaves out what `mark` says is a duplicate, with its parameters."""
     signature = inspect.signature(mark)
     allowed = {name: each for name, each in signature.parameters.items() if name != "prefix"}
+    signature = signature.replace(parameters=[*allowed.values()])
+    blocks = [block for names, block in blocks_of(mark.__doc__) if names != ["prefix"]]
     name = mark.__name__.replace("mark_", "drop_")
 
     def drop(frame: Any, *args: Any, **options: Any) -> Any:
         known_options(name, options, [*allowed])
+        try:
+            signature.bind(frame, *args, **options)
+        except TypeError as error:
+            raise TypeError(f"{name}() {error}") from None
         marks = mark(frame, *args, **options, prefix=_UNSEEN)
         return new_collection(DropDuplicates(*marks.expr.operands))
 
     drop.__name__ = drop.__qualname__ = name
-    drop.__doc__ = _DROPS.format(what=what, mark=mark.__name__, example=example)
+    drop.__doc__ = _DROPS.format(
+        what=what, mark=mark.__name__, parameters="\n".join(blocks), example=example
+    )
     drop.__module__ = mark.__module__
-    drop.__signature__ = signature.replace(parameters=[*allowed.values()])  # type: ignore[attr-defined]
+    drop.__signature__ = signature  # type: ignore[attr-defined]
     return drop
 
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from dask_embed._docstrings import with_parameters_of
 from dask_embed._options import named_options
 from dask_embed._validation import column_name, integer_from_zero, one_of, shown
 from dask_embed.columns import stored_vectors
 from dask_embed.columns.frames import require_frame
 from dask_embed.curation.clustering import KMeans, numbers_of_one_space
 from dask_embed.curation.clusters import Settings
+from dask_embed.curation.exact import mark_exact_duplicates
 from dask_embed.curation.fitted_kmeans import FittedKMeans
 from dask_embed.curation.greedy import RULES
 from dask_embed.curation.kmeans import Centres
@@ -26,6 +28,7 @@ _PROBE = 2
 _ORDERS = ("hard", "easy")
 
 
+@with_parameters_of(mark_exact_duplicates)
 @named_options
 def mark_semantic_duplicates(
     frame: Any,
@@ -70,13 +73,13 @@ def mark_semantic_duplicates(
         ``"greedy"``: a row is dropped if a row like it that comes before it is kept.
         ``"semdedup"``: if any row like it comes before it in its cluster, kept or not, as SemDeDup
         (Abbas et al. 2023) and NeMo Curator do, of which chains leave little.
-    id, seed, against
-        As in `mark_exact_duplicates`.
+    id
+        See `mark_exact_duplicates`.
     keep : str, (str, str) or list of (str, str)
         As in `mark_exact_duplicates`, and ``"hard"`` or ``"easy"``: of rows that are alike the one
         furthest from the centre of its cluster, or nearest to it.
-    prefix : str
-        What the names of the new columns begin with.
+    seed, against, prefix
+        See `mark_exact_duplicates`.
     check : bool
         Refuse vectors that different models made, in the column and in `against` and the centres.
 

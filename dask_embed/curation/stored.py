@@ -8,14 +8,16 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
+from dask_embed._docstrings import with_parameters_of
 from dask_embed._options import named_options
 from dask_embed.columns import to_host
 from dask_embed.columns.frames import require_frame
-from dask_embed.curation.fuzzy import signing_of
+from dask_embed.curation.fuzzy import mark_fuzzy_duplicates, signing_of
 from dask_embed.curation.ranking import ranking_of
 from dask_embed.curation.signing import STORED, Signing
 
 
+@with_parameters_of(mark_fuzzy_duplicates)
 @named_options
 def fuzzy_signatures(
     frame: Any,
@@ -32,13 +34,14 @@ def fuzzy_signatures(
 ) -> Any:
     """Return what a corpus has to be known by for fuzzy duplicates of a later one; lazy.
 
+    `mark_fuzzy_duplicates` needs the same settings with these signatures as ``against=``.
+
     Parameters
     ----------
     frame : dask.dataframe.DataFrame
         pandas or cuDF backed.
     column, threshold, ngram, unit, normalize, num_perm, bands, rows
-        As in `mark_fuzzy_duplicates`, which needs the same ones with these signatures as
-        ``against=``.
+        See `mark_fuzzy_duplicates`.
     id : str, optional
         Column that knows a row.
 

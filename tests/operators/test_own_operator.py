@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any
 
 import dask.dataframe as dd
@@ -195,15 +196,47 @@ def names() -> Any:
 
 
 def test_register_operator(names: None, tiny_bert: str) -> None:
-    """The method takes the operator's arguments, on pandas and, lazily, on Dask."""
+    """The method takes the operator's arguments as others do, on pandas and, lazily, on Dask."""
     assert de.register_operator("every", Everything) is Everything
     de.register_operator("every", Everything)
     frame = pd.DataFrame({"text": ["a", None, "b c"]})
     expected = Everything(tiny_bert, output="n")(frame)["n"].tolist()
-    assert frame.ml.every(tiny_bert, output="n")["n"].tolist() == expected
+    assert frame.ml.every("text", model=tiny_bert, output="n")["n"].tolist() == expected
+    told = [*inspect.signature(frame.ml.every).parameters.values()]
+    assert told[0].name == "column"
+    assert {each.kind for each in told[1:]} == {told[1].KEYWORD_ONLY}
+    with pytest.raises(TypeError, match=r"^\.ml\.every needs model=, as in \.ml\.every\(column, "):
+        frame.ml.every("text")
     lazy = dd.from_pandas(frame, npartitions=2).ml.every(model=tiny_bert, output="n")
     assert lazy["n"].compute().tolist() == expected
     assert DaskAccessor.every.__doc__ == Everything.__doc__
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Ratio(de.ColumnOperator):
+    """Two columns, neither of which comes first, and no model."""
+
+    above: str
+    below: str
+    output: str = "ratio"
+
+    @property
+    def input_columns(self) -> tuple[str, ...]:
+        return self.above, self.below
+
+    @property
+    def result_columns(self) -> tuple[str, ...]:
+        return (self.output,)
+
+
+def test_an_operator_without_a_column_is_told_by_name(names: None) -> None:
+    de.register_operator("ratio", Ratio)
+    frame = pd.DataFrame({"a": [1], "b": [2]})
+    assert str(inspect.signature(frame.ml.ratio)).startswith("(*, ")
+    with pytest.raises(TypeError, match=r"^\.ml\.ratio takes its arguments by name, got 'a' by "):
+        frame.ml.ratio("a", below="b")
+    with pytest.raises(TypeError, match=r"^\.ml\.ratio needs above=, as in \.ml\.ratio\(above="):
+        frame.ml.ratio()
 
 
 @pytest.mark.parametrize(
