@@ -1,1 +1,1 @@
-"""Whole jobs: Parquet output and input, progress, the command line."""
+"""Whole jobs: files and tables, clusters, progress, the command line."""
