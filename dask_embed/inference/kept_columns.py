@@ -17,6 +17,9 @@ from dask_embed.runtime.registry import Registry
 
 # What a row takes besides its values: digest, entry of the table, number.
 _ROW_BYTES = 200
+# What a block takes besides its rows, and each column of it: who asks row by row has many blocks.
+_BLOCK_BYTES = 1_500
+_COLUMN_BYTES = 700
 _PLACE_BITS = 32
 # Rows differ in size: the first may be larger than others.
 _MARGIN = 0.9
@@ -32,6 +35,15 @@ class _Block:
 
     @property
     def size(self) -> int:
+        return self.beside + self.of_rows
+
+    @property
+    def beside(self) -> int:
+        """Bytes that it takes however many rows it has."""
+        return _BLOCK_BYTES + _COLUMN_BYTES * len(self.columns)
+
+    @property
+    def of_rows(self) -> int:
         columns = sum(column.nbytes for column in self.columns)
         return int(columns) + _ROW_BYTES * len(self.digests)
 
@@ -94,8 +106,11 @@ class KeptColumns:
         if not digests:
             return
         block = _Block(kind, digests, columns)
-        if block.size > self._most_bytes:
-            count = int(len(digests) * self._most_bytes / block.size * _MARGIN)
+        room = self._most_bytes - block.beside
+        if block.of_rows > room:
+            count = int(len(digests) * room / block.of_rows * _MARGIN)
+            if count < 1:
+                return
             first = pa.array(range(count), pa.int64())
             block = _Block(kind, digests[:count], [column.take(first) for column in columns])
         with self._lock:
@@ -105,10 +120,12 @@ class KeptColumns:
             self._blocks[number >> _PLACE_BITS] = block
 
     def _forget(self, number: int, block: _Block) -> None:
-        known = self._places[block.kind]
+        known = self._places.get(block.kind, {})
         for digest in block.digests:
             if known.get(digest, -1) >> _PLACE_BITS == number:
                 del known[digest]
+        if not known:  # an empty table is as large as it ever was
+            self._places.pop(block.kind, None)
 
 
 class ColumnarSink(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -189,7 +190,8 @@ def test_blocks_go_with_their_digests() -> None:
             found |= dict(zip(places.tolist(), column.to_pylist(), strict=True))
         return found
 
-    kept = KeptColumns(25 * 208)  # rows of 8 bytes and 200 beside them
+    # two blocks that take 2,200 bytes besides their rows, of 8 bytes and 200 beside them
+    kept = KeptColumns(2 * 2200 + 25 * 208)
     for first in (0, 10):
         numbers = range(first, first + 10)
         kept.keep("kind", digests(numbers), [pa.array(numbers, pa.int64())])
@@ -200,5 +202,30 @@ def test_blocks_go_with_their_digests() -> None:
     assert known(range(30)) == {n: n for n in (*range(10), *range(20, 30))}
     kept.keep("kind", digests(range(100, 200)), [pa.array(range(100, 200), pa.int64())])
     assert known(range(100)) == {}
-    assert known(range(100, 200)) == {place: 100 + place for place in range(22)}
-    assert sum(map(len, kept._places.values())) == 22
+    assert known(range(100, 200)) == {place: 100 + place for place in range(32)}
+    assert sum(map(len, kept._places.values())) == 32
+
+
+def test_a_kind_goes_with_its_last_row() -> None:
+    """A process may run any number of operators, and an empty table stays as large as it was."""
+    kept = KeptColumns(2 * 2500)
+    for number in range(50):
+        kept.keep(number, [b"a"], [pa.array([number])])
+        kept.keep(number, [b"a"], [pa.array([number])])  # another partition made it, too
+    assert list(kept._places) == [49]
+    [(places, (column,))] = kept.find(49, [b"a", b"b"])
+    assert (places.tolist(), column.to_pylist()) == ([0], [49])
+
+
+@pytest.mark.alone
+def test_rows_that_come_one_by_one_stay_within_the_bound() -> None:
+    """Of three columns, as who serves requests has them: most of it is not the values."""
+    kept = KeptColumns(2**20)
+    columns = [pa.array([1], pa.int32()), pa.array(["label"]), pa.array([0.5])]
+    tracemalloc.start()
+    for number in range(3000):
+        copies = [column.take(pa.array([0])) for column in columns]
+        kept.keep("kind", [number.to_bytes(16, "big")], copies)
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 2**20
