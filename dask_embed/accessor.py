@@ -102,7 +102,8 @@ class ColumnAccessor:
         return f".ml is of dataframes: write {self._call('embed')}"
 
     def _call(self, name: str) -> str:
-        return f"frame.ml.{name}({self._column.name!r}, ...), which keeps rows and results together"
+        column = "column" if self._column.name is None else repr(self._column.name)
+        return f"frame.ml.{name}({column}, ...), which keeps rows and results together"
 
 
 class Step:

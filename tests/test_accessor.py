@@ -174,6 +174,8 @@ def test_a_column_says_what_to_write(frame: Any) -> None:
     with pytest.raises(AttributeError, match=r"no method 'encode'; .*frame\.ml\.embed\('text'"):
         frame["text"].ml.encode()
     assert "frame.ml.embed('text'" in repr(frame["text"].ml)
+    unnamed = frame["text"].rename(None).ml
+    assert repr(unnamed).startswith(".ml is of dataframes: write frame.ml.embed(column, ...)")
 
 
 def test_the_accessor_shows_its_methods() -> None:

@@ -95,7 +95,7 @@ class ModelDescription(ShortRepr):
 
     def __str__(self) -> str:
         values = dataclasses.asdict(self)
-        return "\n".join(f"{name:17} {value}" for name, value in values.items())
+        return "\n".join(f"{name:17} {value}" for name, value in values.items() if value != "")
 
 
 @named_options

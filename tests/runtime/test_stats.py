@@ -278,6 +278,7 @@ def test_a_packed_model_described(model: str) -> None:
     assert (given.dtype, given.device, given.hidden_size) == ("float32", "cpu", 32)
     assert given.position_limit == tiny.POSITIONS
     assert (given.runs, given.reason) == ("packed", "")
+    assert "reason" not in str(given)
     assert given.tokens_per_batch == 1024
     assert not given.compiled
     assert given.revision
@@ -293,6 +294,7 @@ def test_padded_models_described(model: str, tmp_path: Path) -> None:
     t5 = de.describe_model(tiny.save("t5", tmp_path / "t5"))
     assert t5.runs == "padded"
     assert "position_ids" in t5.reason
+    assert t5.reason in str(t5)
     told = de.describe_model(de.Model(model, attention="padded"))
     assert told.runs == "padded"
     assert "attention='padded'" in told.reason
